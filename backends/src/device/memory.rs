@@ -1,0 +1,49 @@
+//! What the host and a device offer: processor name, memory, buffer limits.
+
+use burn::tensor::Device;
+
+/// Bytes of memory in all and free for use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryInfo {
+    pub total: u64,
+    pub available: u64,
+}
+
+/// Memory of the host; `None` where the system does not tell.
+pub fn host_memory() -> Option<MemoryInfo> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    Some(MemoryInfo { total: system.total_memory(), available: system.available_memory() })
+}
+
+/// Largest resident size this process has had, in bytes; `None` where the system does not tell.
+pub fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Brand string of the processor and its thread count.
+pub(super) fn cpu_name() -> String {
+    let brand = brand().filter(|brand| !brand.is_empty());
+    let brand = brand.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    format!("{brand}, {} threads", rayon::current_num_threads())
+}
+
+fn brand() -> Option<String> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
+    system.cpus().first().map(|cpu| cpu.brand().trim().to_owned())
+}
+
+/// Largest single buffer of a GPU device in bytes.
+pub(super) fn max_buffer(device: &Device) -> Option<u64> {
+    match device.as_dispatch() {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        burn::backend::DispatchDevice::Cube(cube) => {
+            Some(cube.client().properties().memory.max_page_size)
+        }
+        #[allow(unreachable_patterns)]
+        _ => None,
+    }
+}

@@ -1,0 +1,210 @@
+//! Which device runs the model: parsed from `--device`, from `QWEN3_VL_DEVICE`, or the best one compiled in.
+
+mod kind;
+mod memory;
+
+pub use kind::BackendKind;
+pub use memory::{MemoryInfo, host_memory, peak_resident_bytes};
+
+use burn::tensor::{DType, Device};
+
+/// The environment variable that names the device when no `--device` is given.
+pub const DEVICE_VARIABLE: &str = "QWEN3_VL_DEVICE";
+
+/// Why no device could be chosen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    #[error("unknown device `{name}`; this build knows {known}")]
+    Unknown { name: String, known: String },
+    #[error(
+        "device `{name}` needs the cargo feature `{feature}`, which this build lacks; it has {compiled}"
+    )]
+    NotCompiled { name: String, feature: &'static str, compiled: String },
+    #[error("device `{name}` is compiled in, but {reason}; devices present: {present}")]
+    NotPresent { name: String, reason: String, present: String },
+    #[error("no backend is compiled in; build with `--features flex` (or ndarray, wgpu, cuda)")]
+    NoBackend,
+    #[error("device `{device}` has no {dtype}; it can hold {supported}")]
+    UnsupportedDtype { device: String, dtype: &'static str, supported: String },
+    #[error("unknown dtype `{name}`; use auto, f32, bf16 or f16")]
+    UnknownDtype { name: String },
+}
+
+/// A device that exists, with the name the user knows it by.
+#[derive(Debug, Clone)]
+pub struct SelectedDevice {
+    pub kind: BackendKind,
+    /// `flex`, `wgpu`, `cuda:0`, ...
+    pub name: String,
+    pub device: Device,
+}
+
+/// One line of `qwen3-vl devices`.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    pub kind: BackendKind,
+    pub name: String,
+    /// What the hardware calls itself.
+    pub hardware: String,
+    pub dtypes: Vec<&'static str>,
+    /// Memory of the device, where it is known.
+    pub memory: Option<MemoryInfo>,
+    /// Largest single buffer in bytes, where the backend has such a limit.
+    pub max_buffer: Option<u64>,
+}
+
+/// Chooses the device: `requested`, else the environment variable's value, else the best one present.
+pub fn select(requested: Option<&str>) -> Result<SelectedDevice, DeviceError> {
+    let from_environment = std::env::var(DEVICE_VARIABLE).ok().filter(|v| !v.trim().is_empty());
+    match requested.map(str::to_owned).or(from_environment) {
+        Some(name) => open(&name),
+        None => best(),
+    }
+}
+
+/// Opens the device called `name`, e.g. `flex`, `cpu`, `wgpu`, `cuda:0`.
+pub fn open(name: &str) -> Result<SelectedDevice, DeviceError> {
+    let (kind, index) = parse(name)?;
+    if !kind.is_compiled() {
+        return Err(DeviceError::NotCompiled {
+            name: name.to_owned(),
+            feature: kind.name(),
+            compiled: join(compiled().map(BackendKind::name)),
+        });
+    }
+    let mut devices = kind.enumerate();
+    let count = devices.len();
+    if index >= count {
+        let reason = match count {
+            0 => kind.absence().to_owned(),
+            n => format!("there are only {n} such devices (numbered from 0)"),
+        };
+        return Err(DeviceError::NotPresent {
+            name: name.to_owned(),
+            reason,
+            present: join(present().iter().map(|d| d.name.as_str())),
+        });
+    }
+    Ok(SelectedDevice { kind, name: kind.label(index), device: devices.swap_remove(index) })
+}
+
+/// All devices of all compiled backends.
+pub fn present() -> Vec<SelectedDevice> {
+    let of_kind = |kind: BackendKind| {
+        let devices = kind.enumerate().into_iter().enumerate();
+        devices.map(move |(i, device)| SelectedDevice { kind, name: kind.label(i), device })
+    };
+    compiled().flat_map(of_kind).collect()
+}
+
+/// The backends that cargo features compiled into this program, best first.
+pub fn compiled() -> impl Iterator<Item = BackendKind> {
+    BackendKind::BEST_FIRST.into_iter().filter(|kind| kind.is_compiled())
+}
+
+/// Software rasterisers are never chosen on their own: any CPU backend is faster.
+fn best() -> Result<SelectedDevice, DeviceError> {
+    let candidates = present();
+    let hardware = candidates.iter().find(|d| d.kind.is_cpu() || is_card(&d.device));
+    hardware.or(candidates.first()).cloned().ok_or(DeviceError::NoBackend)
+}
+
+fn parse(name: &str) -> Result<(BackendKind, usize), DeviceError> {
+    let unknown = || DeviceError::Unknown {
+        name: name.to_owned(),
+        known: join(BackendKind::BEST_FIRST.map(BackendKind::name)),
+    };
+    let (kind, index) = match name.trim().split_once(':') {
+        Some((kind, index)) => (kind, index.parse().map_err(|_| unknown())?),
+        None => (name.trim(), 0),
+    };
+    Ok((BackendKind::from_name(kind).ok_or_else(unknown)?, index))
+}
+
+impl SelectedDevice {
+    /// What `qwen3-vl devices` prints about this device.
+    pub fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            kind: self.kind,
+            name: self.name.clone(),
+            hardware: hardware_name(self),
+            dtypes: self.dtypes().into_iter().map(crate::dtype::name).collect(),
+            memory: host_memory().filter(|_| self.kind.is_cpu()),
+            max_buffer: memory::max_buffer(&self.device),
+        }
+    }
+
+    /// The float dtypes that weights can have on this device.
+    pub fn dtypes(&self) -> Vec<DType> {
+        let all = [DType::F32, DType::BF16, DType::F16];
+        all.into_iter().filter(|dtype| self.holds(*dtype)).collect()
+    }
+
+    /// Whether weights of `dtype` can be held on this device.
+    pub fn holds(&self, dtype: DType) -> bool {
+        match self.kind {
+            BackendKind::NdArray => dtype == DType::F32,
+            _ => self.device.supports_dtype(dtype),
+        }
+    }
+}
+
+fn hardware_name(device: &SelectedDevice) -> String {
+    if device.kind.is_cpu() {
+        return memory::cpu_name();
+    }
+    identity(&device.device).map_or_else(|| "unknown adapter".to_owned(), |(name, _)| name)
+}
+
+fn is_card(device: &Device) -> bool {
+    identity(device).is_some_and(|(_, card)| card)
+}
+
+/// Name of the adapter and whether a physical card stands behind it.
+fn identity(device: &Device) -> Option<(String, bool)> {
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    return device.identity().map(|id| (id.name, id.physical.is_some()));
+    #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+    {
+        let _ = device;
+        None
+    }
+}
+
+fn join<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> String {
+    let items: Vec<S> = items.into_iter().collect();
+    let names: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_with_and_without_index() {
+        assert_eq!(parse("cuda:1").unwrap(), (BackendKind::Cuda, 1));
+        assert_eq!(parse(" flex ").unwrap(), (BackendKind::Flex, 0));
+        for bad in ["tpu", "cuda:x", "cuda:-1", ""] {
+            assert!(matches!(parse(bad), Err(DeviceError::Unknown { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_feature_is_named() {
+        let Some(absent) = BackendKind::BEST_FIRST.into_iter().find(|k| !k.is_compiled()) else {
+            println!("skipped: every backend is compiled in");
+            return;
+        };
+        let message = open(absent.name()).unwrap_err().to_string();
+        assert!(message.contains(absent.name()) && message.contains("feature"), "{message}");
+    }
+
+    #[test]
+    fn an_index_past_the_last_device_is_refused() {
+        let device = best().expect("tests are built with a backend");
+        let name = format!("{}:99", device.kind.name());
+        assert!(matches!(open(&name), Err(DeviceError::NotPresent { .. })));
+    }
+}

@@ -1,0 +1,3 @@
+//! CubeCL devices (wgpu, Vulkan, Metal, WebGPU, CUDA) take the reference bodies.
+
+impl super::ModelOps for burn_cubecl::CubeBackend {}

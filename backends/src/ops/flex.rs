@@ -1,0 +1,118 @@
+//! Overrides for Flex, the fast CPU backend.
+//!
+//! Burn's own bf16 product converts both operands on every call and its matrix-vector product runs on one
+//! thread. Here weights stay in the file's dtype and order: few rows go through a dot-product kernel on all
+//! cores, many rows through f32 GEMM over converted panels.
+
+mod dot;
+mod panel;
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::ModuleOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bytes, DType, Shape, bf16, f16};
+use rayon::prelude::*;
+
+use super::{ModelOps, kernels_on, reference};
+
+/// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
+const GEMM_ROWS: usize = 8;
+
+impl ModelOps for Flex {
+    fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !kernels_on() || x.dtype() != DType::F32 {
+            return reference::linear::<Self>(x, weight);
+        }
+        let x = x.to_contiguous();
+        let out = match weight.dtype() {
+            DType::F32 => weight.as_slice::<f32>().map(|w| product(rows_of(&x), w, &weight)),
+            DType::BF16 => weight.as_slice::<bf16>().map(|w| product(rows_of(&x), w, &weight)),
+            DType::F16 => weight.as_slice::<f16>().map(|w| product(rows_of(&x), w, &weight)),
+            _ => None,
+        };
+        out.unwrap_or_else(|| reference::linear::<Self>(x, weight))
+    }
+
+    fn grouped_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        if !kernels_on() {
+            return reference::attention::<Self>(q, k, v, causal);
+        }
+        let options = AttentionModuleOptions { is_causal: causal, ..Default::default() };
+        Self::attention(q, k, v, None, None, options)
+    }
+
+    fn rms_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let x = x.to_contiguous();
+        match (kernels_on(), x.as_slice::<f32>(), weight.as_slice::<f32>()) {
+            (true, Some(rows), Some(w)) => f32_tensor(norm_rows(rows, w, epsilon), x.shape()),
+            _ => reference::rms_norm::<Self>(x, weight, epsilon),
+        }
+    }
+}
+
+/// A weight element that can be widened to f32 without loss.
+pub(super) trait Widen: Copy + Sync {
+    fn widen(self) -> f32;
+}
+
+impl Widen for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits((self.to_bits() as u32) << 16)
+    }
+}
+
+impl Widen for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+fn rows_of(x: &FlexTensor) -> &[f32] {
+    x.as_slice::<f32>().expect("a contiguous f32 tensor")
+}
+
+fn product<W: Widen + 'static>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
+    let [n, k] = weight.shape().dims();
+    let m = x.len() / k;
+    let out = if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) };
+    f32_tensor(out, Shape::new([m, n]))
+}
+
+fn norm_rows(rows: &[f32], weight: &[f32], epsilon: f64) -> Vec<f32> {
+    let width = weight.len();
+    let mut out = vec![0.0; rows.len()];
+    let norm = |(x, y): (&[f32], &mut [f32])| {
+        let mean = dot::dot(x, x) / width as f32;
+        let root = (mean + epsilon as f32).sqrt();
+        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x / root * w;
+        }
+    };
+    let pairs = rows.par_chunks(width).zip(out.par_chunks_mut(width));
+    pairs.with_min_len((1 << 14) / width.max(1) + 1).for_each(norm);
+    out
+}
+
+fn f32_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+}

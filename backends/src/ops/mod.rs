@@ -1,0 +1,98 @@
+//! The speed-critical operations as one backend extension.
+//!
+//! Each operation has a reference body in [`reference`], generic over Burn's `Backend` trait; a backend that
+//! can do better overrides it. [`set_kernels`] switches every override off, and the tests compare the two.
+
+pub mod reference;
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+
+/// The environment variable that, set to `off`, makes every operation run its reference body.
+pub const KERNELS_VARIABLE: &str = "QWEN3_VL_KERNELS";
+
+/// Operations of Qwen3-VL that are worth a kernel of their own.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda"))
+)]
+pub trait ModelOps: Backend {
+    /// `x [m, k] · weight [n, k]ᵀ -> [m, n]` in the dtype of `x`; the weight may have another float dtype.
+    fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::linear::<Self>(x, weight)
+    }
+
+    /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
+    fn grouped_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        reference::attention::<Self>(q, k, v, causal)
+    }
+
+    /// Root-mean-square norm of the rows of `x [.., n]`, see [`rms_norm`].
+    fn rms_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        reference::rms_norm::<Self>(x, weight, epsilon)
+    }
+}
+
+/// `x [m, k] · weight [n, k]ᵀ -> [m, n]`: torch's `linear` without bias, with the weight as Hugging Face stores it.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::linear_nk(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// Softmax attention with grouped key/value heads.
+///
+/// `q [b, h, s, d]`, `k, v [b, g, t, d]` with `g` dividing `h`: query head `i` reads key head `i / (h / g)`.
+/// Scores are scaled by `1/sqrt(d)`, softmax runs in f32. With `causal`, query `i` sees keys up to
+/// `t - s + i` (the queries are the last `s` positions). No `s x t` matrix is kept beyond a fixed budget.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::grouped_attention(q, k, v, causal))
+}
+
+/// `x / sqrt(mean(x²) + epsilon)` over the last axis in f32, cast back to the dtype of `x`, then times `weight`
+/// (HF `Qwen3VLTextRMSNorm`, whose rounding order this is).
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rms_norm_rows(x, weight, epsilon))
+}
+
+fn switch() -> &'static AtomicBool {
+    static SWITCH: OnceLock<AtomicBool> = OnceLock::new();
+    SWITCH.get_or_init(|| {
+        let off = std::env::var(KERNELS_VARIABLE).is_ok_and(|v| v.eq_ignore_ascii_case("off"));
+        AtomicBool::new(!off)
+    })
+}
+
+/// Switches the overrides of all backends on (the default) or off, for the whole process.
+pub fn set_kernels(on: bool) {
+    switch().store(on, Ordering::Relaxed);
+}
+
+/// Whether backends use their own kernels.
+pub fn kernels_on() -> bool {
+    switch().load(Ordering::Relaxed)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

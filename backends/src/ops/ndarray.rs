@@ -1,0 +1,3 @@
+//! The ndarray backend is the CPU reference that tests trust: it takes every reference body.
+
+impl super::ModelOps for burn::backend::NdArray {}

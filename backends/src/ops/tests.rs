@@ -1,0 +1,92 @@
+//! Every kernel against its reference body, on Flex.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use super::*;
+
+fn tensor<const D: usize>(shape: [usize; D], seed: f32, dtype: DType) -> Tensor<D> {
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| ((i as f32 + seed) * 0.7713).sin()).collect();
+    let device = Device::flex();
+    Tensor::<D>::from_data(TensorData::new(values, shape), (&device, DType::F32)).cast(dtype)
+}
+
+fn largest_difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    (a - b).abs().max().into_scalar::<f32>()
+}
+
+type Primitive = FloatTensor<burn::backend::Flex>;
+
+/// The reference body, called on Flex directly, so that no global switch is needed.
+fn reference<const D: usize>(
+    inputs: Vec<Primitive>,
+    body: impl Fn(Vec<Primitive>) -> Primitive,
+) -> Tensor<D> {
+    let data = body(inputs).into_data();
+    Tensor::from_data(data, (&Device::flex(), DType::F32))
+}
+
+fn primitive<const D: usize>(tensor: &Tensor<D>) -> Primitive {
+    burn::backend::flex::FlexTensor::from_data(tensor.to_data())
+}
+
+#[test]
+fn linear_agrees_for_every_dtype_and_row_count() {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (m, n, k) in [(1, 5, 3), (1, 300, 129), (2, 33, 64), (7, 17, 65), (8, 70, 31), (40, 130, 200)] {
+            let (x, w) = (tensor([m, k], 0.3, DType::F32), tensor([n, k], 9.1, dtype));
+            let expected = reference::<2>(vec![primitive(&x), primitive(&w)], |mut t| {
+                let w = t.pop().unwrap();
+                reference::linear::<burn::backend::Flex>(t.pop().unwrap(), w)
+            });
+            let difference = largest_difference(linear(x, w), expected);
+            assert!(difference < 1e-4, "{dtype:?} {m}x{n}x{k}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_with_blocks_groups_and_cache() {
+    for (h, g, s, t, causal) in
+        [(4, 2, 6, 6, true), (4, 1, 1, 9, true), (3, 3, 5, 5, false), (8, 2, 70, 90, true), (2, 2, 600, 600, true)]
+    {
+        let q = tensor([1, h, s, 16], 0.1, DType::F32);
+        let k = tensor([1, g, t, 16], 5.0, DType::F32);
+        let v = tensor([1, g, t, 16], 8.0, DType::F32);
+        let inputs = vec![primitive(&q), primitive(&k), primitive(&v)];
+        let expected = reference::<4>(inputs, |mut t| {
+            let (v, k) = (t.pop().unwrap(), t.pop().unwrap());
+            reference::attention::<burn::backend::Flex>(t.pop().unwrap(), k, v, causal)
+        });
+        let difference = largest_difference(attention(q, k, v, causal), expected);
+        assert!(difference < 1e-5, "{h}/{g} {s}x{t} causal {causal}: {difference}");
+    }
+}
+
+#[test]
+fn a_causal_query_sees_only_its_past() {
+    let q = tensor([1, 2, 4, 8], 0.1, DType::F32);
+    let (k, v) = (tensor([1, 2, 4, 8], 2.0, DType::F32), tensor([1, 2, 4, 8], 3.0, DType::F32));
+    let whole = attention(q.clone(), k.clone(), v.clone(), true);
+    for seen in 1..=4 {
+        let part = |t: &Tensor<4>| t.clone().narrow(2, 0, seen);
+        let last = attention(q.clone().narrow(2, seen - 1, 1), part(&k), part(&v), false);
+        let difference = largest_difference(whole.clone().narrow(2, seen - 1, 1), last);
+        assert!(difference < 1e-6, "query {seen}: {difference}");
+    }
+}
+
+#[test]
+fn rms_norm_agrees_on_tiny_and_large_rows() {
+    for (scale, epsilon) in [(1.0, 1e-6), (1e-4, 1e-6), (100.0, 1e-5)] {
+        let x = tensor([5, 48], 0.4, DType::F32) * scale;
+        let weight = tensor([48], 3.0, DType::F32);
+        let expected = reference::<2>(vec![primitive(&x), primitive(&weight)], |mut t| {
+            let w = t.pop().unwrap();
+            reference::rms_norm::<burn::backend::Flex>(t.pop().unwrap(), w, epsilon)
+        });
+        let difference = largest_difference(rms_norm(x, weight, epsilon), expected);
+        assert!(difference < 1e-5, "{scale}: {difference}");
+    }
+}

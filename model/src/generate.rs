@@ -1,0 +1,211 @@
+//! Token by token: sample, stop, feed back.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Tensor};
+
+use crate::inputs::{InputError, ModelInputs};
+use crate::model::Qwen3VlModel;
+use crate::sample::{SampleError, Sampler, SamplingParams, TokenLogprobs, logprobs};
+use crate::session::{PREFILL_CHUNK, Session};
+
+/// How to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens of an answer (HF `max_new_tokens`).
+    pub max_new_tokens: usize,
+    /// Ids that end an answer; they belong to the generated ids.
+    pub eos_token_ids: Vec<u32>,
+    pub sampling: SamplingParams,
+    /// Report log probabilities of the chosen token and this many alternatives.
+    pub logprobs: Option<usize>,
+    /// Tokens of the prompt that run at once.
+    pub prefill_chunk: usize,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 512,
+            eos_token_ids: Vec::new(),
+            sampling: SamplingParams::greedy(),
+            logprobs: None,
+            prefill_chunk: PREFILL_CHUNK,
+        }
+    }
+}
+
+/// Why generation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error(
+        "the prompt has {tokens} tokens, {over} more than the context of {limit} allows with room for one token of answer; shorten it or lower --max-pixels"
+    )]
+    ContextOverflow { tokens: usize, limit: usize, over: usize },
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-sequence token or a stop string.
+    Stop,
+    /// The limit of new tokens or of the context.
+    Length,
+    /// The caller stopped reading.
+    Interrupted,
+}
+
+impl FinishReason {
+    /// `stop`, `length` (as OpenAI spells them) or `interrupted`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GeneratedToken {
+    pub id: u32,
+    /// Whether it is one of the ids that end an answer.
+    pub is_eos: bool,
+    /// Of the raw distribution, when asked for.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// In the vision tower.
+    pub vision: Duration,
+    /// From there to the logits of the first token.
+    pub prefill: Duration,
+    /// In all steps after the first token.
+    pub decode: Duration,
+    /// Tokens of the prompt that an earlier turn had left in the cache.
+    pub reused_tokens: usize,
+}
+
+/// An answer being generated: an iterator over its tokens.
+pub struct Generation<'a> {
+    model: &'a Qwen3VlModel,
+    session: &'a mut Session,
+    options: GenerateOptions,
+    sampler: Sampler,
+    prompt: Vec<u32>,
+    generated: Vec<u32>,
+    /// Logits after the last token that was run.
+    logits: Vec<f32>,
+    finish: Option<FinishReason>,
+    timings: Timings,
+}
+
+impl<'a> Generation<'a> {
+    /// Runs the prompt; the tokens come from the iterator.
+    ///
+    /// # Errors
+    /// When the prompt does not fit the model or its context, or a sampling parameter is out of range.
+    pub fn start(
+        model: &'a Qwen3VlModel,
+        session: &'a mut Session,
+        inputs: &ModelInputs,
+        options: GenerateOptions,
+    ) -> Result<Self, GenerateError> {
+        let limit = model.config().text.max_position_embeddings;
+        let tokens = inputs.ids.len();
+        if tokens >= limit {
+            return Err(GenerateError::ContextOverflow { tokens, limit, over: tokens + 1 - limit });
+        }
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let prefill = session.prefill(model, inputs, options.prefill_chunk)?;
+        let start = Instant::now();
+        let logits = read(prefill.logits);
+        Ok(Self {
+            model,
+            session,
+            sampler,
+            prompt: inputs.ids.clone(),
+            generated: Vec::new(),
+            logits,
+            finish: (options.max_new_tokens == 0).then_some(FinishReason::Length),
+            options,
+            timings: Timings {
+                vision: prefill.vision,
+                prefill: prefill.language + start.elapsed(),
+                decode: Duration::ZERO,
+                reused_tokens: prefill.reused,
+            },
+        })
+    }
+
+    /// Ids generated so far.
+    pub fn generated(&self) -> &[u32] {
+        &self.generated
+    }
+
+    /// Why the answer ended; `None` while it goes on.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// Where the time has gone so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// The seed of the sampler.
+    pub fn seed(&self) -> u64 {
+        self.sampler.seed()
+    }
+
+    fn advance(&mut self) -> Result<GeneratedToken, SampleError> {
+        if let Some(last) = self.generated.last() {
+            let start = Instant::now();
+            self.logits = read(self.session.step(self.model, *last));
+            self.timings.decode += start.elapsed();
+        }
+        let id = self.sampler.sample(&self.logits, &self.prompt, &self.generated)?;
+        let logprobs = match self.options.logprobs {
+            Some(n) => Some(logprobs(&self.logits, id, n)?),
+            None => None,
+        };
+        self.generated.push(id);
+        let is_eos = self.options.eos_token_ids.contains(&id);
+        let context = self.model.config().text.max_position_embeddings;
+        let full = self.generated.len() >= self.options.max_new_tokens
+            || self.prompt.len() + self.generated.len() >= context;
+        self.finish = match (is_eos, full) {
+            (true, _) => Some(FinishReason::Stop),
+            (_, true) => Some(FinishReason::Length),
+            _ => None,
+        };
+        Ok(GeneratedToken { id, is_eos, logprobs })
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<GeneratedToken, GenerateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finish.is_some() {
+            return None;
+        }
+        let token = self.advance();
+        if token.is_err() {
+            self.finish = Some(FinishReason::Interrupted);
+        }
+        Some(token.map_err(GenerateError::from))
+    }
+}
+
+fn read(logits: Tensor<2>) -> Vec<f32> {
+    logits.into_data_dtype(DType::F32).try_to_vec().expect("logits are read back as f32")
+}

@@ -1,0 +1,28 @@
+//! Qwen3-VL, written once against Burn: `messages -> template -> ids + pixels -> vision tower -> merger +
+//! DeepStack -> language model with interleaved M-RoPE -> logits -> sampler -> text`.
+//!
+//! This crate knows no file format and no network. Weights come from `qwen3-vl-weights`, devices and kernels
+//! from `qwen3-vl-backends`.
+
+#![recursion_limit = "256"]
+
+pub mod cache;
+pub mod config;
+pub mod generate;
+pub mod init;
+pub mod inputs;
+pub mod linear;
+pub mod model;
+pub mod norm;
+pub mod probe;
+pub mod processor;
+pub mod rope;
+pub mod sample;
+pub mod session;
+pub mod stop;
+pub mod stream;
+pub mod text;
+pub mod vision;
+
+pub use config::Qwen3VlConfig;
+pub use model::Qwen3VlModel;

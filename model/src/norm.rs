@@ -1,0 +1,72 @@
+//! The two norms: RMSNorm of the language model, LayerNorm of the vision tower.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor};
+use qwen3_vl_backends::ops;
+
+use crate::init::Init;
+
+/// HF `Qwen3VLTextRMSNorm`: f32 inside, cast back to the input's dtype before the weight is applied.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    pub weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    /// A norm over the last `width` values.
+    pub fn new(width: usize, epsilon: f64, init: &Init) -> Self {
+        Self { weight: init.ones([width]), epsilon }
+    }
+
+    /// `x [.., width]`, same shape and dtype out.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::rms_norm(x, self.weight.val(), self.epsilon)
+    }
+}
+
+/// HF `nn.LayerNorm` of the vision tower (epsilon 1e-6), f32 inside.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    pub weight: Param<Tensor<1>>,
+    pub bias: Param<Tensor<1>>,
+}
+
+impl LayerNorm {
+    const EPSILON: f64 = 1e-6;
+
+    /// A norm over the last `width` values.
+    pub fn new(width: usize, init: &Init) -> Self {
+        Self { weight: init.ones([width]), bias: init.zeros([width]) }
+    }
+
+    /// `x [n, width]`, same shape and dtype out.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        let centred = x.clone() - x.mean_dim(1);
+        let variance = (centred.clone() * centred.clone()).mean_dim(1);
+        let normed = centred / (variance + Self::EPSILON).sqrt();
+        let affine = |param: &Param<Tensor<1>>| param.val().cast(DType::F32).unsqueeze::<2>();
+        (normed * affine(&self.weight) + affine(&self.bias)).cast(dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+    use qwen3_vl_backends::{Precision, device};
+
+    /// Rows of tiny variance tell epsilon 1e-6 from 1e-5, which ordinary rows do not.
+    #[test]
+    fn layer_norm_uses_an_epsilon_of_1e_minus_6() {
+        let device = device::select(None).unwrap().device;
+        let norm = LayerNorm::new(2, &Init::new(&device, Precision::F32));
+        let row = TensorData::new(vec![1e-3f32, -1e-3], [1, 2]);
+        let y = norm.forward(Tensor::from_data(row, (&device, DType::F32)));
+        let expected = 1e-3 / (1e-6f32 + 1e-6).sqrt();
+        let found = y.to_data().to_vec::<f32>().unwrap()[0];
+        assert!((found - expected).abs() < 1e-5, "{found} against {expected}");
+    }
+}

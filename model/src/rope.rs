@@ -1,0 +1,50 @@
+//! Rotation by half-split pairs, shared by the vision tower and the language model.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// Cosines and sines of the rotary angles of `n` rows, `[n, 1, head_dim / 2]` each, in f32.
+///
+/// HF keeps them twice side by side (`cat(angles, angles)`); one half says the same.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    pub cos: Tensor<3>,
+    pub sin: Tensor<3>,
+}
+
+impl Rotary {
+    /// Uploads `angles`, row-major `[n, half]`, whose cosine and sine are multiplied by `scale`.
+    pub fn from_angles(angles: &[f32], half: usize, scale: f32, device: &Device) -> Self {
+        let rows = angles.len() / half;
+        let upload = |function: fn(f32) -> f32| {
+            let values: Vec<f32> = angles.iter().map(|angle| function(*angle) * scale).collect();
+            Tensor::from_data(TensorData::new(values, [rows, 1, half]), (device, DType::F32))
+        };
+        Self { cos: upload(f32::cos), sin: upload(f32::sin) }
+    }
+
+    /// The same tables in another dtype.
+    pub fn cast(self, dtype: DType) -> Self {
+        Self { cos: self.cos.cast(dtype), sin: self.sin.cast(dtype) }
+    }
+
+    /// HF `rotate_half` form: `x [n, heads, head_dim]`, halves `a|b` become `a·cos − b·sin | b·cos + a·sin`.
+    /// Runs in the tables' dtype and returns the dtype of `x`.
+    pub fn rotate(&self, x: Tensor<3>) -> Tensor<3> {
+        let half = self.cos.dims()[2];
+        let dtype = x.dtype();
+        let x = x.cast(self.cos.dtype());
+        let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+        let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
+        let second = b * self.cos.clone() + a * self.sin.clone();
+        Tensor::cat(vec![first, second], 2).cast(dtype)
+    }
+
+    /// The tables as transformers shows them: `[n, head_dim]` with both halves.
+    pub fn full(&self) -> (Tensor<2>, Tensor<2>) {
+        let twice = |half: &Tensor<3>| {
+            let rows = half.clone().squeeze_dim::<2>(1);
+            Tensor::cat(vec![rows.clone(), rows], 1)
+        };
+        (twice(&self.cos), twice(&self.sin))
+    }
+}

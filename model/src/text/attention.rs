@@ -1,0 +1,79 @@
+//! Causal attention with grouped key/value heads over a cache.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use qwen3_vl_backends::ops;
+
+use super::TextContext;
+use crate::cache::KvCache;
+use crate::config::TextConfig;
+use crate::init::Init;
+use crate::linear::Linear;
+use crate::norm::RmsNorm;
+
+/// HF `Qwen3VLTextAttention`.
+#[derive(Module, Debug)]
+pub struct Attention {
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
+    pub q_norm: RmsNorm,
+    pub k_norm: RmsNorm,
+    head_dim: usize,
+}
+
+impl Attention {
+    pub(super) fn new(config: &TextConfig, init: &Init) -> Self {
+        let (hidden, dim) = (config.hidden_size, config.head_dim);
+        let norm = || RmsNorm::new(dim, config.rms_norm_eps, init);
+        Self {
+            q_proj: Linear::new(hidden, config.heads * dim, init),
+            k_proj: Linear::new(hidden, config.kv_heads * dim, init),
+            v_proj: Linear::new(hidden, config.kv_heads * dim, init),
+            o_proj: Linear::new(config.heads * dim, hidden, init),
+            q_norm: norm(),
+            k_norm: norm(),
+            head_dim: dim,
+        }
+    }
+
+    /// `x [rows, hidden]`, same shape out; the keys and values of layer `layer` join the caches.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<2>,
+        layer: usize,
+        context: &TextContext,
+        caches: &mut [&mut KvCache],
+    ) -> Tensor<2> {
+        // 1. Project, and split into heads.
+        let q = self.heads(self.q_proj.forward(x.clone()));
+        let k = self.heads(self.k_proj.forward(x.clone()));
+        let v = self.heads(self.v_proj.forward(x));
+        // 2. Normalise each head of q and k, then rotate.
+        let q = context.rotary.rotate(self.q_norm.forward(q));
+        let k = context.rotary.rotate(self.k_norm.forward(k));
+        // 3. Each sequence attends to its own past.
+        let mut start = 0;
+        let mut outputs = Vec::with_capacity(caches.len());
+        for (cache, length) in caches.iter_mut().zip(&context.lengths) {
+            let rows = |t: &Tensor<3>| t.clone().narrow(0, start, *length);
+            let (keys, values) = cache.append(layer, by_head(rows(&k)), by_head(rows(&v)));
+            let out = ops::attention(by_head(rows(&q)), keys, values, true);
+            outputs.push(out.squeeze_dim::<3>(0).swap_dims(0, 1).flatten::<2>(1, 2));
+            start += length;
+        }
+        // 4. Join the sequences and project.
+        self.o_proj.forward(Tensor::cat(outputs, 0))
+    }
+
+    fn heads(&self, x: Tensor<2>) -> Tensor<3> {
+        let [rows, width] = x.dims();
+        x.reshape([rows, width / self.head_dim, self.head_dim])
+    }
+}
+
+/// `[rows, heads, dim] -> [1, heads, rows, dim]`.
+fn by_head(x: Tensor<3>) -> Tensor<4> {
+    x.swap_dims(0, 1).unsqueeze::<4>()
+}

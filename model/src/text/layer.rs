@@ -1,0 +1,63 @@
+//! One transformer layer of the language model.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use super::{Attention, Mlp, MoeBlock, TextContext};
+use crate::cache::KvCache;
+use crate::config::TextConfig;
+use crate::init::Init;
+use crate::norm::RmsNorm;
+use crate::probe::Probe;
+
+/// HF `Qwen3VLTextDecoderLayer` / `Qwen3VLMoeTextDecoderLayer`. Exactly one of `mlp` and `moe` is there
+/// (HF calls both `mlp`).
+#[derive(Module, Debug)]
+pub struct TextLayer {
+    pub input_layernorm: RmsNorm,
+    pub self_attn: Attention,
+    pub post_attention_layernorm: RmsNorm,
+    pub mlp: Option<Mlp>,
+    pub moe: Option<MoeBlock>,
+}
+
+impl TextLayer {
+    pub(super) fn new(config: &TextConfig, index: usize, init: &Init) -> Self {
+        let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps, init);
+        let experts = config.moe.as_ref().filter(|_| config.is_moe_layer(index));
+        Self {
+            input_layernorm: norm(),
+            self_attn: Attention::new(config, init),
+            post_attention_layernorm: norm(),
+            mlp: experts
+                .is_none()
+                .then(|| Mlp::new(config.hidden_size, config.intermediate_size, init)),
+            moe: experts.map(|moe| MoeBlock::new(config.hidden_size, moe, init)),
+        }
+    }
+
+    /// `x [rows, hidden]`, same shape out.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<2>,
+        index: usize,
+        context: &TextContext,
+        caches: &mut [&mut KvCache],
+        probe: &mut Probe,
+    ) -> Tensor<2> {
+        let attended =
+            self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, context, caches);
+        probe.record(format!("attn.{index}"), &attended);
+        let x = x + attended;
+        let normed = self.post_attention_layernorm.forward(x.clone());
+        x + self.feed_forward(normed, index, probe)
+    }
+
+    fn feed_forward(&self, x: Tensor<2>, index: usize, probe: &mut Probe) -> Tensor<2> {
+        match (&self.mlp, &self.moe) {
+            (Some(mlp), _) => mlp.forward(x),
+            (None, Some(moe)) => moe.forward(x, index, probe),
+            (None, None) => unreachable!("a layer has a dense or an expert feed-forward part"),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The vision tower: patches in, features for the language model out (HF `Qwen3VLVisionModel`).
+
+mod attention;
+mod block;
+mod merger;
+mod plan;
+mod pos_embed;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+pub use plan::VisionPlan;
+
+use crate::config::VisionConfig;
+use crate::init::Init;
+use crate::linear::Linear;
+use crate::probe::Probe;
+use block::VisionBlock;
+use merger::PatchMerger;
+use pos_embed::PositionTable;
+
+/// HF `Qwen3VLVisionPatchEmbed`. Kernel equals stride, so the Conv3d is a linear map of flattened patches.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    pub proj: Linear,
+}
+
+/// HF `Qwen3VLVisionModel`.
+#[derive(Module, Debug)]
+pub struct VisionTower {
+    pub patch_embed: PatchEmbed,
+    pub pos_embed: PositionTable,
+    pub blocks: Vec<VisionBlock>,
+    pub merger: PatchMerger,
+    pub deepstack_merger_list: Vec<PatchMerger>,
+    #[module(skip)]
+    config: VisionConfig,
+    #[module(skip)]
+    compute: DType,
+}
+
+/// What the tower hands to the language model, one row per language-model token.
+#[derive(Debug, Clone)]
+pub struct VisionFeatures {
+    /// `[tokens, out_hidden_size]`.
+    pub embeds: Tensor<2>,
+    /// One `[tokens, out_hidden_size]` per DeepStack level.
+    pub deepstack: Vec<Tensor<2>>,
+}
+
+impl VisionTower {
+    /// A tower with lazy parameters.
+    pub fn new(config: &VisionConfig, init: &Init) -> Self {
+        let init = &Init { std: config.initializer_range, ..init.clone() };
+        let merger = |after_shuffle| PatchMerger::new(config, after_shuffle, init);
+        Self {
+            patch_embed: PatchEmbed {
+                proj: Linear::with_bias(config.patch_len(), config.hidden_size, init),
+            },
+            pos_embed: PositionTable::new(config, init),
+            blocks: (0..config.layers).map(|_| VisionBlock::new(config, init)).collect(),
+            merger: merger(false),
+            deepstack_merger_list: config.deepstack_indexes.iter().map(|_| merger(true)).collect(),
+            config: config.clone(),
+            compute: init.precision.compute,
+        }
+    }
+
+    /// Pixels of any number of images or clips, `[patches, patch_len]` in the plan's order, to features.
+    pub fn forward(&self, pixels: TensorData, plan: &VisionPlan, probe: &mut Probe) -> VisionFeatures {
+        let device = &self.device();
+        let pixels = Tensor::<2>::from_data(pixels, (device, DType::F32)).cast(self.compute);
+        let patches = self.patch_embed.proj.forward(pixels);
+        probe.record("patch_embed", &patches);
+        let mut x = patches + self.pos_embed.forward(plan, device).cast(self.compute);
+        probe.record("block_in", &x);
+        let rotary = plan.rotary(device);
+        if probe.is_on() {
+            let (cos, sin) = rotary.full();
+            probe.record("rope_cos", &cos);
+            probe.record("rope_sin", &sin);
+        }
+        let mut deepstack = Vec::with_capacity(self.config.deepstack_indexes.len());
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, plan, &rotary);
+            probe.record(format!("block.{index}"), &x);
+            deepstack.extend(self.taps_of(index).map(|level| (level, self.tap(level, &x))));
+        }
+        let embeds = self.merger.forward(x);
+        probe.record("embeds", &embeds);
+        VisionFeatures { embeds, deepstack: in_order(deepstack, probe) }
+    }
+
+    /// DeepStack levels that read the output of block `index`.
+    fn taps_of(&self, index: usize) -> impl Iterator<Item = usize> {
+        let taps = self.config.deepstack_indexes.iter().enumerate();
+        taps.filter(move |(_, tap)| **tap == index).map(|(level, _)| level)
+    }
+
+    fn tap(&self, level: usize, x: &Tensor<2>) -> Tensor<2> {
+        self.deepstack_merger_list[level].forward(x.clone())
+    }
+
+    fn device(&self) -> Device {
+        self.patch_embed.proj.weight.lazy_device()
+    }
+}
+
+/// Sorts the tapped features by level, which need not be the order of the blocks.
+fn in_order(mut levels: Vec<(usize, Tensor<2>)>, probe: &mut Probe) -> Vec<Tensor<2>> {
+    levels.sort_by_key(|(level, _)| *level);
+    for (level, features) in &levels {
+        probe.record(format!("deepstack.{level}"), features);
+    }
+    levels.into_iter().map(|(_, features)| features).collect()
+}

@@ -1,0 +1,37 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+use qwen3_vl_model::config::ConfigError;
+
+/// Why a checkpoint cannot be loaded. Every message names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    #[error("cannot read {path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Config { path: PathBuf, source: ConfigError },
+    #[error("{path} is not valid JSON: {source}")]
+    Json { path: PathBuf, source: serde_json::Error },
+    #[error(
+        "{folder} holds neither model.safetensors nor model.safetensors.index.json; a checkpoint needs one of them"
+    )]
+    NoWeights { folder: PathBuf },
+    #[error("{path} is not a complete safetensors file: {source}")]
+    Header { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error("{index}: tensor `{tensor}` is said to lie in `{shard}`, {reason}")]
+    Shard { index: PathBuf, tensor: String, shard: String, reason: &'static str },
+    #[error("{path}: tensor `{tensor}` has dtype {dtype}; weights must be F32, F16 or BF16")]
+    Dtype { path: PathBuf, tensor: String, dtype: String },
+    #[error("the checkpoint in {folder} does not fit its config.json\n{report}")]
+    Mismatch { folder: PathBuf, report: Box<crate::report::LoadReport> },
+}
+
+impl LoadError {
+    /// Attaches a path to an I/O error.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
