@@ -94,10 +94,26 @@ pub struct Timings {
     pub reused_tokens: usize,
 }
 
+/// The session that an answer extends: the caller's, or one of its own.
+#[derive(Debug)]
+pub enum SessionSlot<'a> {
+    Owned(Box<Session>),
+    Borrowed(&'a mut Session),
+}
+
+impl SessionSlot<'_> {
+    fn get(&mut self) -> &mut Session {
+        match self {
+            Self::Owned(session) => session,
+            Self::Borrowed(session) => session,
+        }
+    }
+}
+
 /// An answer being generated: an iterator over its tokens.
 pub struct Generation<'a> {
     model: &'a Qwen3VlModel,
-    session: &'a mut Session,
+    session: SessionSlot<'a>,
     options: GenerateOptions,
     sampler: Sampler,
     prompt: Vec<u32>,
@@ -115,7 +131,7 @@ impl<'a> Generation<'a> {
     /// When the prompt does not fit the model or its context, or a sampling parameter is out of range.
     pub fn start(
         model: &'a Qwen3VlModel,
-        session: &'a mut Session,
+        mut session: SessionSlot<'a>,
         inputs: &ModelInputs,
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
@@ -125,7 +141,7 @@ impl<'a> Generation<'a> {
             return Err(GenerateError::ContextOverflow { tokens, limit, over: tokens + 1 - limit });
         }
         let sampler = Sampler::new(options.sampling.clone())?;
-        let prefill = session.prefill(model, inputs, options.prefill_chunk)?;
+        let prefill = session.get().prefill(model, inputs, options.prefill_chunk)?;
         let start = Instant::now();
         let logits = read(prefill.logits);
         Ok(Self {
@@ -169,7 +185,7 @@ impl<'a> Generation<'a> {
     fn advance(&mut self) -> Result<GeneratedToken, SampleError> {
         if let Some(last) = self.generated.last() {
             let start = Instant::now();
-            self.logits = read(self.session.step(self.model, *last));
+            self.logits = read(self.session.get().step(self.model, *last));
             self.timings.decode += start.elapsed();
         }
         let id = self.sampler.sample(&self.logits, &self.prompt, &self.generated)?;

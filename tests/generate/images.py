@@ -1,5 +1,5 @@
-"""Writes tests/fixtures/images: small files of every kind that the image processor reads, what they must decode to,
-checksums of torchvision resizes, normalisation tables of transformers, and a picture to try the program on.
+"""Writes tests/fixtures/images: small files of every kind that the image processor reads, what they must decode to, more
+JPEG files (jpeg.json) with the SHA-256 of their pixels, checksums of torchvision resizes, normalisation tables of transformers, and a picture to try the program on.
 
     pip install pillow numpy torch torchvision transformers safetensors
     python tests/generate/images.py
@@ -8,6 +8,7 @@ Made with pillow 13.0, torch 2.15, torchvision 0.29, transformers 5.23. Encoders
 the expectations are always made from the files just written.
 """
 
+import hashlib
 import io
 import json
 import struct
@@ -135,6 +136,63 @@ def jpegs():
         "ycck.jpg": adobe_transform(cmyk, 2),
         "one_pixel.jpg": encoded(Image.new("RGB", (1, 1), (200, 100, 50)), "JPEG"),
     }
+
+
+def resampled(data, factors, width, height):
+    """A baseline JPEG with other sampling factors for its first component: PIL writes only 1x1, 2x1 and 2x2. The number of
+    blocks per unit and of units must stay the same; the picture is scrambled, but just as valid."""
+    at = data.index(b"\xff\xc0")
+    return data[: at + 5] + struct.pack(">HHBBB", height, width, 3, 1, factors) + data[at + 12 :]
+
+
+def random_jpegs():
+    """[name, file]: every subsampling, colour space and coding at qualities 30 to 95 and sizes 1 to 70."""
+    rng = np.random.default_rng(11)
+    files = []
+    for index in range(48):
+        width, height = (int(v) for v in rng.integers(1, 71, 2))
+        if index < 6:
+            width, height = [(1, 1), (2, 1), (1, 3), (17, 16), (5, 70), (70, 3)][index]
+        smooth = Image.fromarray(rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8))
+        pixels = np.array(smooth.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+        image = Image.fromarray((pixels + rng.integers(-20, 21, pixels.shape)).clip(0, 255).astype(np.uint8))
+        subsampling = ["4:2:0", "4:2:2", "4:4:4"][index % 3]
+        options = {"quality": int(rng.integers(30, 96)), "optimize": index % 4 == 1, "progressive": index % 5 == 2}
+        if index % 7 == 3:
+            options["restart_marker_blocks"] = int(rng.integers(1, 4))
+        kind = {8: "grey", 9: "cmyk", 10: "ycck", 11: "rgb", 15: "resampled"}.get(index % 16, "ycc")
+        if kind == "grey":
+            image = image.convert("L")
+        elif kind in ("cmyk", "ycck"):
+            image = Image.merge("CMYK", [*image.split(), image.convert("L").transpose(Image.Transpose.ROTATE_180)])
+        elif kind == "rgb":
+            options |= {"keep_rgb": True}
+        elif kind == "resampled":
+            options, subsampling = {"quality": 80}, ["4:2:2", "4:2:0", "4:2:0"][index // 16]
+        data = encoded(image, "JPEG", **options, **({} if kind == "rgb" else {"subsampling": subsampling}))
+        if kind == "ycck":
+            data = adobe_transform(data, 2)
+        if kind == "resampled":
+            wide, narrow = -(-width // 16) * 32 - 3, -(-height // 16) * 8 - 1
+            data = [
+                lambda: resampled(data, 0x12, height, width),
+                lambda: resampled(data, 0x41, wide, narrow),
+                lambda: resampled(data, 0x14, narrow, wide),
+            ][index // 16]()
+        how = "_".join(name for name in ("optimize", "progressive", "restart_marker_blocks") if options.get(name))
+        files.append([f"{index}_{kind}_{subsampling}_q{options['quality']}_{how}", data])
+    return files
+
+
+def jpeg_rows(photo):
+    """[name, file in hexadecimal digits, or null for photo.jpg; width, height, SHA-256 of PIL's RGB]."""
+    rows = []
+    for name, data in [*random_jpegs(), ["photo.jpg", photo]]:
+        pixels = upright_rgb(data)
+        height, width = pixels.shape[:2]
+        text = None if name == "photo.jpg" else data.hex()
+        rows.append([name, text, width, height, hashlib.sha256(pixels.tobytes()).hexdigest()])
+    return rows
 
 
 def pngs():
@@ -388,6 +446,8 @@ def main():
     (OUT / "expected.safetensors").write_bytes(save(expected | normalisation_tables()))
     rows = ",\n".join(json.dumps(row) for row in resize_rows())
     (OUT / "resize.json").write_text(f"[\n{rows}\n]\n")
+    rows = ",\n".join(json.dumps(row) for row in jpeg_rows(picture))
+    (OUT / "jpeg.json").write_text(f"[\n{rows}\n]\n")
     total = sum(path.stat().st_size for path in OUT.iterdir())
     print(f"{len(readable)} readable files, photo {len(picture)} bytes, {total} bytes in all")
 

@@ -170,6 +170,22 @@ pub fn read_config(folder: &Path) -> Result<Qwen3VlConfig, LoadError> {
     Qwen3VlConfig::from_json(&text).map_err(|source| LoadError::Config { path, source })
 }
 
+/// The dtype of the weights in `folder`, or, where there are none yet, the one that `config` names.
+///
+/// # Errors
+/// When there are weight files and they cannot be opened.
+pub fn stored_dtype(folder: &Path, config: &Qwen3VlConfig) -> Result<DType, LoadError> {
+    match Checkpoint::open(folder) {
+        Ok(checkpoint) => Ok(checkpoint.main_dtype()),
+        Err(LoadError::NoWeights { .. }) => Ok(match config.dtype.as_deref() {
+            Some("float32") => DType::F32,
+            Some("float16") => DType::F16,
+            _ => DType::BF16,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
 /// The Burn dtype of a float tensor that weights may have.
 pub fn burn_dtype(dtype: Dtype) -> Option<DType> {
     match dtype {

@@ -8,10 +8,14 @@ pub mod error;
 pub mod fetch;
 pub mod hub;
 pub mod load;
+pub mod media;
 pub mod names;
+pub mod processor;
 pub mod report;
 
 pub use checkpoint::Checkpoint;
 pub use error::LoadError;
 pub use load::{Progress, load_model};
+pub use media::{MediaError, MediaLimits};
+pub use processor::{ProcessorError, load_generation_defaults, load_processor};
 pub use report::LoadReport;

@@ -1,9 +1,11 @@
 //! From a checkpoint to a model on a device, one tensor at a time.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice, dtype};
-use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_backends::{Precision, SelectedDevice, dtype};
+use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_model::init::Init;
 
 use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
@@ -58,9 +60,62 @@ pub fn load_model(
 
 /// Compares a checkpoint with its model without reading a tensor.
 pub fn check_checkpoint(checkpoint: &Checkpoint) -> Result<LoadReport, LoadError> {
+    LoadPlan::compare(checkpoint, &unloaded(checkpoint.config())).map(|plan| plan.report)
+}
+
+/// A part of the model, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    VisionTower,
+    Mergers,
+    Embedding,
+    TextLayers,
+    Head,
+}
+
+impl Part {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VisionTower => "vision tower",
+            Self::Mergers => "mergers",
+            Self::Embedding => "embedding",
+            Self::TextLayers => "text layers",
+            Self::Head => "head",
+        }
+    }
+
+    fn of(path: &str) -> Self {
+        match path {
+            _ if path.contains("merger") => Self::Mergers,
+            _ if path.starts_with("visual.") => Self::VisionTower,
+            _ if path.starts_with("lm_head.") => Self::Head,
+            _ if path.contains("embed_tokens") => Self::Embedding,
+            _ => Self::TextLayers,
+        }
+    }
+}
+
+/// Parameters of each part of the model that `config` describes; nothing is allocated.
+pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
+    let mut counts = BTreeMap::new();
+    for (path, shape) in parameters(&unloaded(config)) {
+        let count: u64 = shape.iter().map(|side| *side as u64).product();
+        *counts.entry(Part::of(&path)).or_default() += count;
+    }
+    counts
+}
+
+/// A model whose lazy parameters nobody will ask for.
+fn unloaded(config: &Qwen3VlConfig) -> Qwen3VlModel {
     let device = qwen3_vl_backends::device::select(None).map(|d| d.device).unwrap_or_default();
-    let model = Qwen3VlModel::new(checkpoint.config(), &Init::new(&device, Precision::F32));
-    LoadPlan::compare(checkpoint, &model).map(|plan| plan.report)
+    Qwen3VlModel::new(config, &Init::new(&device, Precision::F32))
+}
+
+fn parameters(model: &Qwen3VlModel) -> Vec<(String, Vec<usize>)> {
+    let mut list = ParameterList::default();
+    model.visit(&mut list);
+    list.found
 }
 
 /// A parameter and the tensor that fills it.
@@ -89,13 +144,11 @@ impl<'c> LoadPlan<'c> {
     }
 
     fn compare(checkpoint: &'c Checkpoint, model: &Qwen3VlModel) -> Result<Self, LoadError> {
-        let mut parameters = ParameterList::default();
-        model.visit(&mut parameters);
         let mut plan = Self { items: Vec::new(), report: LoadReport::default() };
-        for (path, shape) in &parameters.found {
-            let (name, layout) = stored_name(path)
+        for (path, shape) in parameters(model) {
+            let (name, layout) = stored_name(&path)
                 .unwrap_or_else(|| panic!("module path {path} is not in the names table"));
-            plan.add(checkpoint, name, layout, shape)?;
+            plan.add(checkpoint, name, layout, &shape)?;
         }
         plan.add_unexpected(checkpoint);
         plan.report.loaded = plan.items.len();
@@ -253,11 +306,6 @@ fn swap_last_axes(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
         }
     }
     out
-}
-
-/// Whether the weights of a model on `kind` stay in the mapped file.
-pub fn stays_mapped(kind: BackendKind, stored: DType, precision: Precision) -> bool {
-    dtype::maps_in_place(kind) && stored == precision.weights
 }
 
 #[cfg(test)]

@@ -40,6 +40,15 @@ impl<'a> StreamDecoder<'a> {
     }
 }
 
+/// The bytes that token `id` stands for; empty for an id that the tokenizer does not know.
+pub fn token_bytes(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(token) = tokenizer.id_to_token(id) {
+        append_bytes(&mut bytes, &token);
+    }
+    bytes
+}
+
 /// Bytes of a token: its characters stand for bytes (GPT-2's table); a token with any other character is literal.
 fn append_bytes(out: &mut Vec<u8>, token: &str) {
     let start = out.len();

@@ -4,15 +4,18 @@
 //! tokens cut the text before anything else happens, so tokenising one placeholder and repeating its id gives the
 //! same ids, without building a string of thousands of placeholders.
 
+mod chat;
+mod error;
 mod markers;
 
-use std::ops::Range;
+use crate::processor::message::MediaKind;
+use crate::processor::tokenizer::Tokenizer;
 
-use crate::processor::message::{MediaKind, Message};
-use crate::processor::template::{ChatTemplate, RenderOptions, TemplateError};
-use crate::processor::tokenizer::{Tokenizer, TokenizerError};
+pub use chat::RenderedChat;
+pub use error::PromptError;
 
-use markers::{Markers, Segment};
+use chat::next_placeholder;
+use markers::Segment;
 
 /// Text of the image placeholder.
 pub const IMAGE_PAD: &str = "<|image_pad|>";
@@ -26,131 +29,6 @@ fn pad_of(kind: MediaKind) -> &'static str {
         MediaKind::Image => IMAGE_PAD,
         MediaKind::Video => VIDEO_PAD,
     }
-}
-
-/// A prompt that cannot be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PromptError {
-    /// The template failed.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    /// The tokenizer failed.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// `config.json` and the tokenizer disagree on a placeholder.
-    #[error("config.json says that `{token}` has the id {config}, but the tokenizer {}.", tokenizer_says(*.tokenizer))]
-    PlaceholderId {
-        /// The placeholder.
-        token: &'static str,
-        /// Id in the configuration.
-        config: u32,
-        /// Id in the tokenizer, if it knows the token at all.
-        tokenizer: Option<u32>,
-    },
-    /// The rendered chat does not hold one placeholder for each medium, in order.
-    #[error(
-        "The rendered chat holds the placeholders [{}], but the messages hold the media [{}]; some templates leave out media in system or assistant messages.",
-        kinds(.rendered), kinds(.given)
-    )]
-    Placeholders {
-        /// Placeholders in the order of the rendered chat.
-        rendered: Vec<MediaKind>,
-        /// Media in the order of the messages.
-        given: Vec<MediaKind>,
-    },
-    /// A medium without tokens.
-    #[error("Medium {index} ({kind}) has no tokens; an image or a video frame has at least one.")]
-    Empty {
-        /// Position among all media, from 0.
-        index: usize,
-        /// Image or video.
-        kind: MediaKind,
-    },
-    /// Plain text became a placeholder token, or a placeholder became something else.
-    #[error(
-        "Tokenising the chat gave {found} placeholder token(s) where {expected} were written; the tokenizer does not treat `<|image_pad|>` and `<|video_pad|>` as added tokens."
-    )]
-    Tokenised {
-        /// Placeholders written.
-        expected: usize,
-        /// Placeholder ids found.
-        found: usize,
-    },
-    /// The messages use every private-use character, so none is left to mark typed placeholders with.
-    #[error("The messages use all 131068 private-use characters above U+F0000; two must be free.")]
-    NoMarkers,
-}
-
-fn tokenizer_says(id: Option<u32>) -> String {
-    id.map_or("does not know it".to_owned(), |id| format!("gives it the id {id}"))
-}
-
-fn kinds(list: &[MediaKind]) -> String {
-    list.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ")
-}
-
-/// A conversation rendered by the template, in which placeholders that a user typed are told from the template's.
-#[derive(Clone, Debug)]
-pub struct RenderedChat {
-    text: String,
-    markers: Option<Markers>,
-}
-
-impl RenderedChat {
-    /// Renders `messages`. A literal `<|image_pad|>` or `<|video_pad|>` in any string of the messages or tools stays text
-    /// (transformers `sanitize_control_tokens`, for these two only).
-    ///
-    /// # Errors
-    /// [`PromptError::Template`].
-    pub fn render(
-        template: &ChatTemplate,
-        messages: &[Message],
-        options: &RenderOptions,
-    ) -> Result<Self, PromptError> {
-        let Some(markers) = Markers::for_chat(messages, options)? else {
-            return Ok(Self { text: template.render(messages, options)?, markers: None });
-        };
-        let messages: Vec<_> =
-            messages.iter().map(|message| markers.mark_object(message.as_json())).collect();
-        let options = markers.mark_options(options);
-        Ok(Self { text: template.render_json(&messages, &options)?, markers: Some(markers) })
-    }
-
-    /// The rendered text as transformers would show it.
-    pub fn text(&self) -> String {
-        self.markers.as_ref().map_or_else(|| self.text.clone(), |markers| markers.strip(&self.text))
-    }
-
-    /// The kinds of the template's own placeholders, in order.
-    pub fn placeholders(&self) -> Vec<MediaKind> {
-        let mut found = Vec::new();
-        for segment in self.segments() {
-            if let Segment::Chat(mut text) = segment {
-                while let Some((kind, at)) = next_placeholder(text) {
-                    found.push(kind);
-                    text = &text[at.end..];
-                }
-            }
-        }
-        found
-    }
-
-    fn segments(&self) -> Vec<Segment<'_>> {
-        match &self.markers {
-            Some(markers) => markers.segments(&self.text),
-            None => vec![Segment::Chat(&self.text)],
-        }
-    }
-}
-
-/// The first placeholder in a piece of rendered chat.
-fn next_placeholder(text: &str) -> Option<(MediaKind, Range<usize>)> {
-    let found = [MediaKind::Image, MediaKind::Video].into_iter().filter_map(|kind| {
-        let pad = pad_of(kind);
-        text.find(pad).map(|at| (kind, at..at + pad.len()))
-    });
-    found.min_by_key(|(_, at)| at.start)
 }
 
 /// How a video stands in the text (spec section 7.4).

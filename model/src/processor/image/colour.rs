@@ -3,6 +3,7 @@
 //! - Grey is replicated.
 //! - 16-bit samples keep their high byte (`v >> 8`), as PIL does for 16-bit RGB, RGBA and LA. For 16-bit grey PIL's
 //!   `convert("RGB")` clips at 255 instead, which turns nearly every such picture white; here the picture is kept.
+//! - CMYK from JPEG files, where it is stored inverted, is reduced as PIL does.
 //! - Transparency is composited on white with the rounding of PIL's `Image.alpha_composite`, which transformers'
 //!   `convert_to_rgb` calls.
 
@@ -14,7 +15,7 @@ pub(super) fn to_rgb(image: DynamicImage) -> Option<RgbImage> {
     let (width, height) = (image.width(), image.height());
     let data = match image {
         DynamicImage::ImageRgb8(b) => b.into_raw(),
-        DynamicImage::ImageLuma8(b) => convert(b.as_raw(), |&[v]: &[u8; 1]| [v; 3]),
+        DynamicImage::ImageLuma8(b) => grey_to_rgb(b.as_raw()),
         DynamicImage::ImageLumaA8(b) => {
             convert(b.as_raw(), |&[v, a]: &[u8; 2]| [over_white(v, a); 3])
         }
@@ -32,6 +33,25 @@ pub(super) fn to_rgb(image: DynamicImage) -> Option<RgbImage> {
         _ => return None,
     };
     Some(RgbImage { width, height, data })
+}
+
+/// Every sample three times.
+pub(super) fn grey_to_rgb(samples: &[u8]) -> Vec<u8> {
+    convert(samples, |&[v]: &[u8; 1]| [v; 3])
+}
+
+/// Inverted CMYK, as Adobe's programs store it in JPEG files (255 is no ink), to RGB. PIL takes every CMYK JPEG to be so and
+/// subtracts the inks rounded: `K' - C * K' / 255`, with `C` the ink and `K'` the inverted black.
+pub(super) fn inverted_cmyk_to_rgb(samples: &[u8]) -> Vec<u8> {
+    convert(samples, |&[c, m, y, k]: &[u8; 4]| {
+        [c, m, y].map(|light| k - divided_by_255((255 - u32::from(light)) * u32::from(k)))
+    })
+}
+
+/// `product / 255`, rounded, for a product of two bytes.
+fn divided_by_255(product: u32) -> u8 {
+    let t = product + 128;
+    (((t >> 8) + t) >> 8) as u8
 }
 
 fn convert<T, const N: usize>(samples: &[T], pixel: impl Fn(&[T; N]) -> [u8; 3]) -> Vec<u8> {
@@ -71,6 +91,13 @@ mod tests {
             assert_eq!(over_white(v, 0), 255);
         }
         assert_eq!(over_white(0, 128), 127);
+    }
+
+    #[test]
+    fn inks_cover_and_black_darkens() {
+        let pixels = [255, 255, 255, 255, 0, 255, 255, 255, 255, 255, 255, 7, 128, 0, 100, 200];
+        let rgb = inverted_cmyk_to_rgb(&pixels);
+        assert_eq!(rgb, [255, 255, 255, 0, 255, 255, 7, 7, 7, 100, 0, 78]);
     }
 
     #[test]

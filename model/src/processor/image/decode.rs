@@ -1,11 +1,15 @@
 //! Encoded bytes -> upright RGB, with limits that are checked before anything large is allocated.
 
+use super::jpeg::{self, Header, Structure};
 use super::orientation::{swaps_sides, upright};
-use super::{ImageError, RgbImage, colour, jpeg};
+use super::{ImageError, RgbImage, colour};
 use image::error::{ImageError as Inner, LimitErrorKind};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
+
+/// A few bytes make a scan over the whole picture, so their number bounds the time that a file can take.
+const MAX_JPEG_SCANS: usize = 100;
 
 /// Bounds on what [`decode_image`] accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +18,7 @@ pub struct DecodeLimits {
     pub max_encoded_bytes: u64,
     /// Width times height, as the header announces them.
     pub max_pixels: u64,
-    /// Bytes of the decoded samples, before they become 8-bit RGB.
+    /// Bytes of the decoded samples, before they become 8-bit RGB; of a JPEG in several scans also of its coefficients.
     pub max_decoded_bytes: u64,
 }
 
@@ -40,13 +44,10 @@ pub fn decode_image(
     limits: &DecodeLimits,
 ) -> Result<RgbImage, ImageError> {
     let file = File::sniff(bytes, name, limits)?;
-    let mut decoder = file.decoder()?;
-    file.check_memory(&decoder)?;
-    file.check_complete()?;
-    let orientation = decoder.orientation().map_err(|e| file.refused(e))?;
-    let decoded = DynamicImage::from_decoder(decoder).map_err(|e| file.refused(e))?;
-    let samples = format!("{:?} samples", decoded.color());
-    let image = colour::to_rgb(decoded).ok_or_else(|| file.unsupported(samples))?;
+    let (image, orientation) = match file.format {
+        ImageFormat::Jpeg => file.decode_jpeg()?,
+        _ => file.decode()?,
+    };
     Ok(upright(image, orientation))
 }
 
@@ -60,9 +61,7 @@ pub fn image_size(
     limits: &DecodeLimits,
 ) -> Result<(u32, u32), ImageError> {
     let file = File::sniff(bytes, name, limits)?;
-    let mut decoder = file.decoder()?;
-    let orientation: Orientation = decoder.orientation().map_err(|e| file.refused(e))?;
-    let (width, height) = decoder.dimensions();
+    let ((width, height), orientation) = file.stored_size()?;
     Ok(match swaps_sides(orientation) {
         true => (height, width),
         false => (width, height),
@@ -94,6 +93,49 @@ impl<'a> File<'a> {
             start: hex(&bytes[..bytes.len().min(8)]),
         })?;
         Ok(Self { bytes, name, limits, format })
+    }
+
+    /// Any format but JPEG.
+    fn decode(&self) -> Result<(RgbImage, Orientation), ImageError> {
+        let mut decoder = self.decoder()?;
+        self.check_memory(decoder.dimensions(), decoder.total_bytes())?;
+        let orientation = decoder.orientation().map_err(|e| self.refused(e))?;
+        let decoded = DynamicImage::from_decoder(decoder).map_err(|e| self.refused(e))?;
+        let samples = format!("{:?} samples", decoded.color());
+        let image = colour::to_rgb(decoded).ok_or_else(|| self.unsupported(samples))?;
+        Ok((image, orientation))
+    }
+
+    fn decode_jpeg(&self) -> Result<(RgbImage, Orientation), ImageError> {
+        let header = self.jpeg_header()?;
+        self.check_memory(header.size, header.sample_bytes)?;
+        let structure = Structure::of(self.bytes).ok_or_else(|| self.truncated())?;
+        if structure.buffered {
+            self.check_memory(header.size, header.sample_bytes + header.coefficient_bytes)?;
+        }
+        if structure.scans > MAX_JPEG_SCANS {
+            let scans = structure.scans;
+            return Err(self.unsupported(format!("{scans} scans (at most {MAX_JPEG_SCANS})")));
+        }
+        let image = jpeg::decode(self.bytes).map_err(|e| self.refused(e))?;
+        Ok((image, header.orientation))
+    }
+
+    /// Size before it is turned upright, and how to turn it.
+    fn stored_size(&self) -> Result<((u32, u32), Orientation), ImageError> {
+        if self.format == ImageFormat::Jpeg {
+            let header = self.jpeg_header()?;
+            return Ok((header.size, header.orientation));
+        }
+        let mut decoder = self.decoder()?;
+        let orientation = decoder.orientation().map_err(|e| self.refused(e))?;
+        Ok((decoder.dimensions(), orientation))
+    }
+
+    fn jpeg_header(&self) -> Result<Header, ImageError> {
+        let header = Header::read(self.bytes).map_err(|e| self.refused(e))?;
+        self.check_pixels(header.size)?;
+        Ok(header)
     }
 
     /// Reads the header and checks the announced size.
@@ -128,29 +170,19 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    fn check_memory(&self, decoder: &impl ImageDecoder) -> Result<(), ImageError> {
-        let (width, height) = decoder.dimensions();
-        if decoder.total_bytes() > self.limits.max_decoded_bytes {
-            return Err(ImageError::TooMuchMemory {
-                name: self.name.into(),
-                width,
-                height,
-                bytes: decoder.total_bytes(),
-                limit: self.limits.max_decoded_bytes,
-            });
+    fn check_memory(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), ImageError> {
+        let limit = self.limits.max_decoded_bytes;
+        match bytes <= limit {
+            true => Ok(()),
+            false => {
+                let name = self.name.into();
+                Err(ImageError::TooMuchMemory { name, width, height, bytes, limit })
+            }
         }
-        Ok(())
     }
 
-    fn check_complete(&self) -> Result<(), ImageError> {
-        if self.format == ImageFormat::Jpeg && !jpeg::reaches_end_of_image(self.bytes) {
-            return Err(ImageError::Truncated {
-                name: self.name.into(),
-                format: "JPEG",
-                bytes: self.bytes.len(),
-            });
-        }
-        Ok(())
+    fn truncated(&self) -> ImageError {
+        ImageError::Truncated { name: self.name.into(), format: "JPEG", bytes: self.bytes.len() }
     }
 
     /// Translates an error of the `image` crate.

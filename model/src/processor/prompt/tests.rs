@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::processor::message::{Role, media};
+use crate::processor::message::{Message, Role, media};
+use crate::processor::template::{ChatTemplate, RenderOptions};
 use crate::processor::tokenizer::tests::tiny;
 
 /// Every message on its own line; media as in the published templates.

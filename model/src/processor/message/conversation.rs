@@ -1,0 +1,115 @@
+//! Whole conversations: messages files, their media in order, and images that are handed in beside them.
+
+use serde_json::{Map, Value as Json};
+
+use super::Message;
+use super::error::{MessageError, describe, type_error};
+use super::media::{MediaRef, MediaSource};
+
+/// What a messages file holds: the messages and, if the file is an object, its tools.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// The messages in order; never empty after parsing.
+    pub messages: Vec<Message>,
+    /// Tool descriptions as JSON objects, handed to the template unchanged.
+    pub tools: Vec<Json>,
+}
+
+impl Conversation {
+    /// Reads a JSON list of messages, or an object with `messages` and optionally `tools`.
+    ///
+    /// # Errors
+    /// [`MessageError`] names the index and field, such as `messages[2].content[1].image`.
+    pub fn from_json(json: &str) -> Result<Self, MessageError> {
+        let (messages, tools) = match serde_json::from_str(json)? {
+            Json::Object(file) => split_file(file)?,
+            list => (list, Json::Null),
+        };
+        let Json::Array(messages) = messages else {
+            return Err(type_error("messages", "a list of messages", &messages));
+        };
+        if messages.is_empty() {
+            let must = "hold at least one message".into();
+            return Err(MessageError::Value { at: "messages".into(), value: "[]".into(), must });
+        }
+        let parsed = messages
+            .into_iter()
+            .enumerate()
+            .map(|(i, json)| Message::parse(json, &format!("messages[{i}]")));
+        Ok(Self { messages: parsed.collect::<Result<_, _>>()?, tools: parse_tools(tools)? })
+    }
+}
+
+fn split_file(mut file: Map<String, Json>) -> Result<(Json, Json), MessageError> {
+    let messages = file.remove("messages");
+    let tools = file.remove("tools").unwrap_or(Json::Null);
+    if let Some(key) = file.keys().next() {
+        let allowed =
+            "only `messages` and `tools`; everything else is an option of the command".into();
+        return Err(MessageError::Unknown {
+            at: "the messages file".into(),
+            value: key.clone(),
+            allowed,
+        });
+    }
+    let missing = MessageError::Missing { at: "messages".into(), wanted: "a list of messages" };
+    Ok((messages.ok_or(missing)?, tools))
+}
+
+fn parse_tools(tools: Json) -> Result<Vec<Json>, MessageError> {
+    let tools = match tools {
+        Json::Null => return Ok(Vec::new()),
+        Json::Array(tools) => tools,
+        other => return Err(type_error("tools", "a list of tool objects", &other)),
+    };
+    match tools.iter().position(|tool| !tool.is_object()) {
+        Some(i) => Err(type_error(&format!("tools[{i}]"), "a tool object", &tools[i])),
+        None => Ok(tools),
+    }
+}
+
+/// Reads the messages of a file; see [`Conversation::from_json`], which also returns its tools.
+///
+/// # Errors
+/// [`MessageError`], also if the file brings tools, which the caller would lose.
+pub fn parse_messages(json: &str) -> Result<Vec<Message>, MessageError> {
+    let conversation = Conversation::from_json(json)?;
+    match conversation.tools.first() {
+        None => Ok(conversation.messages),
+        Some(tool) => Err(MessageError::Value {
+            at: "tools".into(),
+            value: describe(tool),
+            must: "be absent where only messages are read".into(),
+        }),
+    }
+}
+
+/// All media of a conversation in order of appearance, which is the order of the template's placeholders.
+pub fn media(messages: &[Message]) -> Vec<&MediaRef> {
+    messages.iter().flat_map(|message| &message.media).collect()
+}
+
+/// Gives the image parts that name no source (`{"type": "image"}`) the given sources, in order.
+///
+/// # Errors
+/// [`MessageError::ImageCount`] unless there are as many sources as such parts; nothing is changed then.
+pub fn fill_images(
+    messages: &mut [Message],
+    sources: Vec<MediaSource>,
+) -> Result<(), MessageError> {
+    let mut open: Vec<&mut Option<MediaSource>> = messages
+        .iter_mut()
+        .flat_map(|message| &mut message.media)
+        .filter_map(|media| match media {
+            MediaRef::Image(image) if image.source.is_none() => Some(&mut image.source),
+            _ => None,
+        })
+        .collect();
+    if open.len() != sources.len() {
+        return Err(MessageError::ImageCount { given: sources.len(), placeholders: open.len() });
+    }
+    for (slot, source) in open.iter_mut().zip(sources) {
+        **slot = Some(source);
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Arguments that several verbs share.
+
+use clap::Args;
+use clap::error::ErrorKind;
+use qwen3_vl::backends::DtypeRequest;
+use qwen3_vl::model::sample::GenerationDefaults;
+use qwen3_vl::weights::hub::HubOptions;
+use qwen3_vl::{LoadOptions, Qwen3Vl, SamplingOverrides};
+
+use super::progress::LoadBar;
+use super::{print, usage_error};
+
+/// Which checkpoint.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Checkpoint folder, or hub id such as Qwen/Qwen3-VL-2B-Instruct
+    #[arg(value_name = "MODEL")]
+    pub positional: Option<String>,
+    /// The same as MODEL
+    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional", env = "QWEN3_VL_MODEL")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a hub id
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+}
+
+impl ModelArgs {
+    /// The name that was given.
+    ///
+    /// # Errors
+    /// A usage error when there is none.
+    pub fn name(&self) -> anyhow::Result<&str> {
+        self.positional.as_deref().or(self.model.as_deref()).ok_or_else(|| {
+            let message = "no model: give a checkpoint folder or a hub id such as \
+                           Qwen/Qwen3-VL-2B-Instruct, as first argument or by --model";
+            usage_error(ErrorKind::MissingRequiredArgument, message)
+        })
+    }
+
+    /// How hub ids are downloaded.
+    pub fn hub(&self, quiet: bool) -> HubOptions {
+        let environment = HubOptions::from_env();
+        HubOptions { revision: self.revision.clone(), progress: !quiet, ..environment }
+    }
+}
+
+/// Where and in which precision.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda:0 [default: the best present]
+    #[arg(long, value_name = "DEVICE", env = "QWEN3_VL_DEVICE")]
+    pub device: Option<String>,
+    /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
+    #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
+    pub dtype: String,
+}
+
+/// Bounds on pictures.
+#[derive(Debug, Args)]
+pub struct PixelArgs {
+    /// Smallest area of a picture after resizing, in pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub min_pixels: Option<usize>,
+    /// Largest area of a picture after resizing, in pixels (1024 pixels make one token)
+    #[arg(long, value_name = "PIXELS")]
+    pub max_pixels: Option<usize>,
+}
+
+/// How tokens are chosen. Without any of these, as the checkpoint's generation_config.json says.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// Most tokens of the answer [default: the checkpoint's, else 512]
+    #[arg(short = 'n', long, visible_alias = "max-new-tokens", value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tokens: Option<u64>,
+    /// Divides the logits; 0 decodes greedily
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Keep the K best tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the best tokens up to this probability in all
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Drop tokens below this share of the best one's probability
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Divide the logits of tokens in prompt and answer
+    #[arg(long, value_name = "R")]
+    pub repetition_penalty: Option<f64>,
+    /// Subtract from the logits of tokens in the answer
+    #[arg(long, value_name = "A")]
+    pub presence_penalty: Option<f64>,
+    /// Subtract from the logits of tokens in the answer, once per occurrence
+    #[arg(long, value_name = "A")]
+    pub frequency_penalty: Option<f64>,
+    /// Seed of the sampler; the same seed gives the same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Always take the most probable token
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    pub greedy: bool,
+    /// End the answer before this text (repeat for several)
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
+    /// Go on past end-of-sequence tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// What was set.
+    ///
+    /// # Errors
+    /// A usage error naming the option, its value and its range.
+    pub fn overrides(&self) -> anyhow::Result<SamplingOverrides> {
+        let overrides = SamplingOverrides {
+            do_sample: self.greedy.then_some(false),
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed,
+        };
+        match GenerationDefaults::default().resolve(&overrides) {
+            Ok(_) => Ok(overrides),
+            Err(error) => Err(usage_error(ErrorKind::ValueValidation, error)),
+        }
+    }
+}
+
+/// Parses `--dtype`.
+///
+/// # Errors
+/// A usage error naming the value.
+pub fn dtype(args: &DeviceArgs) -> anyhow::Result<DtypeRequest> {
+    args.dtype.parse().map_err(|error| usage_error(ErrorKind::InvalidValue, error))
+}
+
+/// Loads a model with a progress bar, and says what was odd about it.
+///
+/// # Errors
+/// As [`Qwen3Vl::load`].
+pub fn load(
+    model: &ModelArgs,
+    device: &DeviceArgs,
+    pixels: &PixelArgs,
+    quiet: bool,
+) -> anyhow::Result<Qwen3Vl> {
+    let name = model.name()?;
+    let options = LoadOptions {
+        device: device.device.clone(),
+        dtype: dtype(device)?,
+        min_pixels: pixels.min_pixels,
+        max_pixels: pixels.max_pixels,
+        hub: Some(model.hub(quiet)),
+        ..LoadOptions::default()
+    };
+    let mut bar = LoadBar::new(quiet);
+    let loaded = Qwen3Vl::load_with(name, options, &mut bar)?;
+    bar.finish(&loaded.device().name, loaded.load_time().as_secs_f64());
+    warn(&loaded);
+    Ok(loaded)
+}
+
+fn warn(model: &Qwen3Vl) {
+    let unexpected = &model.report().unexpected;
+    if !unexpected.is_empty() {
+        let first = &unexpected[0];
+        let count = unexpected.len();
+        print::error_line(&format!(
+            "warning: {count} tensors of the checkpoint are not used, the first is {first}"
+        ));
+    }
+    for field in &model.defaults().unsupported {
+        print::error_line(&format!(
+            "warning: generation_config.json sets {field}, which is not supported and has no effect"
+        ));
+    }
+}

@@ -1,0 +1,78 @@
+//! `qwen3-vl devices`: what this build can run on.
+
+use clap::Args;
+use qwen3_vl::backends::device::{DEVICE_VARIABLE, compiled, present, select};
+use qwen3_vl::backends::{BackendKind, DeviceInfo};
+use serde_json::json;
+
+use super::size::{bytes, table};
+use super::{Outcome, print};
+
+/// Arguments of `devices`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qwen3-vl devices\n  qwen3-vl devices --json")]
+pub struct DevicesArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
+    let devices: Vec<DeviceInfo> = present().iter().map(|device| device.info()).collect();
+    let chosen = select(None).map(|device| device.name);
+    if args.json {
+        let list: Vec<_> = devices.iter().map(describe).collect();
+        let compiled: Vec<_> = compiled().map(BackendKind::name).collect();
+        let object = json!({ "compiled": compiled, "devices": list, "default": chosen.ok() });
+        print::line(&object.to_string())?;
+        return Ok(Outcome::Done);
+    }
+    let mut rows = vec![header()];
+    rows.extend(devices.iter().map(row));
+    for kind in compiled().filter(|kind| devices.iter().all(|d| d.kind != *kind)) {
+        rows.push(vec![kind.name().to_owned(), "compiled in, no device present".to_owned()]);
+    }
+    print::out(&table(&rows))?;
+    let missing: Vec<_> =
+        BackendKind::BEST_FIRST.into_iter().filter(|k| !k.is_compiled()).map(|k| k.name()).collect();
+    if !missing.is_empty() {
+        print::line(&format!("not compiled in (cargo features): {}", missing.join(", ")))?;
+    }
+    match chosen {
+        Ok(name) => print::line(&format!(
+            "without --device: {name} ({DEVICE_VARIABLE} changes that)"
+        ))?,
+        Err(error) => print::line(&format!("without --device: {error}"))?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn header() -> Vec<String> {
+    ["DEVICE", "HARDWARE", "DTYPES", "MEMORY", "LARGEST BUFFER"].map(str::to_owned).to_vec()
+}
+
+fn row(device: &DeviceInfo) -> Vec<String> {
+    let memory = device.memory.map_or("-".to_owned(), |memory| {
+        format!("{} free of {}", bytes(memory.available), bytes(memory.total))
+    });
+    vec![
+        device.name.clone(),
+        device.hardware.clone(),
+        device.dtypes.join(" "),
+        memory,
+        device.max_buffer.map_or("-".to_owned(), bytes),
+    ]
+}
+
+fn describe(device: &DeviceInfo) -> serde_json::Value {
+    json!({
+        "name": device.name,
+        "backend": device.kind.name(),
+        "hardware": device.hardware,
+        "dtypes": device.dtypes,
+        "memory_bytes": device.memory.map(|m| m.total),
+        "memory_available_bytes": device.memory.map(|m| m.available),
+        "max_buffer_bytes": device.max_buffer,
+    })
+}

@@ -1,0 +1,44 @@
+//! Ctrl-C: while an answer streams it ends the answer, at any other time the program.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::INTERRUPTED;
+
+static STREAMING: AtomicBool = AtomicBool::new(false);
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// While this lives, Ctrl-C is a request that [`Streaming::asked`] reports; a second one ends the program.
+pub struct Streaming;
+
+impl Streaming {
+    /// Begins an answer.
+    pub fn begin() -> Self {
+        static INSTALL: Once = Once::new();
+        INSTALL.call_once(|| {
+            // Without a handler Ctrl-C simply ends the program.
+            let _ = ctrlc::set_handler(handle);
+        });
+        ASKED.store(false, Ordering::SeqCst);
+        STREAMING.store(true, Ordering::SeqCst);
+        Self
+    }
+
+    /// Whether Ctrl-C was pressed.
+    pub fn asked(&self) -> bool {
+        ASKED.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        STREAMING.store(false, Ordering::SeqCst);
+    }
+}
+
+fn handle() {
+    let first = !ASKED.swap(true, Ordering::SeqCst);
+    if !(first && STREAMING.load(Ordering::SeqCst)) {
+        std::process::exit(INTERRUPTED.into());
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line: arguments in, one verb run, an exit code out (0 ok, 1 failed, 2 usage, 130 interrupted).
+
+mod args;
+mod chat;
+mod devices;
+mod inspect;
+mod interrupt;
+mod json;
+mod plan;
+mod print;
+mod progress;
+mod run;
+mod size;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code of a run that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Qwen3-VL on any device: ask about pictures, chat, check checkpoints.
+#[derive(Debug, Parser)]
+#[command(
+    name = "qwen3-vl",
+    version,
+    about = "Qwen3-VL on any device: ask about pictures, chat, check checkpoints",
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+        qwen3-vl run Qwen/Qwen3-VL-2B-Instruct --image photo.jpg -p \"What is this?\"\n  \
+        qwen3-vl chat ./Qwen3-VL-2B-Instruct\n  \
+        qwen3-vl devices\n\n\
+        Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, HF_TOKEN, HF_HOME, HF_ENDPOINT, \
+        HF_HUB_OFFLINE, RUST_LOG, NO_COLOR"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Answer one prompt about text and pictures, streaming to the terminal
+    Run(run::RunArgs),
+    /// Talk with the model; pictures join by /image PATH
+    Chat(chat::ChatArgs),
+    /// List the devices of this build: what is present, dtypes, memory, limits
+    Devices(devices::DevicesArgs),
+    /// Describe a checkpoint: architecture, parameters, memory, token ids, what is odd
+    Inspect(inspect::InspectArgs),
+    /// Tell tokens, sizes and memory of a request before running it
+    Plan(plan::PlanArgs),
+    /// Compare a checkpoint, stage by stage, with a reference file made by transformers
+    Verify(verify::VerifyArgs),
+}
+
+/// How a verb ended without an error.
+enum Outcome {
+    Done,
+    /// It ran, and what it checked did not hold.
+    Failed,
+    Interrupted,
+}
+
+/// Parses the command line and runs its verb.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let outcome = match cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Chat(args) => chat::run(args),
+        Verb::Devices(args) => devices::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Plan(args) => plan::run(&args),
+        Verb::Verify(args) => verify::run(&args),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => report(&error),
+    }
+}
+
+/// A mistake on the command line that only a verb can see.
+fn usage_error(kind: clap::error::ErrorKind, message: impl std::fmt::Display) -> anyhow::Error {
+    use clap::CommandFactory;
+    Cli::command().error(kind, message).into()
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe under `--help` is nobody's mistake.
+    let _ = error.print();
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// Prints `error: ...` and, where one is known, `hint: ...`.
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(error) = error.downcast_ref::<clap::Error>() {
+        return usage(error);
+    }
+    if print::is_closed_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    print::error_line(&format!("error: {}", print::chain(error)));
+    if let Some(hint) = print::hint(error) {
+        print::error_line(&format!("hint: {hint}"));
+    }
+    ExitCode::FAILURE
+}

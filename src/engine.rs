@@ -1,0 +1,270 @@
+//! The facade: a loaded checkpoint that answers.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
+use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::generate::{GenerateOptions, Generation, SessionSlot};
+use qwen3_vl_model::processor::thinking::ThinkingSplitter;
+use qwen3_vl_model::processor::Processor;
+use qwen3_vl_model::sample::GenerationDefaults;
+use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
+use qwen3_vl_model::stop::StopMatcher;
+use qwen3_vl_model::stream::{StreamEvent, TextStream};
+use qwen3_vl_weights::hub::{HubOptions, resolve_model};
+use qwen3_vl_weights::media::load_pictures;
+use qwen3_vl_weights::{
+    Checkpoint, LoadReport, MediaLimits, Progress, load_generation_defaults, load_model,
+    load_processor,
+};
+
+use crate::{Error, Request, Response, TokenLogprob, Usage};
+
+/// New tokens when neither the request nor the checkpoint sets a limit.
+const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// Where and how to load a checkpoint.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// As `--device`; without it `QWEN3_VL_DEVICE`, else the best device present.
+    pub device: Option<String>,
+    pub dtype: DtypeRequest,
+    /// Bounds on the area of pictures after resizing, in pixels.
+    pub min_pixels: Option<usize>,
+    pub max_pixels: Option<usize>,
+    /// How hub ids are downloaded; without it as the environment says.
+    pub hub: Option<HubOptions>,
+    pub media: MediaLimits,
+}
+
+/// A checkpoint on a device, with its processor: `load`, then `generate` or `stream`.
+#[derive(Debug)]
+pub struct Qwen3Vl {
+    model: Qwen3VlModel,
+    processor: Processor,
+    defaults: GenerationDefaults,
+    device: SelectedDevice,
+    media: MediaLimits,
+    report: LoadReport,
+    folder: PathBuf,
+    load_time: Duration,
+}
+
+impl Qwen3Vl {
+    /// Loads a checkpoint folder or hub id.
+    ///
+    /// # Errors
+    /// When the device is not there, the download fails, or a file of the checkpoint is missing or wrong.
+    pub fn load(model: &str, options: LoadOptions) -> Result<Self, Error> {
+        Self::load_with(model, options, &mut ())
+    }
+
+    /// As [`Self::load`], telling `progress` of every tensor.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(
+        model: &str,
+        options: LoadOptions,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let start = Instant::now();
+        let device = device::select(options.device.as_deref())?;
+        let folder = resolve_model(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let processor = load_processor(&folder, checkpoint.config())?
+            .with_pixel_bounds(options.min_pixels, options.max_pixels)?;
+        let defaults = load_generation_defaults(&folder)?;
+        let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
+        let (model, report) = load_model(&checkpoint, &device, precision, progress)?;
+        Ok(Self {
+            model,
+            processor,
+            defaults,
+            device,
+            media: options.media,
+            report,
+            folder,
+            load_time: start.elapsed(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Qwen3VlModel {
+        &self.model
+    }
+
+    /// Template, tokenizer and image settings.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// The device that the model is on.
+    pub fn device(&self) -> &SelectedDevice {
+        &self.device
+    }
+
+    /// What the checkpoint's `generation_config.json` says.
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
+    /// Which tensors were found, and what was left over.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// The folder that the checkpoint was loaded from.
+    pub fn folder(&self) -> &std::path::Path {
+        &self.folder
+    }
+
+    /// Time that loading took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// A conversation whose turns share one cache.
+    pub fn chat(&self) -> Chat<'_> {
+        Chat { engine: self, session: Session::new(&self.model) }
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// When a picture cannot be read or the conversation does not fit the model.
+    pub fn generate(&self, request: &Request) -> Result<Response, Error> {
+        self.stream(request)?.finish()
+    }
+
+    /// Answers a request piece by piece.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn stream(&self, request: &Request) -> Result<AnswerStream<'_>, Error> {
+        self.answer(SessionSlot::Owned(Box::new(Session::new(&self.model))), request)
+    }
+
+    fn answer<'a>(
+        &'a self,
+        session: SessionSlot<'a>,
+        request: &Request,
+    ) -> Result<AnswerStream<'a>, Error> {
+        let options = self.options(request)?;
+        let stops = StopMatcher::new(request.stop.clone())?;
+        let start = Instant::now();
+        let pictures = load_pictures(&request.conversation, &self.media)?;
+        let chat = self.processor.prepare(&request.conversation, &pictures)?;
+        drop(pictures);
+        let preprocess = start.elapsed();
+        let generation = Generation::start(&self.model, session, &chat.inputs, options)?;
+        let thinking = ThinkingSplitter::for_prompt(&chat.rendered);
+        Ok(AnswerStream {
+            stream: TextStream::new(generation, self.processor.tokenizer(), stops, thinking),
+            response: Response::begun(chat, preprocess, request.logprobs.is_some()),
+        })
+    }
+
+    fn options(&self, request: &Request) -> Result<GenerateOptions, Error> {
+        let max_new_tokens =
+            request.max_tokens.or(self.defaults.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
+        if max_new_tokens == 0 {
+            return Err(Error::NoTokens);
+        }
+        let eos = if request.ignore_eos { &[][..] } else { &self.defaults.eos_token_ids };
+        Ok(GenerateOptions {
+            max_new_tokens,
+            eos_token_ids: eos.to_vec(),
+            sampling: self.defaults.resolve(&request.sampling)?,
+            logprobs: request.logprobs,
+            prefill_chunk: PREFILL_CHUNK,
+        })
+    }
+}
+
+/// A conversation with its cache: a turn that begins like the one before is computed from where it differs.
+#[derive(Debug)]
+pub struct Chat<'m> {
+    engine: &'m Qwen3Vl,
+    session: Session,
+}
+
+impl Chat<'_> {
+    /// Answers the whole conversation so far, piece by piece.
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::generate`].
+    pub fn stream(&mut self, request: &Request) -> Result<AnswerStream<'_>, Error> {
+        self.engine.answer(SessionSlot::Borrowed(&mut self.session), request)
+    }
+
+    /// Tokens in the cache.
+    pub fn cached_tokens(&self) -> usize {
+        self.session.len()
+    }
+}
+
+/// An answer being written: an iterator over its pieces, which also collects them.
+pub struct AnswerStream<'a> {
+    stream: TextStream<'a>,
+    response: Response,
+}
+
+impl AnswerStream<'_> {
+    /// Reads the answer to its end.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn finish(mut self) -> Result<Response, Error> {
+        for event in &mut self {
+            event?;
+        }
+        Ok(self.into_response())
+    }
+
+    /// The answer as far as it was read.
+    pub fn into_response(self) -> Response {
+        let mut response = self.response;
+        response.token_ids = self.stream.token_ids().to_vec();
+        response.finish_reason = self.stream.finish_reason();
+        response.timings = self.stream.timings();
+        response.seed = self.stream.seed();
+        let (prompt, completion) = (response.prompt_token_ids.len(), response.token_ids.len());
+        response.usage = Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt + completion,
+            cached_tokens: response.timings.reused_tokens,
+            ..response.usage
+        };
+        response
+    }
+
+    fn collect(&mut self, event: &StreamEvent) {
+        match event {
+            StreamEvent::Text(text) => self.response.text.push_str(text),
+            StreamEvent::Reasoning(text) => {
+                self.response.reasoning.get_or_insert_default().push_str(text);
+            }
+            StreamEvent::Token(token) => {
+                if let (Some(all), Some(logprobs)) = (&mut self.response.logprobs, &token.logprobs)
+                {
+                    all.push(TokenLogprob { id: token.id, logprobs: logprobs.clone() });
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for AnswerStream<'_> {
+    type Item = Result<StreamEvent, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let event = self.stream.next()?;
+        if let Ok(event) = &event {
+            self.collect(event);
+        }
+        Some(event.map_err(Error::from))
+    }
+}

@@ -1,0 +1,38 @@
+//! Everything that can go wrong between a checkpoint's name and an answer.
+
+use qwen3_vl_backends::DeviceError;
+use qwen3_vl_model::generate::GenerateError;
+use qwen3_vl_model::processor::ProcessError;
+use qwen3_vl_model::processor::message::MessageError;
+use qwen3_vl_model::sample::SampleError;
+use qwen3_vl_model::stop::StopError;
+use qwen3_vl_weights::hub::HubError;
+use qwen3_vl_weights::{LoadError, MediaError, ProcessorError};
+
+/// An error of [`crate::Qwen3Vl`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    #[error(transparent)]
+    Sampling(#[from] SampleError),
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    #[error("max_tokens is 0; ask for at least 1 token")]
+    NoTokens,
+}
