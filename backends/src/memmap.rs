@@ -86,7 +86,7 @@ mod tests {
         let shifted: Vec<u8> = [vec![0u8], raw.clone()].concat();
         for (bytes, start) in [(raw, 0), (shifted, 1)] {
             let data = file(&bytes).tensor_data(start..start + 12, &[3], DType::F32);
-            assert_eq!(data.to_vec::<f32>().unwrap(), values);
+            assert_eq!(data.try_to_vec::<f32>().unwrap(), values);
             assert_eq!(file(&bytes).read(start..start + 12).unwrap(), bytes[start..start + 12]);
         }
     }

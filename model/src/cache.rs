@@ -146,7 +146,7 @@ mod tests {
         let new = Tensor::from_data(data, (&cache.shape.device, DType::F32));
         let (keys, _) = cache.append(0, new.clone(), new);
         cache.advance(values.len());
-        keys.to_data().to_vec().unwrap()
+        keys.to_data().try_to_vec().unwrap()
     }
 
     #[test]

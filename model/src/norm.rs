@@ -66,7 +66,7 @@ mod tests {
         let row = TensorData::new(vec![1e-3f32, -1e-3], [1, 2]);
         let y = norm.forward(Tensor::from_data(row, (&device, DType::F32)));
         let expected = 1e-3 / (1e-6f32 + 1e-6).sqrt();
-        let found = y.to_data().to_vec::<f32>().unwrap()[0];
+        let found = y.to_data().try_to_vec::<f32>().unwrap()[0];
         assert!((found - expected).abs() < 1e-5, "{found} against {expected}");
     }
 }

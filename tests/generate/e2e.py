@@ -48,6 +48,12 @@ def one_image(w):
     return [user(image("gradient.png"), text(w))]
 
 
+def photograph(w):
+    """The picture of the README: a JPEG, resized, decoded by us bit for bit as by PIL."""
+    photo = {"type": "image", "image": "images/photo.jpg"}
+    return [user(photo, text("What is in this picture?" if w == WORDINGS[0] else w))]
+
+
 def two_images(w):
     first, second = image("waves.png"), image("blocks.png")
     return [user(text("First: "), first, text(" and then the second one:\n"), second, text(w))]
@@ -81,6 +87,7 @@ def twice(w):
 
 REQUESTS = {
     "one_image": dict(build=one_image, logprobs=True),
+    "photograph": dict(build=photograph, optional=True),
     "two_images": dict(build=two_images),
     "image_last": dict(build=image_last),
     "text_only": dict(build=text_only),
@@ -260,7 +267,8 @@ def first_clear(reference, name, request):
         found = record(reference, name, request, wording)
         if found:
             return found
-    raise AssertionError(f"{reference.name}/{name}: no wording gives a clear answer")
+    assert request.get("optional"), f"{reference.name}/{name}: no wording gives a clear answer"
+    return None
 
 
 def versions():
@@ -276,7 +284,8 @@ def main():
     rows = []
     for name in MODELS:
         reference = Reference(name)
-        rows += [first_clear(reference, key, request) for key, request in REQUESTS.items()]
+        found = [first_clear(reference, key, request) for key, request in REQUESTS.items()]
+        rows += [row for row in found if row]
     write_rows(FIXTURES / "e2e.json", {"versions": versions(), "requests": rows})
 
 

@@ -1,7 +1,8 @@
 //! JPEG files, read by libjpeg-turbo's code (through `mozjpeg`) because PIL, and so transformers, reads them with it: every
-//! sample comes out the same, which decoders with another cosine transform or colour upsampling do not achieve.
+//! sample of a sound file comes out the same, which decoders with another cosine transform or colour upsampling miss.
 //!
-//! libjpeg reports damage behind the header by guessing the rest of the picture and carrying on, as it does under PIL.
+//! libjpeg carries on over damage behind the header, guessing the picture, and so does PIL (whose vector instructions may
+//! then overflow into other guesses than the plain C that is compiled here).
 //! A file that simply ends too early would so come out half grey; [`Structure::of`] walks it marker by marker first.
 
 use super::{RgbImage, colour};
@@ -63,8 +64,9 @@ pub(super) fn decode(bytes: &[u8]) -> ImageResult<RgbImage> {
         let (width, height) = (jpeg.width() as u32, jpeg.height() as u32);
         let (space, samples) = output(&jpeg)
             .ok_or_else(|| unsupported(format!("{} colour components", jpeg.components().len())))?;
-        let data: Vec<u8> =
-            jpeg.to_colorspace(space).and_then(|mut d| d.read_scanlines()).map_err(damaged)?;
+        let mut rows = jpeg.to_colorspace(space).map_err(damaged)?;
+        let data: Vec<u8> = rows.read_scanlines().map_err(damaged)?;
+        rows.finish().map_err(damaged)?;
         let data = match samples {
             1 => colour::grey_to_rgb(&data),
             4 => colour::inverted_cmyk_to_rgb(&data),

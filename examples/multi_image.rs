@@ -1,0 +1,25 @@
+//! Ask about several pictures, with text between them.
+//!
+//! `cargo run --release --example multi_image -- tests/fixtures/dense_tied tests/fixtures/e2e/waves.png tests/fixtures/e2e/blocks.png`
+//! prints how many tokens each picture took and the answer.
+
+use qwen3_vl::{Error, LoadOptions, Message, Qwen3Vl, Request};
+
+fn main() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1);
+    let model = arguments.next().unwrap_or_else(|| "Qwen/Qwen3-VL-2B-Instruct".to_owned());
+    let model = Qwen3Vl::load(&model, LoadOptions::default())?;
+
+    let mut question = Message::user("");
+    for (number, picture) in arguments.enumerate() {
+        question = question.text(format!("Picture {}:\n", number + 1)).image(picture);
+    }
+    let question = question.text("What changed from one to the next?");
+    let answer = model.generate(&Request::new(vec![question]).max_tokens(64).greedy())?;
+
+    for image in &answer.images {
+        println!("{}x{}: {} tokens", image.resized_width, image.resized_height, image.tokens);
+    }
+    println!("{}", answer.text);
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Two turns about one picture; the second reuses the cache of the first.
+//!
+//! `cargo run --release --example stream_chat -- tests/fixtures/dense_tied tests/fixtures/images/photo.jpg`
+//! prints both answers as they are written and how many tokens the second turn reused.
+
+use std::io::Write;
+
+use qwen3_vl::{Chat, Error, LoadOptions, Message, Qwen3Vl, Request, Response, StreamEvent};
+
+fn main() -> Result<(), Error> {
+    let mut arguments = std::env::args().skip(1);
+    let model = arguments.next().unwrap_or_else(|| "Qwen/Qwen3-VL-2B-Instruct".to_owned());
+    let picture = arguments.next().unwrap_or_else(|| "photo.jpg".to_owned());
+    let model = Qwen3Vl::load(&model, LoadOptions::default())?;
+
+    let mut chat = model.chat();
+    let mut messages = vec![Message::user("").image(picture).text("What is this?")];
+    let first = ask(&mut chat, &messages)?;
+    messages.push(Message::assistant(first.text));
+    messages.push(Message::user("And what is behind it?"));
+    let second = ask(&mut chat, &messages)?;
+
+    println!("{} of {} prompt tokens came from the first turn", second.usage.cached_tokens, second.usage.prompt_tokens);
+    Ok(())
+}
+
+fn ask(chat: &mut Chat<'_>, messages: &[Message]) -> Result<Response, Error> {
+    let mut stream = chat.stream(&Request::new(messages.to_vec()).max_tokens(48))?;
+    while let Some(event) = stream.next() {
+        if let StreamEvent::Text(text) = event? {
+            print!("{text}");
+            let _ = std::io::stdout().flush();
+        }
+    }
+    println!();
+    Ok(stream.into_response())
+}

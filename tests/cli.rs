@@ -1,0 +1,333 @@
+//! The program from outside: output, exit codes, and what it says about bad input.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+fn program() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
+    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
+    command.env("QWEN3_VL_DEVICE", &common::cpu_devices()[0]);
+    command.env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+fn model() -> String {
+    common::fixtures().join("dense_tied").to_str().unwrap().to_owned()
+}
+
+fn fixture(name: &str) -> String {
+    common::fixtures().join(name).to_str().unwrap().to_owned()
+}
+
+fn output(arguments: &[&str]) -> Output {
+    program().args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs and expects an exit code and words on standard error; a panic never passes.
+fn fails(arguments: &[&str], code: i32, words: &[&str]) {
+    let output = output(arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{arguments:?} should mention {word}: {message}");
+    }
+}
+
+fn run_json(arguments: &[&str]) -> Value {
+    let model = model();
+    let all = [&["run", &model, "--json"], arguments].concat();
+    let output = output(&all);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{all:?}: {message}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn run_streams_text_and_json_tells_everything() {
+    let picture = fixture("e2e/gradient.png");
+    let question = ["--image", &picture, "-p", "Describe the picture.", "-n", "24", "--greedy"];
+    let json = run_json(&[&question[..], &["--logprobs", "2"]].concat());
+    let model = model();
+    let plain = output(&[&["run", &model], &question[..]].concat());
+    assert_eq!(stdout(&plain), format!("{}\n", json["text"].as_str().unwrap()));
+    assert_eq!(json["finish_reason"], "length");
+    assert_eq!(json["usage"]["completion_tokens"], 24);
+    assert_eq!(json["usage"]["image_tokens"], 6);
+    assert_eq!(json["token_ids"].as_array().unwrap().len(), 24);
+    assert_eq!(json["usage"]["prompt_tokens"], json["prompt_token_ids"].as_array().unwrap().len());
+    let first = &json["logprobs"]["content"][0];
+    assert_eq!(first["top_logprobs"].as_array().unwrap().len(), 2);
+    assert_eq!(first["logprob"], first["top_logprobs"][0]["logprob"]);
+    for timing in ["load_s", "preprocess_s", "vision_s", "prefill_s", "decode_tok_s"] {
+        assert!(json["timings"][timing].is_number(), "{timing}");
+    }
+}
+
+#[test]
+fn pictures_come_by_path_data_uri_url_and_messages_alike() {
+    let path = fixture("e2e/gradient.png");
+    let bytes = std::fs::read(&path).unwrap();
+    let data = format!("data:image/png;base64,{}", base64(&bytes));
+    let server = serve(bytes, "200 OK");
+    let file = format!("file://{path}");
+    let ask = |image: &str| {
+        let json = run_json(&["--image", image, "-p", "What?", "-n", "4", "--greedy"]);
+        (json["prompt_token_ids"].clone(), json["token_ids"].clone())
+    };
+    let expected = ask(&path);
+    for other in [&data, &server, &file] {
+        assert_eq!(ask(other), expected, "{}", &other[..other.len().min(60)]);
+    }
+    let messages = tempfile::NamedTempFile::new().unwrap();
+    let parts = serde_json::json!([
+        {"type": "image_url", "image_url": {"url": data}},
+        {"type": "text", "text": "What?"}
+    ]);
+    let text = serde_json::json!([{"role": "user", "content": parts}]).to_string();
+    std::fs::write(messages.path(), text).unwrap();
+    let file = messages.path().to_str().unwrap();
+    let json = run_json(&["--messages", file, "-n", "4", "--greedy"]);
+    assert_eq!((json["prompt_token_ids"].clone(), json["token_ids"].clone()), expected);
+}
+
+#[test]
+fn a_seed_repeats_an_answer_and_a_stop_string_ends_it() {
+    let sampled = |seed: &str| {
+        run_json(&["-p", "Hello", "-n", "12", "--temperature", "1.5", "--seed", seed])["token_ids"].clone()
+    };
+    assert_eq!(sampled("7"), sampled("7"));
+    assert_ne!(sampled("7"), sampled("8"));
+    let whole = run_json(&["-p", "Hello", "-n", "12", "--greedy"]);
+    let text = whole["text"].as_str().unwrap();
+    let stop = text.chars().nth(3).unwrap().to_string();
+    let stopped = run_json(&["-p", "Hello", "-n", "12", "--greedy", "--stop", &stop]);
+    assert_eq!(stopped["finish_reason"], "stop");
+    let first = text.find(&stop).unwrap();
+    assert_eq!(stopped["text"].as_str().unwrap(), &text[..first]);
+}
+
+/// A placeholder that a user types is text: it takes no picture and the count stays right.
+#[test]
+fn a_typed_placeholder_stays_text() {
+    let picture = fixture("e2e/gradient.png");
+    let json = run_json(&["--image", &picture, "-p", "is <|image_pad|> a word?", "-n", "2"]);
+    assert_eq!(json["usage"]["image_tokens"], 6);
+    let ids = json["prompt_token_ids"].as_array().unwrap();
+    assert_eq!(ids.iter().filter(|id| **id == 505).count(), 6);
+}
+
+#[test]
+fn reasoning_is_told_from_the_answer() {
+    let folder = fixture("dense_untied");
+    let output = output(&["run", &folder, "-p", "Why?", "-n", "8", "--greedy", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["reasoning"].as_str().is_some_and(|text| !text.is_empty()), "{json}");
+    assert_eq!(json["text"], "");
+}
+
+#[test]
+fn chat_remembers_and_reuses() {
+    let mut child = program()
+        .args(["chat", &model(), "-n", "6", "--greedy"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let picture = fixture("e2e/gradient.png");
+    let lines = format!("/image {picture}\nWhat is it?\nAnd now?\n/history\n/nonsense\n/exit\n");
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = stdout(&output);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("user (1 pictures): What is it?"), "{text}");
+    assert!(text.contains("user: And now?") && text.contains("unknown command /nonsense"), "{text}");
+}
+
+#[test]
+fn devices_inspect_plan_and_verify_report() {
+    let devices = stdout(&output(&["devices"]));
+    assert!(devices.contains(&common::cpu_devices()[0]) && devices.contains("f32"), "{devices}");
+    let inspected = output(&["inspect", &fixture("moe"), "--json"]);
+    let json: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(json["model_type"], "qwen3_vl_moe");
+    assert_eq!(json["complete"], true);
+    assert!(stdout(&output(&["inspect", &model()])).contains("tied embeddings"));
+    let picture = fixture("e2e/gradient.png");
+    let planned = output(&["plan", &model(), "--image", &picture, "-p", "What?", "--json"]);
+    let json: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    assert_eq!((&json["images"][0]["tokens"], &json["fits"]), (&6.into(), &true.into()));
+    let prompt = run_json(&["--image", &picture, "-p", "What?", "-n", "1"]);
+    assert_eq!(json["prompt_tokens"], prompt["usage"]["prompt_tokens"]);
+    let reference = fixture("dense_tied/ref_image.safetensors");
+    let verified = output(&["verify", &model(), "--reference", &reference, "--dtype", "f32"]);
+    assert!(verified.status.success() && stdout(&verified).contains("stages pass"));
+    let wrong = fixture("dense_yarn/ref_image.safetensors");
+    fails(&["verify", &model(), "--reference", &wrong], 1, &[]);
+}
+
+#[test]
+fn bad_arguments_are_usage_errors() {
+    let model = model();
+    fails(&[], 2, &["Usage"]);
+    fails(&["run"], 2, &["no model"]);
+    fails(&["run", &model, "-p", "x", "--top-p", "1.5"], 2, &["top_p", "1.5"]);
+    fails(&["run", &model, "-p", "x", "--temperature", "NaN"], 2, &["temperature"]);
+    fails(&["run", &model, "-p", "x", "--max-tokens", "0"], 2, &["max-tokens"]);
+    fails(&["run", &model, "-p", "x", "--dtype", "int3"], 2, &["int3", "bf16"]);
+    fails(&["run", &model, "-p", "x", "--logprobs", "3"], 2, &["--json"]);
+    fails(&["run", &model, "-p", "x", "--device", "tpu"], 1, &["tpu", "flex"]);
+    fails(&["run", &model, "-p", "x", "--min-pixels", "9999", "--max-pixels", "100"], 1, &["9999", "100"]);
+}
+
+#[test]
+fn bad_checkpoints_are_named() {
+    fails(&["run", "/no/such/folder", "-p", "x"], 1, &["/no/such/folder"]);
+    fails(&["run", "owner/name", "-p", "x"], 1, &["owner/name"]);
+    let empty = tempfile::tempdir().unwrap();
+    fails(&["run", empty.path().to_str().unwrap(), "-p", "x"], 1, &["config.json"]);
+    let folder = common::copy_of("dense_tied");
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    for (from, to, word) in [
+        ("\"qwen3_vl\"", "\"qwen2_vl\"", "qwen2_vl"),
+        ("\"vision_config\"", "\"vision_konfig\"", "vision_config"),
+    ] {
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+        fails(&["run", folder.path().to_str().unwrap(), "-p", "x"], 1, &["config.json", word]);
+    }
+}
+
+#[test]
+fn bad_pictures_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| -> String {
+        let path: PathBuf = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let jpeg = std::fs::read(common::fixtures().join("images/photo.jpg")).unwrap();
+    let cases = [
+        (file("text.png", b"this is not a picture"), "text.png"),
+        (file("empty.jpg", b""), "empty.jpg"),
+        (file("half.jpg", &jpeg[..jpeg.len() / 2]), "half.jpg"),
+        (fixture("images/strip_1x500.png"), "200"),
+        (fixture("images/bomb_20000x20000.png"), "20000x20000"),
+        ("/no/such/picture.png".to_owned(), "/no/such/picture.png"),
+        (folder.path().to_str().unwrap().to_owned(), "directory"),
+        ("data:image/png;base64,@@@@".to_owned(), "base64"),
+        ("ftp://example.org/a.png".to_owned(), "ftp"),
+        (serve(Vec::new(), "404 Not Found"), "404"),
+        (serve(b"<html>no</html>".to_vec(), "200 OK"), "not an image"),
+    ];
+    for (image, word) in &cases {
+        fails(&["run", &model(), "--image", image, "-p", "x"], 1, &[word]);
+    }
+    let tiny = run_json(&["--image", &fixture("images/one_pixel.png"), "-p", "x", "-n", "1"]);
+    assert_eq!(tiny["images"][0]["resized_width"], 64);
+}
+
+#[test]
+fn pictures_and_placeholders_must_match() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = r#"[{"role":"user","content":[{"type":"image"},{"type":"image"},{"type":"text","text":"x"}]}]"#;
+    std::fs::write(file.path(), text).unwrap();
+    let messages = file.path().to_str().unwrap();
+    let picture = fixture("e2e/gradient.png");
+    let model = model();
+    fails(&["run", &model, "--messages", messages, "--image", &picture], 1, &["1", "2"]);
+    std::fs::write(file.path(), r#"[{"role":"user","content":[{"type":"text"}]}]"#).unwrap();
+    fails(&["run", &model, "--messages", messages], 1, &["messages[0].content[0]"]);
+    std::fs::write(file.path(), "[{").unwrap();
+    fails(&["run", &model, "--messages", messages], 1, &["JSON"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused_with_the_excess() {
+    let folder = fixture("dense_yarn");
+    let long = "word ".repeat(200);
+    fails(&["run", &folder, "-p", &long], 1, &["128", "more than the context"]);
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let mut child = program()
+        .args(["run", &model(), "-p", "Hello", "-n", "200", "--greedy"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 1];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!message.contains("panicked") && !message.contains("error"), "{message}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_what_was_written() {
+    let mut child = program()
+        .args(["run", &model(), "-p", "Hello", "-n", "4000", "--greedy", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The handler is there once the answer has begun; before, the signal simply ends the program.
+    std::thread::sleep(Duration::from_millis(1500));
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let status = child.wait().unwrap();
+    let finished_first = status.code() == Some(0);
+    assert!(finished_first || status.code() == Some(130), "{status:?}");
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let reason = json["finish_reason"].as_str().unwrap();
+    assert!(finished_first || reason == "interrupted", "{reason}");
+    assert!(!json["token_ids"].as_array().unwrap().is_empty());
+}
+
+/// Serves `body` once per connection on a local port and returns its URL.
+fn serve(body: Vec<u8>, status: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 2048];
+            let _ = stream.read(&mut request);
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        }
+    });
+    format!("http://{address}/picture.png")
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |w, b| w << 8 | *b as u32) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = DIGITS[(word >> (18 - 6 * i) & 63) as usize] as char;
+            out.push(if i <= chunk.len() { digit } else { '=' });
+        }
+    }
+    out
+}

@@ -1,0 +1,78 @@
+//! Every stage of every reference case against what transformers computed.
+
+mod common;
+
+use qwen3_vl::verify::{Tolerance, verify};
+
+const CASES: [&str; 6] = ["text", "image", "two_images", "video", "mixed", "batch_leftpad"];
+
+fn check(model: &str) {
+    for device in common::devices() {
+        let folder = common::fixtures().join(model);
+        let loaded = common::load(&folder, &device);
+        let tolerance =
+            Tolerance::for_device(loaded.device().kind, loaded.model().precision());
+        for case in CASES {
+            let reference = folder.join(format!("ref_{case}.safetensors"));
+            let outcome = verify(loaded.model(), &reference, tolerance).unwrap();
+            assert!(outcome.stages.len() >= 4, "{model}/{case}: {} stages", outcome.stages.len());
+            let failed: Vec<_> = outcome.stages.iter().filter(|stage| !stage.passed).collect();
+            assert!(failed.is_empty(), "{model}/{case} on {device}: {failed:#?}");
+            let worst = outcome.worst().unwrap();
+            println!("{model}/{case} on {device}: worst {} {:.1e}", worst.key, worst.error);
+        }
+    }
+}
+
+#[test]
+fn dense_tied_is_computed_as_by_transformers() {
+    check("dense_tied");
+}
+
+#[test]
+fn dense_untied_is_computed_as_by_transformers() {
+    check("dense_untied");
+}
+
+#[test]
+fn experts_are_computed_as_by_transformers() {
+    check("moe");
+}
+
+#[test]
+fn yarn_is_computed_as_by_transformers() {
+    check("dense_yarn");
+}
+
+/// A comparison that cannot fail shows nothing: the wrong model must be found out.
+#[test]
+fn another_model_is_told_apart() {
+    let device = &common::cpu_devices()[0];
+    let loaded = common::load(&common::fixtures().join("dense_yarn"), device);
+    let reference = common::fixtures().join("dense_tied/ref_image.safetensors");
+    let outcome = verify(loaded.model(), &reference, Tolerance::Exact).unwrap();
+    let passed = |key: &str| outcome.stages.iter().find(|s| s.key == key).unwrap().passed;
+    assert!(passed("vision.image.embeds") && passed("position_ids"), "the vision tower is the same");
+    assert!(!passed("text.rope_cos") && !passed("logits") && !outcome.passed());
+}
+
+/// Half-width weights stay close to the f32 reference at every stage.
+#[test]
+fn lower_precision_stays_close() {
+    for dtype in ["bf16", "f16"] {
+        for device in common::devices().into_iter().filter(|name| name == "flex") {
+            let folder = common::fixtures().join("dense_tied");
+            let options = qwen3_vl::LoadOptions {
+                device: Some(device),
+                dtype: dtype.parse().unwrap(),
+                ..Default::default()
+            };
+            let loaded = qwen3_vl::Qwen3Vl::load(folder.to_str().unwrap(), options).unwrap();
+            let reference = folder.join("ref_two_images.safetensors");
+            let outcome = verify(loaded.model(), &reference, Tolerance::Cosine(0.999)).unwrap();
+            assert!(outcome.passed(), "{dtype}: {:#?}", outcome.worst());
+            let logits = outcome.stages.iter().find(|s| s.key == "logits").unwrap();
+            assert!(logits.error > 1e-5, "{dtype} should differ from f32 somewhere");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The main job: messages in, the ids and the text of transformers out.
+
+mod common;
+
+use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+struct Expected {
+    model: String,
+    name: String,
+    messages: Value,
+    min_pixels: Option<usize>,
+    max_pixels: Option<usize>,
+    prompt_token_ids: Vec<u32>,
+    image_grid_thw: Option<Vec<[usize; 3]>>,
+    resized: Option<Vec<[usize; 2]>>,
+    settings: Settings,
+    token_ids: Vec<u32>,
+    text: String,
+    finish_reason: String,
+    logprobs: Option<Vec<Vec<(u32, f32)>>>,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    max_new_tokens: usize,
+    repetition_penalty: Option<f64>,
+    eos_token_id: Option<Vec<u32>>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    requests: Vec<Expected>,
+}
+
+fn requests(model: &str) -> Vec<Expected> {
+    let path = common::fixtures().join("e2e.json");
+    let file: File = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let requests: Vec<_> = file.requests.into_iter().filter(|r| r.model == model).collect();
+    assert!(requests.len() >= 4, "{model} has {} requests", requests.len());
+    requests
+}
+
+/// Picture names in the file are relative to the fixtures.
+fn conversation(messages: &Value) -> Conversation {
+    let mut messages = messages.clone();
+    for message in messages.as_array_mut().unwrap() {
+        let Some(parts) = message["content"].as_array_mut() else { continue };
+        for part in parts {
+            if let Some(name) = part.get("image").and_then(Value::as_str) {
+                part["image"] = common::fixtures().join(name).to_str().unwrap().into();
+            }
+        }
+    }
+    Conversation::from_json(&messages.to_string()).unwrap()
+}
+
+fn load(expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
+    let folder = common::copy_of(&expected.model);
+    if let Some(eos) = &expected.settings.eos_token_id {
+        let path = folder.path().join("generation_config.json");
+        let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        file["eos_token_id"] = eos.clone().into();
+        std::fs::write(path, file.to_string()).unwrap();
+    }
+    let options = LoadOptions {
+        device: Some(device.to_owned()),
+        dtype: "f32".parse().unwrap(),
+        min_pixels: expected.min_pixels,
+        max_pixels: expected.max_pixels,
+        ..LoadOptions::default()
+    };
+    (Qwen3Vl::load(folder.path().to_str().unwrap(), options).unwrap(), folder)
+}
+
+fn check(expected: &Expected, device: &str) {
+    let (model, _folder) = load(expected, device);
+    let mut request = Request {
+        conversation: conversation(&expected.messages),
+        logprobs: Some(5),
+        ..Request::default()
+    }
+    .max_tokens(expected.settings.max_new_tokens)
+    .greedy();
+    request.sampling.repetition_penalty = expected.settings.repetition_penalty;
+    let found = model.generate(&request).unwrap();
+    let name = format!("{}/{} on {device}", expected.model, expected.name);
+    assert_eq!(found.prompt_token_ids, expected.prompt_token_ids, "{name}: prompt");
+    let grids: Vec<_> = found.images.iter().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect();
+    assert_eq!(grids, expected.image_grid_thw.clone().unwrap_or_default(), "{name}: grids");
+    let sizes: Vec<_> = found.images.iter().map(|i| [i.resized_height, i.resized_width]).collect();
+    assert_eq!(sizes, expected.resized.clone().unwrap_or_default(), "{name}: sizes");
+    assert_eq!(found.token_ids, expected.token_ids, "{name}: answer");
+    assert_eq!(found.finish_reason.as_str(), expected.finish_reason, "{name}");
+    if found.reasoning.is_none() {
+        assert_eq!(found.text, expected.text, "{name}: text");
+    }
+    for (step, top) in expected.logprobs.iter().flatten().enumerate() {
+        let ours = &found.logprobs.as_ref().unwrap()[step].logprobs.top;
+        for ((id, value), (found_id, found_value)) in top.iter().zip(ours) {
+            assert_eq!(id, found_id, "{name}: step {step}");
+            assert!((value - found_value).abs() < 1e-3, "{name}: {value} against {found_value}");
+        }
+    }
+}
+
+fn check_model(model: &str) {
+    for device in common::cpu_devices() {
+        requests(model).iter().for_each(|expected| check(expected, &device));
+    }
+    // One request per model shows the whole path on the portable GPU; its stages are compared elsewhere.
+    for device in common::devices().iter().filter(|name| *name == "wgpu") {
+        let requests = requests(model);
+        check(requests.iter().find(|r| r.name == "two_images").unwrap_or(&requests[0]), device);
+    }
+}
+
+#[test]
+fn dense_tied_answers_as_transformers() {
+    check_model("dense_tied");
+}
+
+#[test]
+fn dense_untied_answers_as_transformers() {
+    check_model("dense_untied");
+}
+
+#[test]
+fn experts_answer_as_transformers() {
+    check_model("moe");
+}
+
+#[test]
+fn yarn_answers_as_transformers() {
+    check_model("dense_yarn");
+}

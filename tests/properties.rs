@@ -1,0 +1,187 @@
+//! What must hold without any reference: equalities between ways to compute the same thing.
+
+mod common;
+
+use burn::tensor::{DType, Tensor};
+use qwen3_vl::Qwen3Vl;
+use qwen3_vl::model::inputs::{ModelInputs, Pixels, VisionSpan};
+use qwen3_vl::model::probe::Probe;
+use qwen3_vl::model::processor::image::Grid;
+use qwen3_vl::model::processor::message::MediaKind;
+use qwen3_vl::model::session::Session;
+
+fn model() -> Qwen3Vl {
+    common::load(&common::fixtures().join("dense_tied"), &common::cpu_devices()[0])
+}
+
+/// Pixels of an image of `h x w` patches that no other seed has.
+fn picture(model: &Qwen3Vl, seed: usize, h: usize, w: usize) -> Pixels {
+    let count = h * w * model.model().config().vision.patch_len();
+    let values = (0..count).map(|i| (((i * 31 + seed * 7919) % 255) as f32 - 127.0) / 127.5);
+    Pixels { values: values.collect(), grids: vec![Grid { t: 1, h, w }] }
+}
+
+fn join(first: Pixels, second: Pixels) -> Pixels {
+    Pixels {
+        values: [first.values, second.values].concat(),
+        grids: [first.grids, second.grids].concat(),
+    }
+}
+
+/// Text, an image of 4x6 patches, text.
+fn prompt(model: &Qwen3Vl, seed: usize) -> ModelInputs {
+    let config = model.model().config();
+    let span = VisionSpan { kind: MediaKind::Image, start: 4, rows: 2, columns: 3 };
+    let mut ids = vec![1, 20, 33, config.vision_start_token_id];
+    ids.extend([config.image_token_id; 6]);
+    ids.extend([config.vision_end_token_id, 77, 91, 14, 200 + seed as u32]);
+    let images = picture(model, seed, 4, 6);
+    ModelInputs { ids, spans: vec![span], images, videos: Pixels::default() }
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().convert_dtype(DType::F32).try_to_vec().unwrap()
+}
+
+fn logits(model: &Qwen3Vl, inputs: &ModelInputs, chunk: usize) -> Vec<f32> {
+    let mut session = Session::new(model.model());
+    values(session.prefill(model.model(), inputs, chunk).unwrap().logits)
+}
+
+fn assert_close(a: &[f32], b: &[f32], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let scale = a.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst / scale < 1e-5, "{what}: {} relative", worst / scale);
+}
+
+#[test]
+fn a_prompt_may_be_cut_anywhere() {
+    let model = model();
+    let inputs = prompt(&model, 1);
+    let whole = logits(&model, &inputs, usize::MAX);
+    for chunk in 1..inputs.ids.len() {
+        assert_close(&whole, &logits(&model, &inputs, chunk), &format!("chunks of {chunk}"));
+    }
+}
+
+#[test]
+fn sequences_decoded_together_equal_each_alone() {
+    let model = model();
+    let inputs = [prompt(&model, 1), prompt(&model, 2), ModelInputs::text(vec![1, 5, 9])];
+    let mut alone = Vec::new();
+    let mut caches = Vec::new();
+    let mut tokens = Vec::new();
+    for (index, inputs) in inputs.iter().enumerate() {
+        let mut session = Session::new(model.model());
+        session.prefill(model.model(), inputs, usize::MAX).unwrap();
+        alone.extend(values(session.step(model.model(), 40 + index as u32)));
+        let prepared = model.model().prepare(inputs, 0, &mut Probe::off()).unwrap();
+        let mut cache = model.model().new_cache();
+        model.model().prefill(&prepared, 0..prepared.len(), &mut cache, &mut Probe::off());
+        tokens.push((40 + index as u32, prepared.positions().next));
+        caches.push(cache);
+    }
+    let mut caches: Vec<_> = caches.iter_mut().collect();
+    let together = values(model.model().decode(&tokens, &mut caches));
+    assert_close(&alone, &together, "a batch of three");
+}
+
+#[test]
+fn a_session_reuses_only_what_is_the_same() {
+    let model = model();
+    let first = prompt(&model, 1);
+    let mut longer = first.clone();
+    longer.ids.extend([7, 8, 9]);
+    let mut other_picture = longer.clone();
+    other_picture.images = picture(&model, 2, 4, 6);
+    let mut session = Session::new(model.model());
+    session.prefill(model.model(), &first, usize::MAX).unwrap();
+    let again = session.prefill(model.model(), &longer, usize::MAX).unwrap();
+    assert_eq!(again.reused, first.ids.len());
+    assert_close(&values(again.logits), &logits(&model, &longer, usize::MAX), "a longer prompt");
+    let changed = session.prefill(model.model(), &other_picture, usize::MAX).unwrap();
+    assert_eq!(changed.reused, 4, "everything from the other picture on is new");
+    let fresh = logits(&model, &other_picture, usize::MAX);
+    assert_close(&values(changed.logits), &fresh, "another picture under the same ids");
+}
+
+#[test]
+fn pictures_may_be_encoded_in_any_order() {
+    let model = model();
+    let (a, b) = (picture(&model, 1, 4, 6), picture(&model, 2, 2, 10));
+    let features = |pixels: &Pixels| {
+        let encoded = model.model().encode(pixels, &mut Probe::off()).unwrap();
+        encoded.deepstack.into_iter().fold(vec![values(encoded.embeds)], |mut all, level| {
+            all.push(values(level));
+            all
+        })
+    };
+    let forth = features(&join(a.clone(), b.clone()));
+    let back = features(&join(b, a));
+    let width = model.model().config().vision.out_hidden_size;
+    for (forth, back) in forth.iter().zip(&back) {
+        assert_close(&forth[..6 * width], &back[5 * width..], "the first picture");
+        assert_close(&forth[6 * width..], &back[..5 * width], "the second picture");
+    }
+}
+
+#[test]
+fn a_still_clip_has_the_features_of_its_picture() {
+    let model = model();
+    let image = picture(&model, 3, 4, 6);
+    let encode = |pixels: &Pixels| {
+        values(model.model().encode(pixels, &mut Probe::off()).unwrap().embeds)
+    };
+    let clip = Pixels {
+        values: [image.values.clone(), image.values.clone()].concat(),
+        grids: vec![Grid { t: 2, h: 4, w: 6 }],
+    };
+    let (once, twice) = (encode(&image), encode(&clip));
+    assert_close(&once, &twice[..once.len()], "first frame");
+    assert_close(&once, &twice[once.len()..], "second frame");
+}
+
+/// A generated placeholder id is an ordinary token.
+#[test]
+fn a_generated_placeholder_is_text() {
+    let model = model();
+    let mut session = Session::new(model.model());
+    session.prefill(model.model(), &prompt(&model, 1), usize::MAX).unwrap();
+    let placeholder = model.model().config().image_token_id;
+    let found = values(session.step(model.model(), placeholder));
+    assert!(found.iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn inputs_that_do_not_belong_together_are_refused() {
+    let model = model();
+    let mut inputs = prompt(&model, 1);
+    inputs.images = Pixels::default();
+    let error = model.model().prepare(&inputs, 0, &mut Probe::off()).unwrap_err().to_string();
+    assert!(error.contains("6 placeholder"), "{error}");
+    let beyond = ModelInputs::text(vec![1, 100_000]);
+    let error = model.model().prepare(&beyond, 0, &mut Probe::off()).unwrap_err().to_string();
+    assert!(error.contains("100000") && error.contains("512"), "{error}");
+    assert!(model.model().prepare(&ModelInputs::default(), 0, &mut Probe::off()).is_err());
+}
+
+/// With random weights in place of a table of the same side, positions of a 48x48 grid are the table in block order.
+#[test]
+fn a_full_grid_reads_the_position_table_as_it_is() {
+    use qwen3_vl::model::Qwen3VlConfig;
+    use qwen3_vl::model::vision::VisionPlan;
+    let json = r#"{"model_type":"qwen3_vl","text_config":{},"vision_config":{"out_hidden_size":4096}}"#;
+    let config = Qwen3VlConfig::from_json(json).unwrap();
+    let plan = VisionPlan::new(&config.vision, &[Grid { t: 1, h: 48, w: 48 }]);
+    let (rows, weights) = plan.taps();
+    let n = plan.patches();
+    for patch in 0..n {
+        assert_eq!((weights[patch], weights[n + patch], weights[2 * n + patch]), (1.0, 0.0, 0.0));
+    }
+    let first: Vec<i64> = rows[..6].to_vec();
+    assert_eq!(first, [0, 1, 48, 49, 2, 3], "block order");
+    let mut all = rows[..n].to_vec();
+    all.sort_unstable();
+    assert_eq!(all, (0..48 * 48).collect::<Vec<i64>>());
+}
