@@ -20,7 +20,10 @@ fn main() -> Result<(), Error> {
     messages.push(Message::user("And what is behind it?"));
     let second = ask(&mut chat, &messages)?;
 
-    println!("{} of {} prompt tokens came from the first turn", second.usage.cached_tokens, second.usage.prompt_tokens);
+    println!(
+        "{} of {} prompt tokens came from the first turn",
+        second.usage.cached_tokens, second.usage.prompt_tokens
+    );
     Ok(())
 }
 

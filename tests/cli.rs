@@ -105,7 +105,8 @@ fn pictures_come_by_path_data_uri_url_and_messages_alike() {
 #[test]
 fn a_seed_repeats_an_answer_and_a_stop_string_ends_it() {
     let sampled = |seed: &str| {
-        run_json(&["-p", "Hello", "-n", "12", "--temperature", "1.5", "--seed", seed])["token_ids"].clone()
+        run_json(&["-p", "Hello", "-n", "12", "--temperature", "1.5", "--seed", seed])["token_ids"]
+            .clone()
     };
     assert_eq!(sampled("7"), sampled("7"));
     assert_ne!(sampled("7"), sampled("8"));
@@ -153,7 +154,10 @@ fn chat_remembers_and_reuses() {
     let text = stdout(&output);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("user (1 pictures): What is it?"), "{text}");
-    assert!(text.contains("user: And now?") && text.contains("unknown command /nonsense"), "{text}");
+    assert!(
+        text.contains("user: And now?") && text.contains("unknown command /nonsense"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -189,7 +193,11 @@ fn bad_arguments_are_usage_errors() {
     fails(&["run", &model, "-p", "x", "--dtype", "int3"], 2, &["int3", "bf16"]);
     fails(&["run", &model, "-p", "x", "--logprobs", "3"], 2, &["--json"]);
     fails(&["run", &model, "-p", "x", "--device", "tpu"], 1, &["tpu", "flex"]);
-    fails(&["run", &model, "-p", "x", "--min-pixels", "9999", "--max-pixels", "100"], 1, &["9999", "100"]);
+    fails(
+        &["run", &model, "-p", "x", "--min-pixels", "9999", "--max-pixels", "100"],
+        1,
+        &["9999", "100"],
+    );
 }
 
 #[test]
@@ -312,7 +320,10 @@ fn serve(body: Vec<u8>, status: &'static str) -> String {
             let Ok(mut stream) = stream else { return };
             let mut request = [0; 2048];
             let _ = stream.read(&mut request);
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
         }
     });

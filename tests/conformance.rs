@@ -10,8 +10,7 @@ fn check(model: &str) {
     for device in common::devices() {
         let folder = common::fixtures().join(model);
         let loaded = common::load(&folder, &device);
-        let tolerance =
-            Tolerance::for_device(loaded.device().kind, loaded.model().precision());
+        let tolerance = Tolerance::for_device(loaded.device().kind, loaded.model().precision());
         for case in CASES {
             let reference = folder.join(format!("ref_{case}.safetensors"));
             let outcome = verify(loaded.model(), &reference, tolerance).unwrap();
@@ -52,7 +51,10 @@ fn another_model_is_told_apart() {
     let reference = common::fixtures().join("dense_tied/ref_image.safetensors");
     let outcome = verify(loaded.model(), &reference, Tolerance::Exact).unwrap();
     let passed = |key: &str| outcome.stages.iter().find(|s| s.key == key).unwrap().passed;
-    assert!(passed("vision.image.embeds") && passed("position_ids"), "the vision tower is the same");
+    assert!(
+        passed("vision.image.embeds") && passed("position_ids"),
+        "the vision tower is the same"
+    );
     assert!(!passed("text.rope_cos") && !passed("logits") && !outcome.passed());
 }
 

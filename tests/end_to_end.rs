@@ -61,7 +61,8 @@ fn load(expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
     let folder = common::copy_of(&expected.model);
     if let Some(eos) = &expected.settings.eos_token_id {
         let path = folder.path().join("generation_config.json");
-        let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let mut file: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         file["eos_token_id"] = eos.clone().into();
         std::fs::write(path, file.to_string()).unwrap();
     }

@@ -97,9 +97,7 @@ fn published_files_hold_experts_the_other_way_round() {
 fn configurations_of_both_transformers_versions_mean_the_same() {
     for model in common::MODELS {
         let folder = common::copy_of(model);
-        let config = |name| {
-            Qwen3VlJson::read(&folder.path().join(name))
-        };
+        let config = |name| Qwen3VlJson::read(&folder.path().join(name));
         let (v5, v4) = (config("config.json"), config("config_v4.json"));
         assert_eq!(v5.text, v4.text, "{model}");
         assert_eq!(v5.vision, v4.vision, "{model}");
@@ -204,15 +202,39 @@ fn another_dtype_is_refused_by_name() {
 fn broken_files_are_refused_by_name() {
     type Damage = fn(&Path);
     let damages: [(&str, Damage, &[&str]); 9] = [
-        ("no weights", |f| std::fs::remove_file(f.join("model.safetensors")).unwrap(), &["neither"]),
-        ("truncated", |f| cut(&f.join("model.safetensors"), 100_000), &["model.safetensors", "complete"]),
+        (
+            "no weights",
+            |f| std::fs::remove_file(f.join("model.safetensors")).unwrap(),
+            &["neither"],
+        ),
+        (
+            "truncated",
+            |f| cut(&f.join("model.safetensors"), 100_000),
+            &["model.safetensors", "complete"],
+        ),
         ("cut in the header", |f| cut(&f.join("model.safetensors"), 40), &["model.safetensors"]),
         ("empty", |f| cut(&f.join("model.safetensors"), 0), &["model.safetensors"]),
-        ("terabytes", |f| overwrite(&f.join("model.safetensors"), &(1u64 << 42).to_le_bytes()), &["model.safetensors"]),
+        (
+            "terabytes",
+            |f| overwrite(&f.join("model.safetensors"), &(1u64 << 42).to_le_bytes()),
+            &["model.safetensors"],
+        ),
         ("no config", |f| std::fs::remove_file(f.join("config.json")).unwrap(), &["config.json"]),
-        ("config is not JSON", |f| std::fs::write(f.join("config.json"), "{").unwrap(), &["config.json"]),
-        ("no tokenizer", |f| std::fs::remove_file(f.join("tokenizer.json")).unwrap(), &["tokenizer.json"]),
-        ("template", |f| std::fs::write(f.join("chat_template.jinja"), "{% if %}").unwrap(), &["chat_template.jinja"]),
+        (
+            "config is not JSON",
+            |f| std::fs::write(f.join("config.json"), "{").unwrap(),
+            &["config.json"],
+        ),
+        (
+            "no tokenizer",
+            |f| std::fs::remove_file(f.join("tokenizer.json")).unwrap(),
+            &["tokenizer.json"],
+        ),
+        (
+            "template",
+            |f| std::fs::write(f.join("chat_template.jinja"), "{% if %}").unwrap(),
+            &["chat_template.jinja"],
+        ),
     ];
     for (name, damage, expected) in damages {
         let folder = common::copy_of("dense_tied");
@@ -298,9 +320,7 @@ fn published_sizes_have_the_published_parameter_counts() {
         r#""out_hidden_size":4096"#,
         r#""model_type":"qwen3_vl","tie_word_embeddings":false"#,
     );
-    let total = |config| {
-        qwen3_vl::weights::load::parameter_counts(config).values().sum::<u64>()
-    };
+    let total = |config| qwen3_vl::weights::load::parameter_counts(config).values().sum::<u64>();
     assert_eq!(total(&two), 2_127_532_032);
     assert_eq!(total(&eight), 8_767_123_696);
 }

@@ -130,9 +130,8 @@ fn pictures_may_be_encoded_in_any_order() {
 fn a_still_clip_has_the_features_of_its_picture() {
     let model = model();
     let image = picture(&model, 3, 4, 6);
-    let encode = |pixels: &Pixels| {
-        values(model.model().encode(pixels, &mut Probe::off()).unwrap().embeds)
-    };
+    let encode =
+        |pixels: &Pixels| values(model.model().encode(pixels, &mut Probe::off()).unwrap().embeds);
     let clip = Pixels {
         values: [image.values.clone(), image.values.clone()].concat(),
         grids: vec![Grid { t: 2, h: 4, w: 6 }],
@@ -171,7 +170,8 @@ fn inputs_that_do_not_belong_together_are_refused() {
 fn a_full_grid_reads_the_position_table_as_it_is() {
     use qwen3_vl::model::Qwen3VlConfig;
     use qwen3_vl::model::vision::VisionPlan;
-    let json = r#"{"model_type":"qwen3_vl","text_config":{},"vision_config":{"out_hidden_size":4096}}"#;
+    let json =
+        r#"{"model_type":"qwen3_vl","text_config":{},"vision_config":{"out_hidden_size":4096}}"#;
     let config = Qwen3VlConfig::from_json(json).unwrap();
     let plan = VisionPlan::new(&config.vision, &[Grid { t: 1, h: 48, w: 48 }]);
     let (rows, weights) = plan.taps();

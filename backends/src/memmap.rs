@@ -50,14 +50,13 @@ impl MappedFile {
     ///
     /// # Panics
     /// When the range lies outside the file or its length differs from `shape` and `dtype`.
-    pub fn tensor_data(
-        &self,
-        range: Range<usize>,
-        shape: &[usize],
-        dtype: DType,
-    ) -> TensorData {
+    pub fn tensor_data(&self, range: Range<usize>, shape: &[usize], dtype: DType) -> TensorData {
         let part = self.bytes.slice(range);
-        assert_eq!(part.len(), shape.iter().product::<usize>() * dtype.size(), "length of a tensor");
+        assert_eq!(
+            part.len(),
+            shape.iter().product::<usize>() * dtype.size(),
+            "length of a tensor"
+        );
         let aligned = part.as_ptr().addr().is_multiple_of(dtype.size());
         let bytes = if aligned {
             Bytes::from_shared(part, AllocationProperty::File)

@@ -86,7 +86,10 @@ impl KvCache {
     ) -> (Tensor<4>, Tensor<4>) {
         let (length, shape) = (self.length, &self.shape);
         let layer = &mut self.layers[layer];
-        (write(&mut layer.keys, keys, length, shape), write(&mut layer.values, values, length, shape))
+        (
+            write(&mut layer.keys, keys, length, shape),
+            write(&mut layer.values, values, length, shape),
+        )
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {
@@ -111,7 +114,9 @@ fn grown(room: Option<Tensor<4>>, end: usize, used: usize, shape: &CacheShape) -
         Some(room) if end <= capacity => room,
         Some(room) if used > 0 => {
             let ranges = [0..1, 0..shape.kv_heads, 0..used, 0..shape.head_dim];
-            shape.zeros(end.max(capacity + capacity / 2)).slice_assign(ranges, room.narrow(2, 0, used))
+            shape
+                .zeros(end.max(capacity + capacity / 2))
+                .slice_assign(ranges, room.narrow(2, 0, used))
         }
         _ => shape.zeros(end),
     }

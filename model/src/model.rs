@@ -244,7 +244,10 @@ fn feature_rows(inputs: &ModelInputs, cached: usize) -> Vec<Option<usize>> {
     rows
 }
 
-fn joined(images: Option<VisionFeatures>, videos: Option<VisionFeatures>) -> Option<VisionFeatures> {
+fn joined(
+    images: Option<VisionFeatures>,
+    videos: Option<VisionFeatures>,
+) -> Option<VisionFeatures> {
     match (images, videos) {
         (Some(images), Some(videos)) => Some(VisionFeatures {
             embeds: Tensor::cat(vec![images.embeds, videos.embeds], 0),

@@ -1,6 +1,6 @@
 //! Intermediate tensors on request, for comparison with a reference.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 /// Collects named intermediate tensors during a forward pass; when off, recording costs nothing.
 #[derive(Debug, Default)]
@@ -25,11 +25,14 @@ impl Probe {
         prefix.clone_into(&mut self.prefix);
     }
 
-    /// Reads `tensor` back under `name`, when on.
+    /// Reads `tensor` back under `name`, in f32, when on.
     pub fn record<const D: usize>(&mut self, name: impl AsRef<str>, tensor: &Tensor<D>) {
-        if let Some(records) = &mut self.records {
-            records.push((format!("{}{}", self.prefix, name.as_ref()), tensor.to_data()));
-        }
+        let Some(records) = &mut self.records else { return };
+        // GPU data is read lazily, from a buffer that later operations may write: copy it now.
+        let values: Vec<f32> =
+            tensor.to_data_dtype(DType::F32).try_to_vec().expect("converted to f32");
+        let data = TensorData::new(values, tensor.dims());
+        records.push((format!("{}{}", self.prefix, name.as_ref()), data));
     }
 
     /// Whether tensors are recorded; guards what would be computed for recording only.

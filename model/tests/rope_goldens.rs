@@ -35,10 +35,10 @@ fn check_frequencies(rope: &str, key: &str) -> Mrope {
 
 #[test]
 fn frequencies_are_those_of_transformers() {
-    let plain = r#""rope_theta":5000000,"rope_scaling":{"rope_type":"default","mrope_section":[24,20,20]}"#;
+    let plain =
+        r#""rope_theta":5000000,"rope_scaling":{"rope_type":"default","mrope_section":[24,20,20]}"#;
     let mrope = check_frequencies(plain, "inv_freq_default");
-    let axes: Vec<usize> =
-        serde_json::from_value(golden()["mrope_axis_of_freq"].clone()).unwrap();
+    let axes: Vec<usize> = serde_json::from_value(golden()["mrope_axis_of_freq"].clone()).unwrap();
     assert_eq!(mrope.axes(), axes);
 }
 

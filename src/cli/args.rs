@@ -17,7 +17,13 @@ pub struct ModelArgs {
     #[arg(value_name = "MODEL")]
     pub positional: Option<String>,
     /// The same as MODEL
-    #[arg(short, long, value_name = "MODEL", conflicts_with = "positional", env = "QWEN3_VL_MODEL")]
+    #[arg(
+        short,
+        long,
+        value_name = "MODEL",
+        conflicts_with = "positional",
+        env = "QWEN3_VL_MODEL"
+    )]
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id
     #[arg(long, value_name = "REV")]

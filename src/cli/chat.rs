@@ -142,7 +142,8 @@ impl<'m> Repl<'m> {
         let question = pictures.into_iter().fold(Message::user(""), Message::image).text(text);
         let system = self.system.as_ref().map(Message::system);
         let history = self.messages.iter().cloned();
-        let messages: Vec<Message> = system.into_iter().chain(history).chain([question.clone()]).collect();
+        let messages: Vec<Message> =
+            system.into_iter().chain(history).chain([question.clone()]).collect();
         let conversation = Conversation { messages, tools: Vec::new() };
         let request = Request { conversation, ..self.base.clone() };
         match self.answer(&request) {

@@ -34,15 +34,18 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
         rows.push(vec![kind.name().to_owned(), "compiled in, no device present".to_owned()]);
     }
     print::out(&table(&rows))?;
-    let missing: Vec<_> =
-        BackendKind::BEST_FIRST.into_iter().filter(|k| !k.is_compiled()).map(|k| k.name()).collect();
+    let missing: Vec<_> = BackendKind::BEST_FIRST
+        .into_iter()
+        .filter(|k| !k.is_compiled())
+        .map(|k| k.name())
+        .collect();
     if !missing.is_empty() {
         print::line(&format!("not compiled in (cargo features): {}", missing.join(", ")))?;
     }
     match chosen {
-        Ok(name) => print::line(&format!(
-            "without --device: {name} ({DEVICE_VARIABLE} changes that)"
-        ))?,
+        Ok(name) => {
+            print::line(&format!("without --device: {name} ({DEVICE_VARIABLE} changes that)"))?
+        }
         Err(error) => print::line(&format!("without --device: {error}"))?,
     }
     Ok(Outcome::Done)

@@ -69,8 +69,7 @@ impl Inspection {
     }
 
     fn architecture(&self) -> Vec<(&'static str, String)> {
-        let (config, text, vision) =
-            (self.config(), &self.config().text, &self.config().vision);
+        let (config, text, vision) = (self.config(), &self.config().text, &self.config().vision);
         let mut rows = vec![
             ("model type", config.model_type().to_owned()),
             ("text layers", text.layers.to_string()),
@@ -83,7 +82,10 @@ impl Inspection {
             ("tied embeddings", config.tie_word_embeddings.to_string()),
             ("vision layers", vision.layers.to_string()),
             ("vision hidden size", format!("{} ({} heads)", vision.hidden_size, vision.heads)),
-            ("patch", format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size)),
+            (
+                "patch",
+                format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size),
+            ),
             ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
         ];
         if let Some(moe) = &text.moe {
@@ -99,17 +101,26 @@ impl Inspection {
     fn oddities(&self) -> Vec<String> {
         let mut odd = Vec::new();
         if self.stored().len() > 1 {
-            odd.push(format!("mixed dtypes: {}", self.stored().into_keys().collect::<Vec<_>>().join(", ")));
+            odd.push(format!(
+                "mixed dtypes: {}",
+                self.stored().into_keys().collect::<Vec<_>>().join(", ")
+            ));
         }
         if self.report.ignored_head {
-            odd.push("holds an lm_head.weight although the embeddings are tied; it is ignored".into());
+            odd.push(
+                "holds an lm_head.weight although the embeddings are tied; it is ignored".into(),
+            );
         }
         if self.defaults.eos_token_ids.is_empty() {
-            odd.push("generation_config.json names no eos_token_id: answers end at --max-tokens".into());
+            odd.push(
+                "generation_config.json names no eos_token_id: answers end at --max-tokens".into(),
+            );
         }
-        odd.extend(self.defaults.unsupported.iter().map(|field| {
-            format!("generation_config.json sets {field}, which has no effect here")
-        }));
+        odd.extend(
+            self.defaults.unsupported.iter().map(|field| {
+                format!("generation_config.json sets {field}, which has no effect here")
+            }),
+        );
         for name in ["tokenizer.json", "preprocessor_config.json"] {
             if !self.checkpoint.folder().join(name).exists() {
                 odd.push(format!("has no {name}"));
@@ -127,7 +138,8 @@ impl Inspection {
         };
         let owned = |(a, b): (&str, String)| (a.to_owned(), b);
         let config = self.config();
-        let mut counts: Vec<_> = self.counts.iter().map(|(part, n)| (part.name().to_owned(), grouped(*n))).collect();
+        let mut counts: Vec<_> =
+            self.counts.iter().map(|(part, n)| (part.name().to_owned(), grouped(*n))).collect();
         counts.push(("all".into(), grouped(self.total())));
         let memory = [("f32", 4), ("bf16 or f16", 2)]
             .map(|(name, size)| (name.to_owned(), bytes(self.total() * size)));
@@ -143,12 +155,18 @@ impl Inspection {
         out += &rows(vec![
             ("image".into(), config.image_token_id.to_string()),
             ("video".into(), config.video_token_id.to_string()),
-            ("vision start, end".into(), format!("{}, {}", config.vision_start_token_id, config.vision_end_token_id)),
+            (
+                "vision start, end".into(),
+                format!("{}, {}", config.vision_start_token_id, config.vision_end_token_id),
+            ),
             ("end of answer".into(), format!("{:?}", self.defaults.eos_token_ids)),
         ]);
         let odd = self.oddities();
         out += if odd.is_empty() { "nothing odd\n" } else { "odd\n" };
-        out += &odd.iter().map(|line| format!("  {}\n", line.replace('\n', "\n  "))).collect::<String>();
+        out += &odd
+            .iter()
+            .map(|line| format!("  {}\n", line.replace('\n', "\n  ")))
+            .collect::<String>();
         out
     }
 

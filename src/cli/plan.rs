@@ -159,7 +159,8 @@ struct Plan {
 
 impl Plan {
     fn text(&self) -> String {
-        let mut rows = vec![["PICTURE", "SIZE", "RESIZED", "PATCHES", "TOKENS"].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["PICTURE", "SIZE", "RESIZED", "PATCHES", "TOKENS"].map(str::to_owned).to_vec()];
         for (index, (size, image)) in self.sizes.iter().zip(&self.chat.images).enumerate() {
             rows.push(vec![
                 (index + 1).to_string(),

@@ -34,8 +34,7 @@ impl LoadBar {
     pub fn finish(self, device: &str, seconds: f64) {
         self.bar.finish_and_clear();
         if !self.quiet {
-            let line =
-                format!("loaded {} on {device} in {seconds:.1} s\n", bytes(self.total));
+            let line = format!("loaded {} on {device} in {seconds:.1} s\n", bytes(self.total));
             print::aside(&line);
         }
     }

@@ -97,8 +97,8 @@ fn conversation(args: &RunArgs) -> anyhow::Result<Conversation> {
     let images: Vec<MediaSource> = args.image.iter().cloned().map(MediaSource::from).collect();
     if let Some(path) = &args.messages {
         let text = read_messages(path)?;
-        let mut conversation = Conversation::from_json(&text)
-            .with_context(|| format!("{}", path.display()))?;
+        let mut conversation =
+            Conversation::from_json(&text).with_context(|| format!("{}", path.display()))?;
         fill_images(&mut conversation.messages, images)
             .with_context(|| format!("{}", path.display()))?;
         return Ok(conversation);

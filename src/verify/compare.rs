@@ -184,7 +184,9 @@ fn integer_stages(
         let uncached = differing(&ids(|row| &row.greedy), &ids(|row| &row.greedy_uncached));
         // In lower precision a narrow margin may decide otherwise: reported, not judged.
         let judge = !matches!(tolerance, Tolerance::Cosine(_));
-        for (key, different) in [("greedy_ids", cached), ("greedy_ids (cache = no cache)", uncached)] {
+        for (key, different) in
+            [("greedy_ids", cached), ("greedy_ids (cache = no cache)", uncached)]
+        {
             let stage = count_stage(key.into(), different);
             stages.push(Stage { passed: stage.passed || !judge, ..stage });
         }

@@ -58,7 +58,8 @@ impl Reference {
 
     /// Names of all tensors, sorted.
     pub fn keys(&self) -> Result<Vec<String>, ReferenceError> {
-        let mut keys: Vec<String> = self.tensors()?.names().into_iter().map(str::to_owned).collect();
+        let mut keys: Vec<String> =
+            self.tensors()?.names().into_iter().map(str::to_owned).collect();
         keys.sort();
         Ok(keys)
     }
@@ -103,7 +104,11 @@ impl Reference {
     }
 
     /// Pixels and grids of images (`pixels`, `grids` name the keys); none where the keys are absent.
-    pub fn pixels(&self, pixels: &'static str, grids: &'static str) -> Result<Pixels, ReferenceError> {
+    pub fn pixels(
+        &self,
+        pixels: &'static str,
+        grids: &'static str,
+    ) -> Result<Pixels, ReferenceError> {
         let Some(values) = self.floats(pixels)? else { return Ok(Pixels::default()) };
         let grid = |row: Vec<i64>| match row[..] {
             [t, h, w] if t > 0 && h > 0 && w > 0 => {

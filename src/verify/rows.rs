@@ -37,10 +37,10 @@ pub struct Computed {
 pub fn compute(model: &Qwen3VlModel, reference: &Reference) -> Result<Computed, VerifyError> {
     let ids = reference.rows("in.input_ids")?;
     let masks = reference.rows("in.attention_mask")?;
-    let steps = reference.integers("greedy_ids")?.map_or(0, |t| t.shape.get(1).copied().unwrap_or(0));
+    let steps =
+        reference.integers("greedy_ids")?.map_or(0, |t| t.shape.get(1).copied().unwrap_or(0));
     let mut images = Queue::new(reference.pixels("in.pixel_values", "in.image_grid_thw")?);
-    let mut videos =
-        Queue::new(reference.pixels("in.pixel_values_videos", "in.video_grid_thw")?);
+    let mut videos = Queue::new(reference.pixels("in.pixel_values_videos", "in.video_grid_thw")?);
     let tokens = placeholder_ids(model);
     let mut computed = Computed { rows: Vec::new(), vision: BTreeMap::new() };
     for (ids, mask) in ids.iter().zip(&masks) {
@@ -128,7 +128,11 @@ impl Queue {
     }
 }
 
-fn greedy(model: &Qwen3VlModel, inputs: &ModelInputs, steps: usize) -> Result<Vec<i64>, InputError> {
+fn greedy(
+    model: &Qwen3VlModel,
+    inputs: &ModelInputs,
+    steps: usize,
+) -> Result<Vec<i64>, InputError> {
     if steps == 0 {
         return Ok(Vec::new());
     }

@@ -132,7 +132,9 @@ impl Checkpoint {
         let plain = Path::new(shard).file_name().is_some_and(|name| name == shard);
         let path = self.folder.join(shard);
         match (plain, path.exists()) {
-            (false, _) => Err(shard_error(index, tensor(), shard, "which is not a plain file name")),
+            (false, _) => {
+                Err(shard_error(index, tensor(), shard, "which is not a plain file name"))
+            }
             (_, false) => Err(shard_error(index, tensor(), shard, "which is not in the folder")),
             _ => self.add_file(&path),
         }
@@ -141,8 +143,7 @@ impl Checkpoint {
     fn add_file(&mut self, path: &Path) -> Result<(), LoadError> {
         let map = MappedFile::open(path).map_err(LoadError::io(path))?;
         let header = |source| LoadError::Header { path: path.to_owned(), source };
-        let (header_len, metadata) =
-            SafeTensors::read_metadata(map.as_slice()).map_err(header)?;
+        let (header_len, metadata) = SafeTensors::read_metadata(map.as_slice()).map_err(header)?;
         let start = 8 + header_len;
         let held = map.as_slice().len() - start;
         if metadata.data_len() != held {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use qwen3_vl_backends::{Precision, SelectedDevice, dtype};
-use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_model::init::Init;
+use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
 use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
 use crate::error::LoadError;

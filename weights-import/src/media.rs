@@ -69,7 +69,10 @@ fn each<T>(
     media(&conversation.messages).into_iter().enumerate().map(one).collect()
 }
 
-fn bytes_of<'a>(source: &'a MediaSource, limits: &MediaLimits) -> Result<Cow<'a, [u8]>, FetchError> {
+fn bytes_of<'a>(
+    source: &'a MediaSource,
+    limits: &MediaLimits,
+) -> Result<Cow<'a, [u8]>, FetchError> {
     match source {
         MediaSource::Bytes(bytes) => Ok(Cow::Borrowed(bytes)),
         MediaSource::Location(location) => Ok(Cow::Owned(read_source(location, &limits.fetch)?)),

@@ -49,9 +49,10 @@ impl fmt::Display for LoadReport {
             Some(hint) => format!("{name} (the file has `{hint}`)"),
             None => name.clone(),
         });
-        let misshapen = self.misshapen.iter().map(|m| {
-            format!("{} is {:?}, config.json makes it {:?}", m.name, m.found, m.expected)
-        });
+        let misshapen = self
+            .misshapen
+            .iter()
+            .map(|m| format!("{} is {:?}, config.json makes it {:?}", m.name, m.found, m.expected));
         section(f, "missing", missing.collect())?;
         section(f, "of another shape", misshapen.collect())?;
         section(f, "unexpected", self.unexpected.clone())?;

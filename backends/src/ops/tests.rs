@@ -34,7 +34,9 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Primitive {
 #[test]
 fn linear_agrees_for_every_dtype_and_row_count() {
     for dtype in [DType::F32, DType::BF16, DType::F16] {
-        for (m, n, k) in [(1, 5, 3), (1, 300, 129), (2, 33, 64), (7, 17, 65), (8, 70, 31), (40, 130, 200)] {
+        for (m, n, k) in
+            [(1, 5, 3), (1, 300, 129), (2, 33, 64), (7, 17, 65), (8, 70, 31), (40, 130, 200)]
+        {
             let (x, w) = (tensor([m, k], 0.3, DType::F32), tensor([n, k], 9.1, dtype));
             let expected = reference::<2>(vec![primitive(&x), primitive(&w)], |mut t| {
                 let w = t.pop().unwrap();
@@ -48,9 +50,13 @@ fn linear_agrees_for_every_dtype_and_row_count() {
 
 #[test]
 fn attention_agrees_with_blocks_groups_and_cache() {
-    for (h, g, s, t, causal) in
-        [(4, 2, 6, 6, true), (4, 1, 1, 9, true), (3, 3, 5, 5, false), (8, 2, 70, 90, true), (2, 2, 600, 600, true)]
-    {
+    for (h, g, s, t, causal) in [
+        (4, 2, 6, 6, true),
+        (4, 1, 1, 9, true),
+        (3, 3, 5, 5, false),
+        (8, 2, 70, 90, true),
+        (2, 2, 600, 600, true),
+    ] {
         let q = tensor([1, h, s, 16], 0.1, DType::F32);
         let k = tensor([1, g, t, 16], 5.0, DType::F32);
         let v = tensor([1, g, t, 16], 8.0, DType::F32);

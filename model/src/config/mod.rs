@@ -75,7 +75,8 @@ impl Qwen3VlConfig {
         let moe = is_moe(&raw)?;
         refuse_quantised(&raw)?;
         let text_raw = raw.text_config.ok_or(ConfigError::Missing { field: "text_config" })?;
-        let vision_raw = raw.vision_config.ok_or(ConfigError::Missing { field: "vision_config" })?;
+        let vision_raw =
+            raw.vision_config.ok_or(ConfigError::Missing { field: "vision_config" })?;
         let text = TextConfig::from_raw(&text_raw, moe)?;
         let vision = VisionConfig::from_raw(&vision_raw)?;
         check_towers_fit(&text, &vision)?;

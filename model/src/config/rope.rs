@@ -74,7 +74,9 @@ impl YarnConfig {
             beta_fast: rope.beta_fast.unwrap_or(32.0),
             beta_slow: rope.beta_slow.unwrap_or(1.0),
             truncate: rope.truncate.unwrap_or(true),
-            attention_factor: rope.attention_factor.unwrap_or_else(|| attention_factor(rope, factor)),
+            attention_factor: rope
+                .attention_factor
+                .unwrap_or_else(|| attention_factor(rope, factor)),
         })
     }
 }

@@ -49,8 +49,7 @@ impl TextConfig {
         let heads = positive("text_config.num_attention_heads", heads)?;
         let kv_heads = kv_heads(raw, heads, moe)?;
         let default_head_dim = if moe { hidden_size / heads } else { 128 };
-        let head_dim =
-            positive("text_config.head_dim", raw.head_dim.unwrap_or(default_head_dim))?;
+        let head_dim = positive("text_config.head_dim", raw.head_dim.unwrap_or(default_head_dim))?;
         let max_position_embeddings = raw.max_position_embeddings.unwrap_or(128_000);
         Ok(Self {
             vocab_size: positive("text_config.vocab_size", raw.vocab_size.unwrap_or(151_936))?,
@@ -110,7 +109,11 @@ impl MoeConfig {
 /// Refuses what the published family never has and this implementation does not compute.
 fn check_fixed(raw: &RawTextConfig) -> Result<(), ConfigError> {
     if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "silu") {
-        return Err(ConfigError::invalid("text_config.hidden_act", act, "only `silu` is supported"));
+        return Err(ConfigError::invalid(
+            "text_config.hidden_act",
+            act,
+            "only `silu` is supported",
+        ));
     }
     if raw.attention_bias == Some(true) {
         let rule = "attention biases are not supported";

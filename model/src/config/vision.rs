@@ -40,15 +40,16 @@ impl VisionConfig {
             return Err(ConfigError::invalid("vision_config.hidden_act", act, rule));
         }
         let size = |field, value: Option<usize>, default| positive(field, value.unwrap_or(default));
-        let positions = size(
-            "vision_config.num_position_embeddings",
-            raw.num_position_embeddings,
-            2304,
-        )?;
+        let positions =
+            size("vision_config.num_position_embeddings", raw.num_position_embeddings, 2304)?;
         let config = Self {
             layers: size("vision_config.depth", raw.depth, 27)?,
             hidden_size: size("vision_config.hidden_size", raw.hidden_size, 1152)?,
-            intermediate_size: size("vision_config.intermediate_size", raw.intermediate_size, 4304)?,
+            intermediate_size: size(
+                "vision_config.intermediate_size",
+                raw.intermediate_size,
+                4304,
+            )?,
             heads: size("vision_config.num_heads", raw.num_heads, 16)?,
             in_channels: size("vision_config.in_channels", raw.in_channels, 3)?,
             patch_size: size("vision_config.patch_size", raw.patch_size, 16)?,

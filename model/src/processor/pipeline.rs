@@ -138,8 +138,7 @@ impl Processor {
         let mut pixels = Pixels::default();
         let mut planned = Vec::with_capacity(pictures.len());
         for (index, (item, picture)) in refs.iter().zip(pictures).enumerate() {
-            let (plan, patches) =
-                self.process(item, picture).map_err(|e| named(index, item, e))?;
+            let (plan, patches) = self.process(item, picture).map_err(|e| named(index, item, e))?;
             planned.push(plan);
             pixels.values.extend(patches.pixel_values);
             pixels.grids.push(patches.grid);
@@ -248,10 +247,7 @@ fn requested_size(
     Ok((width as u32, height as u32))
 }
 
-fn image_refs(
-    conversation: &Conversation,
-    found: usize,
-) -> Result<Vec<&ImageRef>, ProcessError> {
+fn image_refs(conversation: &Conversation, found: usize) -> Result<Vec<&ImageRef>, ProcessError> {
     let image = |item: &'_ MediaRef| matches!(item, MediaRef::Image(_));
     let all = media(&conversation.messages);
     if !all.iter().all(|item| image(item)) {

@@ -55,7 +55,9 @@ impl TextModel {
     pub fn new(config: &TextConfig, init: &Init) -> Self {
         let init = &Init { std: config.initializer_range, ..init.clone() };
         Self {
-            embed_tokens: Embedding { weight: init.normal([config.vocab_size, config.hidden_size]) },
+            embed_tokens: Embedding {
+                weight: init.normal([config.vocab_size, config.hidden_size]),
+            },
             layers: (0..config.layers).map(|index| TextLayer::new(config, index, init)).collect(),
             norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, init),
             compute: init.precision.compute,

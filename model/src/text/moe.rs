@@ -83,9 +83,8 @@ struct Share {
 impl Experts {
     /// One expert's SwiGLU on the rows routed to it.
     fn forward(&self, x: Tensor<2>, expert: usize) -> Tensor<2> {
-        let weight = |param: &Param<Tensor<3>>| {
-            param.val().narrow(0, expert, 1).squeeze_dim::<2>(0)
-        };
+        let weight =
+            |param: &Param<Tensor<3>>| param.val().narrow(0, expert, 1).squeeze_dim::<2>(0);
         let gate_up = ops::linear(x, weight(&self.gate_up_proj));
         let inner = gate_up.dims()[1] / 2;
         let gate = silu(gate_up.clone().narrow(1, 0, inner));

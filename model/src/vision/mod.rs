@@ -67,7 +67,12 @@ impl VisionTower {
     }
 
     /// Pixels of any number of images or clips, `[patches, patch_len]` in the plan's order, to features.
-    pub fn forward(&self, pixels: TensorData, plan: &VisionPlan, probe: &mut Probe) -> VisionFeatures {
+    pub fn forward(
+        &self,
+        pixels: TensorData,
+        plan: &VisionPlan,
+        probe: &mut Probe,
+    ) -> VisionFeatures {
         let device = &self.device();
         let pixels = Tensor::<2>::from_data(pixels, (device, DType::F32)).cast(self.compute);
         let patches = self.patch_embed.proj.forward(pixels);
