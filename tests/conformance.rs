@@ -2,7 +2,7 @@
 
 mod common;
 
-use qwen3_vl::verify::{Tolerance, verify};
+use qwen3_vl::verify::{Tolerance, verify, verify_without_kernels};
 
 const CASES: [&str; 6] = ["text", "image", "two_images", "video", "mixed", "batch_leftpad"];
 
@@ -56,6 +56,18 @@ fn another_model_is_told_apart() {
         "the vision tower is the same"
     );
     assert!(!passed("text.rope_cos") && !passed("logits") && !outcome.passed());
+}
+
+/// The oracle of the kernels, over the whole model.
+#[test]
+fn the_reference_bodies_alone_conform_too() {
+    for device in common::cpu_devices() {
+        let folder = common::fixtures().join("moe");
+        let loaded = common::load(&folder, &device);
+        let reference = folder.join("ref_mixed.safetensors");
+        let outcome = verify_without_kernels(loaded.model(), &reference, Tolerance::Exact).unwrap();
+        assert!(outcome.passed(), "{device}: {:#?}", outcome.worst());
+    }
 }
 
 /// Half-width weights stay close to the f32 reference at every stage.

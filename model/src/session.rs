@@ -100,7 +100,7 @@ impl Session {
         let mut last = None;
         while self.cache.len() < prompt.len() {
             let start = self.cache.len();
-            let rows = start..(start + chunk).min(prompt.len());
+            let rows = start..start.saturating_add(chunk).min(prompt.len());
             last = Some(model.prefill(prompt, rows, &mut self.cache, &mut Probe::off()));
         }
         let hidden = last.expect("at least the last token of a prompt is computed");

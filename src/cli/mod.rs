@@ -32,7 +32,8 @@ const INTERRUPTED: u8 = 130;
         qwen3-vl run Qwen/Qwen3-VL-2B-Instruct --image photo.jpg -p \"What is this?\"\n  \
         qwen3-vl chat ./Qwen3-VL-2B-Instruct\n  \
         qwen3-vl devices\n\n\
-        Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, HF_TOKEN, HF_HOME, HF_ENDPOINT, \
+        Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, QWEN3_VL_KERNELS=off (reference \
+        code only), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
         HF_HUB_OFFLINE, RUST_LOG, NO_COLOR"
 )]
 struct Cli {

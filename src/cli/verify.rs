@@ -67,10 +67,15 @@ fn row(stage: &Stage) -> Vec<String> {
             stage.key.clone(),
             format!("{:.1e}", stage.error),
             format!("{:.7}", stage.cosine),
-            format!("{:.0e}", stage.bound),
+            bound(stage.bound),
             verdict,
         ],
     }
+}
+
+/// In lower precision the bound is a cosine, which lies near 1.
+fn bound(value: f64) -> String {
+    if value > 0.5 { format!("cosine {value}") } else { format!("{value:.0e}") }
 }
 
 fn as_json(outcome: &Verification) -> serde_json::Value {
