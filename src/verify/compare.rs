@@ -69,12 +69,15 @@ fn order(key: &str) -> (u8, String, usize) {
     (group, name.to_owned(), index)
 }
 
+/// Reference and computed values of one tensor.
+type Pair = (Vec<f32>, Vec<f32>);
+
 /// Reference and computed values of a float tensor, restricted to live rows.
 fn float_pair(
     reference: &Reference,
     computed: &Computed,
     key: &str,
-) -> Result<Option<(Vec<f32>, Vec<f32>)>, ReferenceError> {
+) -> Result<Option<Pair>, ReferenceError> {
     if let Some(found) = computed.vision.get(key) {
         let expected = reference.floats(key)?.map(|t| t.values).unwrap_or_default();
         return Ok(Some((expected, found.values.clone())));

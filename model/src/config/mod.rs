@@ -80,7 +80,7 @@ impl Qwen3VlConfig {
         let text = TextConfig::from_raw(&text_raw, moe)?;
         let vision = VisionConfig::from_raw(&vision_raw)?;
         check_towers_fit(&text, &vision)?;
-        Ok(Self {
+        Self {
             image_token_id: raw.image_token_id.unwrap_or(151655),
             video_token_id: raw.video_token_id.unwrap_or(151656),
             vision_start_token_id: raw.vision_start_token_id.unwrap_or(151652),
@@ -92,7 +92,7 @@ impl Qwen3VlConfig {
             text,
             vision,
         }
-        .check_tokens()?)
+        .check_tokens()
     }
 
     /// `qwen3_vl` or `qwen3_vl_moe`.

@@ -27,7 +27,7 @@ pub enum ProcessError {
     #[error(transparent)]
     Prompt(#[from] PromptError),
     #[error("{name}: {source}")]
-    Image { name: String, source: ImageError },
+    Image { name: String, source: Box<ImageError> },
     #[error("preprocessor_config.json: {0}")]
     ImageConfig(ImageError),
     #[error(
@@ -281,5 +281,5 @@ fn check_layout(found: &PatchLayout, vision: &VisionConfig) -> Result<(), Proces
 fn named(index: usize, item: &ImageRef, source: ImageError) -> ProcessError {
     let location = item.source.as_ref().map(|source| source.describe());
     let name = location.unwrap_or_else(|| format!("image {}", index + 1));
-    ProcessError::Image { name, source }
+    ProcessError::Image { name, source: Box::new(source) }
 }
