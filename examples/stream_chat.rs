@@ -29,7 +29,7 @@ fn main() -> Result<(), Error> {
 
 fn ask(chat: &mut Chat<'_>, messages: &[Message]) -> Result<Response, Error> {
     let mut stream = chat.stream(&Request::new(messages.to_vec()).max_tokens(48))?;
-    while let Some(event) = stream.next() {
+    for event in &mut stream {
         if let StreamEvent::Text(text) = event? {
             print!("{text}");
             let _ = std::io::stdout().flush();

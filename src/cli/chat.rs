@@ -161,12 +161,7 @@ impl<'m> Repl<'m> {
         let guard = Streaming::begin();
         let mut stream = self.chat.stream(request)?;
         let mut writer = Writer::new(false);
-        while let Some(event) = stream.next() {
-            writer.show(&event?)?;
-            if guard.asked() {
-                break;
-            }
-        }
+        writer.follow(&mut stream, &guard)?;
         let response = stream.into_response();
         writer.end(&response, self.quiet)?;
         Ok(response)

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::error::ErrorKind;
 use qwen3_vl::model::processor::message::fill_images;
-use qwen3_vl::{Conversation, MediaSource, Message, Request, Response, StreamEvent};
+use qwen3_vl::{AnswerStream, Conversation, MediaSource, Message, Request, Response, StreamEvent};
 
 use super::args::{DeviceArgs, ModelArgs, PixelArgs, SamplingArgs, load};
 use super::interrupt::Streaming;
@@ -67,12 +67,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     let guard = Streaming::begin();
     let mut stream = model.stream(&request)?;
     let mut writer = Writer::new(args.json);
-    while let Some(event) = stream.next() {
-        writer.show(&event?)?;
-        if guard.asked() {
-            break;
-        }
-    }
+    writer.follow(&mut stream, &guard)?;
     let interrupted = guard.asked();
     let response = stream.into_response();
     writer.end(&response, args.quiet)?;
@@ -154,8 +149,23 @@ impl Writer {
         Self { json, reasoning: false, ends_line: true }
     }
 
+    /// Shows the answer as it is written, to its end or to Ctrl-C.
+    pub(super) fn follow(
+        &mut self,
+        stream: &mut AnswerStream<'_>,
+        guard: &Streaming,
+    ) -> anyhow::Result<()> {
+        for event in stream {
+            self.show(&event?)?;
+            if guard.asked() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Shows a piece of the answer.
-    pub(super) fn show(&mut self, event: &StreamEvent) -> anyhow::Result<()> {
+    fn show(&mut self, event: &StreamEvent) -> anyhow::Result<()> {
         match event {
             _ if self.json => Ok(()),
             StreamEvent::Token(_) => Ok(()),
