@@ -24,6 +24,10 @@ pub enum LoadError {
     Shard { index: PathBuf, tensor: String, shard: String, reason: &'static str },
     #[error("{path}: tensor `{tensor}` has dtype {dtype}; weights must be F32, F16 or BF16")]
     Dtype { path: PathBuf, tensor: String, dtype: String },
+    #[error(
+        "tensor `{tensor}` takes {bytes} bytes, but the largest buffer of device `{device}` is {limit} bytes; use another device or a smaller --dtype"
+    )]
+    Buffer { tensor: String, bytes: u64, device: String, limit: u64 },
     #[error("the checkpoint in {folder} does not fit its config.json\n{report}")]
     Mismatch { folder: PathBuf, report: Box<crate::report::LoadReport> },
 }

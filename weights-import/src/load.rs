@@ -39,6 +39,7 @@ pub fn load_model(
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
     let model = Qwen3VlModel::new(checkpoint.config(), &Init::new(&device.device, precision));
     let plan = LoadPlan::new(checkpoint, &model)?;
+    plan.check_buffers(device, precision)?;
     let total = plan.items.iter().map(|item| item.entry.range.len() as u64).sum();
     let mut loader = Loader {
         checkpoint,
@@ -154,6 +155,25 @@ impl<'c> LoadPlan<'c> {
         plan.report.loaded = plan.items.len();
         plan.report.add_hints();
         Ok(plan)
+    }
+
+    /// Refuses a tensor that is larger than the largest buffer of the device.
+    fn check_buffers(
+        &self,
+        device: &SelectedDevice,
+        precision: Precision,
+    ) -> Result<(), LoadError> {
+        let Some(limit) = device.max_buffer() else { return Ok(()) };
+        for item in &self.items {
+            let shape = &item.entry.shape;
+            let count: u64 = shape.iter().map(|side| *side as u64).product();
+            let bytes = count * precision.of_rank(shape.len()).size() as u64;
+            if bytes > limit {
+                let (tensor, device) = (item.name.clone(), device.name.clone());
+                return Err(LoadError::Buffer { tensor, bytes, device, limit });
+            }
+        }
+        Ok(())
     }
 
     fn add(

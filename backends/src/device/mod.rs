@@ -131,8 +131,13 @@ impl SelectedDevice {
             hardware: hardware_name(self),
             dtypes: self.dtypes().into_iter().map(crate::dtype::name).collect(),
             memory: host_memory().filter(|_| self.kind.is_cpu()),
-            max_buffer: memory::max_buffer(&self.device),
+            max_buffer: self.max_buffer(),
         }
+    }
+
+    /// Largest single buffer in bytes, where the backend has such a limit.
+    pub fn max_buffer(&self) -> Option<u64> {
+        memory::max_buffer(&self.device)
     }
 
     /// The float dtypes that weights can have on this device.

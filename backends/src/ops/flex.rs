@@ -4,18 +4,20 @@
 //! thread. Here weights stay in the file's dtype and order: few rows go through a dot-product kernel on all
 //! cores, many rows through f32 GEMM over converted panels.
 
+mod attention;
 mod dot;
+mod matmul;
 mod panel;
+mod softmax;
 
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
 use super::{ModelOps, kernels_on, reference};
+use attention::{Heads, Sizes};
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 8;
@@ -41,11 +43,16 @@ impl ModelOps for Flex {
         v: FloatTensor<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        if !kernels_on() {
+        let all_f32 = [&q, &k, &v].iter().all(|t| t.dtype() == DType::F32);
+        if !kernels_on() || !all_f32 {
             return reference::attention::<Self>(q, k, v, causal);
         }
-        let options = AttentionModuleOptions { is_causal: causal, ..Default::default() };
-        Self::attention(q, k, v, None, None, options)
+        let [batch, heads, s, d] = q.layout().shape().dims();
+        let [_, groups, t, _] = k.layout().shape().dims();
+        let (q, k, v) = (q.to_contiguous(), by_rows(k), by_rows(v));
+        let sizes = Sizes { heads, groups, s, t, d, causal };
+        let out = attention::attention(rows_of(&q), heads_of(&k), heads_of(&v), sizes);
+        f32_tensor(out, Shape::new([batch, heads, s, d]))
     }
 
     fn rms_norm_rows(
@@ -64,9 +71,19 @@ impl ModelOps for Flex {
 /// A weight element that can be widened to f32 without loss.
 pub(super) trait Widen: Copy + Sync {
     fn widen(self) -> f32;
+
+    /// The same slice, where no widening is needed.
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        let _ = values;
+        None
+    }
 }
 
 impl Widen for f32 {
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self
@@ -87,11 +104,27 @@ impl Widen for f16 {
     }
 }
 
+/// The tensor itself where the rows of each head lie one after the other (as in a view of a cache), else a copy.
+fn by_rows(x: FlexTensor) -> FlexTensor {
+    let width = x.layout().shape()[3] as isize;
+    let strides = x.layout().strides();
+    let plain = strides[3] == 1 && strides[2] == width && strides[..2].iter().all(|s| *s >= 0);
+    if plain { x } else { x.to_contiguous() }
+}
+
+fn heads_of(x: &FlexTensor) -> Heads<'_> {
+    let strides = x.layout().strides();
+    Heads {
+        values: &x.storage::<f32>()[x.layout().start_offset()..],
+        strides: [strides[0] as usize, strides[1] as usize],
+    }
+}
+
 fn rows_of(x: &FlexTensor) -> &[f32] {
     x.as_slice::<f32>().expect("a contiguous f32 tensor")
 }
 
-fn product<W: Widen + 'static>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
+fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
     let [n, k] = weight.shape().dims();
     let m = x.len() / k;
     let out = if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) };

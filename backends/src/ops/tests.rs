@@ -71,6 +71,24 @@ fn attention_agrees_with_blocks_groups_and_cache() {
 }
 
 #[test]
+fn attention_agrees_over_batches_and_views_of_a_cache() {
+    for (b, s, t, room, causal) in
+        [(3, 70, 70, 70, false), (1, 1, 33, 256, true), (2, 5, 40, 64, true), (1, 9, 4, 8, false)]
+    {
+        let q = tensor([b, 4, s, 24], 0.1, DType::F32);
+        let view = |seed| tensor([b, 2, room, 24], seed, DType::F32).narrow(2, 0, t);
+        let (k, v) = (view(5.0), view(8.0));
+        let inputs = vec![primitive(&q), primitive(&k), primitive(&v)];
+        let expected = reference::<4>(inputs, |mut tensors| {
+            let (v, k) = (tensors.pop().unwrap(), tensors.pop().unwrap());
+            reference::attention::<burn::backend::Flex>(tensors.pop().unwrap(), k, v, causal)
+        });
+        let difference = largest_difference(attention(q, k, v, causal), expected);
+        assert!(difference < 1e-5, "{b}x{s}x{t} of {room}, causal {causal}: {difference}");
+    }
+}
+
+#[test]
 fn a_causal_query_sees_only_its_past() {
     let q = tensor([1, 2, 4, 8], 0.1, DType::F32);
     let (k, v) = (tensor([1, 2, 4, 8], 2.0, DType::F32), tensor([1, 2, 4, 8], 3.0, DType::F32));

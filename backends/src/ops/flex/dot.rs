@@ -10,7 +10,7 @@ const LANES: usize = 64;
 const ROWS_PER_TASK: usize = 16;
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
-pub fn rows<W: Widen + 'static>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
+pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
     let mut transposed = vec![0.0; n * m];
     let tasks = transposed.par_chunks_mut(ROWS_PER_TASK * m).zip(w.par_chunks(ROWS_PER_TASK * k));
     tasks.for_each(|(out, weights)| {
