@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::generate::{GenerateOptions, Generation, SessionSlot};
+use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::processor::Processor;
+use qwen3_vl_model::processor::image::RgbImage;
 use qwen3_vl_model::processor::thinking::ThinkingSplitter;
 use qwen3_vl_model::sample::GenerationDefaults;
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
@@ -155,6 +156,7 @@ impl Qwen3Vl {
         let stops = StopMatcher::new(request.stop.clone())?;
         let start = Instant::now();
         let pictures = load_pictures(&request.conversation, &self.media)?;
+        self.check_context(request, &pictures)?;
         let chat = self.processor.prepare(&request.conversation, &pictures)?;
         drop(pictures);
         let preprocess = start.elapsed();
@@ -164,6 +166,18 @@ impl Qwen3Vl {
             stream: TextStream::new(generation, self.processor.tokenizer(), stops, thinking),
             response: Response::begun(chat, preprocess, request.logprobs.is_some()),
         })
+    }
+
+    /// Counts tokens from sizes alone, so that too large a request is refused before its pixels are cut.
+    fn check_context(&self, request: &Request, pictures: &[RgbImage]) -> Result<(), Error> {
+        let sizes: Vec<_> = pictures.iter().map(|p| (p.width, p.height)).collect();
+        let tokens = self.processor.plan(&request.conversation, &sizes)?.inputs.ids.len();
+        let limit = self.model.config().text.max_position_embeddings;
+        if tokens >= limit {
+            let over = tokens + 1 - limit;
+            return Err(GenerateError::ContextOverflow { tokens, limit, over }.into());
+        }
+        Ok(())
     }
 
     fn options(&self, request: &Request) -> Result<GenerateOptions, Error> {

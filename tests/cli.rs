@@ -178,6 +178,8 @@ fn devices_inspect_plan_and_verify_report() {
     let reference = fixture("dense_tied/ref_image.safetensors");
     let verified = output(&["verify", &model(), "--reference", &reference, "--dtype", "f32"]);
     assert!(verified.status.success() && stdout(&verified).contains("stages pass"));
+    let foreign = fixture("dense_tied/ref_image.safetensors");
+    fails(&["verify", &fixture("moe"), "--reference", &foreign], 1, &["in.pixel_values"]);
     let wrong = fixture("dense_yarn/ref_image.safetensors");
     fails(&["verify", &model(), "--reference", &wrong], 1, &[]);
 }
@@ -195,9 +197,13 @@ fn bad_arguments_are_usage_errors() {
     fails(&["run", &model, "-p", "x", "--device", "tpu"], 1, &["tpu", "flex"]);
     fails(
         &["run", &model, "-p", "x", "--min-pixels", "9999", "--max-pixels", "100"],
-        1,
+        2,
         &["9999", "100"],
     );
+    fails(&["run", &model, "-p", "x", "--top-p", "-1"], 2, &["top_p", "-1"]);
+    fails(&["run", &model, "-p", "x", "--temperature", "1e-40"], 2, &["temperature"]);
+    let hyphen = run_json(&["-p", "- a list?", "--presence-penalty", "-0.5", "-n", "1"]);
+    assert_eq!(hyphen["usage"]["completion_tokens"], 1);
 }
 
 #[test]
@@ -212,7 +218,11 @@ fn bad_checkpoints_are_named() {
     for (from, to, word) in [
         ("\"qwen3_vl\"", "\"qwen2_vl\"", "qwen2_vl"),
         ("\"vision_config\"", "\"vision_konfig\"", "vision_config"),
+        ("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 1000000000", "num_hidden_layers"),
+        ("\"vocab_size\": 512", "\"vocab_size\": 1000000000000", "vocab_size"),
+        ("\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": -1", "rms_norm_eps"),
     ] {
+        assert!(text.contains(from), "{from}");
         std::fs::write(&config, text.replace(from, to)).unwrap();
         fails(&["run", folder.path().to_str().unwrap(), "-p", "x"], 1, &["config.json", word]);
     }

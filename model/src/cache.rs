@@ -72,8 +72,9 @@ impl KvCache {
 
     /// Bytes that `tokens` tokens take in a cache of this configuration, rounded up to whole blocks.
     pub fn bytes(config: &TextConfig, tokens: usize, dtype: DType) -> u64 {
-        let slots = tokens.next_multiple_of(BLOCK);
-        (2 * config.layers * config.kv_heads * config.head_dim * slots * dtype.size()) as u64
+        let slots = tokens.div_ceil(BLOCK).saturating_mul(BLOCK) as u64;
+        let sizes = [2, config.layers, config.kv_heads, config.head_dim, dtype.size()];
+        sizes.into_iter().fold(slots, |bytes, size| bytes.saturating_mul(size as u64))
     }
 
     /// Writes `keys` and `values [1, kv_heads, n, head_dim]` behind the tokens held and returns all of them.

@@ -80,25 +80,25 @@ pub struct SamplingArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub max_tokens: Option<u64>,
     /// Divides the logits; 0 decodes greedily
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Keep the K best tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     /// Keep the best tokens up to this probability in all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Drop tokens below this share of the best one's probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f64>,
     /// Divide the logits of tokens in prompt and answer
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub repetition_penalty: Option<f64>,
     /// Subtract from the logits of tokens in the answer
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub presence_penalty: Option<f64>,
     /// Subtract from the logits of tokens in the answer, once per occurrence
-    #[arg(long, value_name = "A")]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub frequency_penalty: Option<f64>,
     /// Seed of the sampler; the same seed gives the same answer
     #[arg(long, value_name = "N")]
@@ -107,7 +107,8 @@ pub struct SamplingArgs {
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     pub greedy: bool,
     /// End the answer before this text (repeat for several)
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true,
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
     /// Go on past end-of-sequence tokens
     #[arg(long)]
@@ -157,6 +158,12 @@ pub fn load(
     quiet: bool,
 ) -> anyhow::Result<Qwen3Vl> {
     let name = model.name()?;
+    if let (Some(min), Some(max)) = (pixels.min_pixels, pixels.max_pixels)
+        && min > max
+    {
+        let message = format!("--min-pixels {min} is larger than --max-pixels {max}");
+        return Err(usage_error(ErrorKind::ValueValidation, message));
+    }
     let options = LoadOptions {
         device: device.device.clone(),
         dtype: dtype(device)?,

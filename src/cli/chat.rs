@@ -31,7 +31,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// System message
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Picture for the first message (repeat for several)
     #[arg(long, value_name = "IMAGE")]

@@ -142,7 +142,7 @@ impl Inspection {
             self.counts.iter().map(|(part, n)| (part.name().to_owned(), grouped(*n))).collect();
         counts.push(("all".into(), grouped(self.total())));
         let memory = [("f32", 4), ("bf16 or f16", 2)]
-            .map(|(name, size)| (name.to_owned(), bytes(self.total() * size)));
+            .map(|(name, size)| (name.to_owned(), bytes(self.total().saturating_mul(size))));
         let mut out = format!("{}\n", self.checkpoint.folder().display());
         out += &rows(self.architecture().into_iter().map(owned).collect());
         out += "parameters\n";

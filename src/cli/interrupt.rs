@@ -11,14 +11,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// While this lives, Ctrl-C is a request that [`Streaming::asked`] reports; a second one ends the program.
 pub struct Streaming;
 
+/// Makes Ctrl-C end the program with its own exit code; without this the system's default does.
+pub fn install() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let _ = ctrlc::set_handler(handle);
+    });
+}
+
 impl Streaming {
     /// Begins an answer.
     pub fn begin() -> Self {
-        static INSTALL: Once = Once::new();
-        INSTALL.call_once(|| {
-            // Without a handler Ctrl-C simply ends the program.
-            let _ = ctrlc::set_handler(handle);
-        });
+        install();
         ASKED.store(false, Ordering::SeqCst);
         STREAMING.store(true, Ordering::SeqCst);
         Self

@@ -33,7 +33,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The question
-    #[arg(short, long, value_name = "TEXT", default_value = "")]
+    #[arg(short, long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     prompt: String,
     /// Picture: path, http(s) or file URL, or data URI (repeat for several)
     #[arg(long, value_name = "IMAGE")]
@@ -42,8 +42,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     messages: Option<PathBuf>,
     /// Tokens of the answer to make room for
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 512)]
-    max_tokens: usize,
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -74,8 +75,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let stored = stored_dtype(&folder, &config)?;
     let precision = Precision::resolve(&device, args::dtype(&args.device)?, stored)
         .or_else(|_| Precision::resolve(&device, DtypeRequest::Auto, stored))?;
-    let memory = Memory::estimate(&config, &chat, args.max_tokens, precision, device.kind.is_cpu());
-    let tokens = chat.inputs.ids.len() + args.max_tokens;
+    let answer = args.max_tokens as usize;
+    let memory = Memory::estimate(&config, &chat, answer, precision, device.kind.is_cpu());
+    let tokens = chat.inputs.ids.len() + answer;
     let fits = tokens <= config.text.max_position_embeddings && memory.fits();
     let plan = Plan { sizes, chat, memory, precision, tokens, config, fits, device: device.name };
     match args.json {
@@ -115,7 +117,7 @@ impl Memory {
         let parameters: u64 = parameter_counts(config).values().sum();
         let tokens = chat.inputs.ids.len() + answer;
         Self {
-            weights: parameters * precision.weights.size() as u64,
+            weights: parameters.saturating_mul(precision.weights.size() as u64),
             cache: KvCache::bytes(&config.text, tokens, precision.compute),
             activations: activations(config, chat) * precision.compute.size() as u64,
             available: host_memory().filter(|_| on_host).map(|memory| memory.available),
@@ -123,7 +125,7 @@ impl Memory {
     }
 
     fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
+        self.weights.saturating_add(self.cache).saturating_add(self.activations)
     }
 
     fn fits(&self) -> bool {

@@ -10,7 +10,7 @@ use qwen3_vl::model::processor::message::fill_images;
 use qwen3_vl::{AnswerStream, Conversation, MediaSource, Message, Request, Response, StreamEvent};
 
 use super::args::{DeviceArgs, ModelArgs, PixelArgs, SamplingArgs, load};
-use super::interrupt::Streaming;
+use super::interrupt::{self, Streaming};
 use super::{Outcome, json, print, usage_error};
 
 /// Largest messages file that is read, in bytes (pictures may be inside as data URIs).
@@ -29,13 +29,13 @@ pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The question; without it and without --messages it is read from standard input
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Picture: path, http(s) or file URL, or data URI (repeat for several)
     #[arg(long, value_name = "IMAGE")]
     image: Vec<String>,
     /// System message
-    #[arg(long, value_name = "TEXT", conflicts_with = "messages")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "messages", allow_hyphen_values = true)]
     system: Option<String>,
     /// Conversation as a JSON file; - reads standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
@@ -61,11 +61,13 @@ pub struct RunArgs {
 /// Runs the verb.
 pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     args.model.name()?;
+    interrupt::install();
     let request = request(&args)?;
     let quiet = args.quiet || args.json;
     let model = load(&args.model, &args.device, &args.pixels, quiet)?;
-    let guard = Streaming::begin();
+    // Until the first token Ctrl-C simply ends the program: nothing has been written yet.
     let mut stream = model.stream(&request)?;
+    let guard = Streaming::begin();
     let mut writer = Writer::new(args.json);
     writer.follow(&mut stream, &guard)?;
     let interrupted = guard.asked();

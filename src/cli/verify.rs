@@ -50,6 +50,7 @@ fn as_text(outcome: &Verification, device: &str) -> String {
     let rows = std::iter::once(head).chain(outcome.stages.iter().map(row));
     let failed = outcome.stages.iter().filter(|stage| !stage.passed).count();
     let verdict = match failed {
+        0 if outcome.stages.is_empty() => "nothing was compared: FAIL\n".to_owned(),
         0 => format!("all {} stages pass on {device}\n", outcome.stages.len()),
         n => format!("{n} of {} stages FAIL on {device}\n", outcome.stages.len()),
     };

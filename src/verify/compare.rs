@@ -163,6 +163,12 @@ fn integer_stages(
     let mut stages = Vec::new();
     if let Some(tensor) = reference.integers("position_ids")? {
         let columns = *tensor.shape.last().unwrap_or(&0);
+        let complete = tensor.values.len() == 3 * computed.rows.len() * columns;
+        let last = computed.rows.iter().flat_map(|row| row.live.last()).max();
+        if !complete || last.is_some_and(|last| *last >= columns) {
+            stages.push(count_stage("position_ids".into(), tensor.values.len().max(1)));
+            return Ok(stages);
+        }
         let at = |axis: usize, row: usize, column: usize| {
             tensor.values[(axis * computed.rows.len() + row) * columns + column]
         };

@@ -58,9 +58,9 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Whether every stage lies within its bounds.
+    /// Whether there were stages and every one lies within its bounds.
     pub fn passed(&self) -> bool {
-        self.stages.iter().all(|stage| stage.passed)
+        !self.stages.is_empty() && self.stages.iter().all(|stage| stage.passed)
     }
 
     /// The stage that is furthest beyond its bound.

@@ -103,23 +103,25 @@ impl Reference {
         }
     }
 
-    /// Pixels and grids of images (`pixels`, `grids` name the keys); none where the keys are absent.
+    /// Pixels of `patch_len` values per patch and grids (`pixels`, `grids` name the keys); none where they are absent.
     pub fn pixels(
         &self,
         pixels: &'static str,
         grids: &'static str,
+        patch_len: usize,
     ) -> Result<Pixels, ReferenceError> {
         let Some(values) = self.floats(pixels)? else { return Ok(Pixels::default()) };
         let grid = |row: Vec<i64>| match row[..] {
-            [t, h, w] if t > 0 && h > 0 && w > 0 => {
+            [t, h, w] if [t, h, w].iter().all(|side| (1..=1 << 16).contains(side)) => {
                 Ok(Grid { t: t as usize, h: h as usize, w: w as usize })
             }
             _ => Err(self.shape_error(grids, format!("{row:?}"), "positive [t, h, w]".into())),
         };
         let grids: Vec<Grid> = self.rows(grids)?.into_iter().map(grid).collect::<Result<_, _>>()?;
         let patches: usize = grids.iter().map(Grid::patches).sum();
-        if values.shape.first() != Some(&patches) {
-            let expected = format!("{patches} rows, as the grids say");
+        if values.shape != [patches, patch_len] {
+            let expected =
+                format!("{:?}, as the grids and the checkpoint say", [patches, patch_len]);
             return Err(self.shape_error(pixels, format!("{:?}", values.shape), expected));
         }
         Ok(Pixels { values: values.values, grids })

@@ -39,8 +39,11 @@ pub fn compute(model: &Qwen3VlModel, reference: &Reference) -> Result<Computed, 
     let masks = reference.rows("in.attention_mask")?;
     let steps =
         reference.integers("greedy_ids")?.map_or(0, |t| t.shape.get(1).copied().unwrap_or(0));
-    let mut images = Queue::new(reference.pixels("in.pixel_values", "in.image_grid_thw")?);
-    let mut videos = Queue::new(reference.pixels("in.pixel_values_videos", "in.video_grid_thw")?);
+    let patch_len = model.config().vision.patch_len();
+    let mut images =
+        Queue::new(reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len)?);
+    let mut videos =
+        Queue::new(reference.pixels("in.pixel_values_videos", "in.video_grid_thw", patch_len)?);
     let tokens = placeholder_ids(model);
     let mut computed = Computed { rows: Vec::new(), vision: BTreeMap::new() };
     for (ids, mask) in ids.iter().zip(&masks) {

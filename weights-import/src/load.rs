@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::{Precision, SelectedDevice, dtype};
+use qwen3_vl_backends::{Precision, SelectedDevice, device, dtype};
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
@@ -101,15 +101,17 @@ impl Part {
 pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
     let mut counts = BTreeMap::new();
     for (path, shape) in parameters(&unloaded(config)) {
-        let count: u64 = shape.iter().map(|side| *side as u64).product();
-        *counts.entry(Part::of(&path)).or_default() += count;
+        let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
+        let part: &mut u64 = counts.entry(Part::of(&path)).or_default();
+        *part = part.saturating_add(count);
     }
     counts
 }
 
 /// A model whose lazy parameters nobody will ask for.
 fn unloaded(config: &Qwen3VlConfig) -> Qwen3VlModel {
-    let device = qwen3_vl_backends::device::select(None).map(|d| d.device).unwrap_or_default();
+    let cpu = device::open("cpu").or_else(|_| device::select(None));
+    let device = cpu.map(|selected| selected.device).unwrap_or_default();
     Qwen3VlModel::new(config, &Init::new(&device, Precision::F32))
 }
 

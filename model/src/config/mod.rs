@@ -37,11 +37,23 @@ impl ConfigError {
     }
 }
 
-/// Refuses a zero where a size is expected.
+/// Largest width, head count or patch side that is believed; nothing published comes near.
+const LARGEST_SIZE: usize = 1 << 20;
+/// Most layers that are believed.
+pub(crate) const MOST_LAYERS: usize = 4096;
+
+/// Refuses a zero, or what no model has, where a size is expected.
 pub(crate) fn positive(field: &'static str, value: usize) -> Result<usize, ConfigError> {
-    match value {
-        0 => Err(ConfigError::invalid(field, value, "it must be at least 1")),
-        _ => Ok(value),
+    within(field, value, LARGEST_SIZE)
+}
+
+/// Refuses what does not lie between 1 and `most`.
+pub(crate) fn within(field: &'static str, value: usize, most: usize) -> Result<usize, ConfigError> {
+    match (1..=most).contains(&value) {
+        true => Ok(value),
+        false => {
+            Err(ConfigError::invalid(field, value, format!("it must lie between 1 and {most}")))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Configuration of the language model.
 
 use super::raw::RawTextConfig;
-use super::{ConfigError, RopeConfig, positive};
+use super::{ConfigError, MOST_LAYERS, RopeConfig, positive, within};
 
 /// HF `Qwen3VLTextConfig` / `Qwen3VLMoeTextConfig`, validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,22 +50,31 @@ impl TextConfig {
         let kv_heads = kv_heads(raw, heads, moe)?;
         let default_head_dim = if moe { hidden_size / heads } else { 128 };
         let head_dim = positive("text_config.head_dim", raw.head_dim.unwrap_or(default_head_dim))?;
-        let max_position_embeddings = raw.max_position_embeddings.unwrap_or(128_000);
+        let max_position_embeddings = within(
+            "text_config.max_position_embeddings",
+            raw.max_position_embeddings.unwrap_or(128_000),
+            1 << 31,
+        )?;
         Ok(Self {
-            vocab_size: positive("text_config.vocab_size", raw.vocab_size.unwrap_or(151_936))?,
+            vocab_size: within(
+                "text_config.vocab_size",
+                raw.vocab_size.unwrap_or(151_936),
+                1 << 24,
+            )?,
             hidden_size: positive("text_config.hidden_size", hidden_size)?,
             intermediate_size: positive(
                 "text_config.intermediate_size",
                 raw.intermediate_size.unwrap_or(if moe { 5632 } else { 22_016 }),
             )?,
-            layers: positive(
+            layers: within(
                 "text_config.num_hidden_layers",
                 raw.num_hidden_layers.unwrap_or(if moe { 24 } else { 32 }),
+                MOST_LAYERS,
             )?,
             heads,
             kv_heads,
             head_dim,
-            rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6),
+            rms_norm_eps: epsilon(raw)?,
             max_position_embeddings,
             rope: RopeConfig::from_raw(raw, head_dim, max_position_embeddings)?,
             moe: if moe { Some(MoeConfig::from_raw(raw)?) } else { None },
@@ -120,6 +129,17 @@ fn check_fixed(raw: &RawTextConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::invalid("text_config.attention_bias", true, rule));
     }
     Ok(())
+}
+
+fn epsilon(raw: &RawTextConfig) -> Result<f64, ConfigError> {
+    let epsilon = raw.rms_norm_eps.unwrap_or(1e-6);
+    match epsilon > 0.0 && epsilon < 1.0 {
+        true => Ok(epsilon),
+        false => {
+            let rule = "it must lie between 0 and 1";
+            Err(ConfigError::invalid("text_config.rms_norm_eps", epsilon, rule))
+        }
+    }
 }
 
 fn kv_heads(raw: &RawTextConfig, heads: usize, moe: bool) -> Result<usize, ConfigError> {

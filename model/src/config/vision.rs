@@ -1,7 +1,7 @@
 //! Configuration of the vision tower.
 
 use super::raw::RawVisionConfig;
-use super::{ConfigError, positive};
+use super::{ConfigError, MOST_LAYERS, positive, within};
 
 /// HF `Qwen3VLVisionConfig`, validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,7 @@ impl VisionConfig {
         let positions =
             size("vision_config.num_position_embeddings", raw.num_position_embeddings, 2304)?;
         let config = Self {
-            layers: size("vision_config.depth", raw.depth, 27)?,
+            layers: within("vision_config.depth", raw.depth.unwrap_or(27), MOST_LAYERS)?,
             hidden_size: size("vision_config.hidden_size", raw.hidden_size, 1152)?,
             intermediate_size: size(
                 "vision_config.intermediate_size",
@@ -52,12 +52,16 @@ impl VisionConfig {
             )?,
             heads: size("vision_config.num_heads", raw.num_heads, 16)?,
             in_channels: size("vision_config.in_channels", raw.in_channels, 3)?,
-            patch_size: size("vision_config.patch_size", raw.patch_size, 16)?,
-            merge_size: size("vision_config.spatial_merge_size", raw.spatial_merge_size, 2)?,
-            temporal_patch_size: size(
+            patch_size: within("vision_config.patch_size", raw.patch_size.unwrap_or(16), 1 << 10)?,
+            merge_size: within(
+                "vision_config.spatial_merge_size",
+                raw.spatial_merge_size.unwrap_or(2),
+                1 << 6,
+            )?,
+            temporal_patch_size: within(
                 "vision_config.temporal_patch_size",
-                raw.temporal_patch_size,
-                2,
+                raw.temporal_patch_size.unwrap_or(2),
+                1 << 6,
             )?,
             out_hidden_size: size("vision_config.out_hidden_size", raw.out_hidden_size, 3584)?,
             position_side: positions.isqrt(),

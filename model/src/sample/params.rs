@@ -2,6 +2,9 @@
 
 use super::SampleError;
 
+/// Below this, dividing logits overflows; ask for greedy decoding instead.
+const LEAST_TEMPERATURE: f64 = 1e-6;
+
 /// All numbers that decide the next token. `Default` is what transformers does when nothing is said: greedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -64,8 +67,9 @@ impl SamplingParams {
             (
                 "temperature",
                 self.temperature,
-                finite(self.temperature) && self.temperature >= 0.0,
-                "be at least 0 and finite (0 means greedy)",
+                self.temperature == 0.0
+                    || finite(self.temperature) && self.temperature >= LEAST_TEMPERATURE,
+                "be finite and at least 0.000001, or 0 (0 means greedy)",
             ),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "lie in (0, 1]"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "lie in [0, 1]"),

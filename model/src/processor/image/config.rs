@@ -73,12 +73,15 @@ impl ImageProcessorConfig {
 
     fn check_bounds(&self) -> Result<(), ImageError> {
         let (min, max) = (self.min_pixels, self.max_pixels);
-        match min >= 1 && min <= max {
+        match min >= 1 && min <= max && max <= LARGEST_AREA {
             true => Ok(()),
             false => Err(ImageError::PixelBounds { min, max }),
         }
     }
 }
+
+/// Largest bound on the area of a picture, in pixels: four million tokens, far beyond any context.
+const LARGEST_AREA: usize = 1 << 32;
 
 /// The file as written.
 #[derive(Deserialize)]

@@ -78,7 +78,7 @@ pub enum ImageError {
     ConfigValue { field: &'static str, value: String, expected: &'static str },
     /// The pixel bounds contradict each other.
     #[error(
-        "The smallest area of an image (min_pixels, {min}) must be at least 1 and at most the largest (max_pixels, {max})."
+        "The smallest area of an image (min_pixels, {min}) must be at least 1 and at most the largest (max_pixels, {max}), which may be 4294967296 pixels at most."
     )]
     PixelBounds { min: usize, max: usize },
 }
