@@ -148,12 +148,15 @@ fn chat_remembers_and_reuses() {
         .spawn()
         .unwrap();
     let picture = fixture("e2e/gradient.png");
-    let lines = format!("/image {picture}\nWhat is it?\nAnd now?\n/history\n/nonsense\n/exit\n");
+    let lines = format!(
+        "/image {picture}\n/image /no/such.png\nWhat is it?\nAnd now?\n/history\n/nonsense\n/exit\n"
+    );
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = stdout(&output);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("user (1 pictures): What is it?"), "{text}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such.png"));
     assert!(
         text.contains("user: And now?") && text.contains("unknown command /nonsense"),
         "{text}"

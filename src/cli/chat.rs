@@ -1,6 +1,8 @@
 //! `qwen3-vl chat`: a conversation in the terminal.
 
 use clap::Args;
+use qwen3_vl::weights::MediaLimits;
+use qwen3_vl::weights::media::picture_sizes;
 use qwen3_vl::{Chat, Conversation, Message, Qwen3Vl, Request, Response};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -107,7 +109,8 @@ impl<'m> Repl<'m> {
             "/exit" | "/quit" | "/bye" => return Ok(true),
             "/help" => print::out(HELP)?,
             "/image" if rest.is_empty() => print::line("which picture? /image PATH")?,
-            "/image" => self.images.push(rest.to_owned()),
+            "/image" => self.add_image(rest.trim_matches(['"', '\''])),
+            "/images" if self.images.is_empty() => print::line("no pictures are waiting")?,
             "/images" => print::line(&self.images.join("\n"))?,
             "/system" => {
                 self.system = (!rest.is_empty()).then(|| rest.to_owned());
@@ -127,6 +130,16 @@ impl<'m> Repl<'m> {
         Ok(false)
     }
 
+    /// Looks at the picture now, so that a wrong path is told before the question.
+    fn add_image(&mut self, source: &str) {
+        let messages = vec![Message::user("").image(source)];
+        let conversation = Conversation { messages, tools: Vec::new() };
+        match picture_sizes(&conversation, &MediaLimits::default()) {
+            Ok(_) => self.images.push(source.to_owned()),
+            Err(error) => print::error_line(&format!("error: {error}")),
+        }
+    }
+
     fn show_history(&self) -> anyhow::Result<()> {
         for message in &self.messages {
             let pictures = message.media().len();
@@ -136,10 +149,10 @@ impl<'m> Repl<'m> {
         Ok(())
     }
 
-    /// Asks, shows the answer and keeps both. A question that failed is forgotten, its pictures with it.
+    /// Asks, shows the answer and keeps both. A question that failed is forgotten; its pictures wait for the next.
     fn ask(&mut self, text: &str) -> anyhow::Result<()> {
         let pictures = std::mem::take(&mut self.images);
-        let question = pictures.into_iter().fold(Message::user(""), Message::image).text(text);
+        let question = pictures.iter().cloned().fold(Message::user(""), Message::image).text(text);
         let system = self.system.as_ref().map(Message::system);
         let history = self.messages.iter().cloned();
         let messages: Vec<Message> =
@@ -152,7 +165,10 @@ impl<'m> Repl<'m> {
                 self.messages.extend([question, answer]);
             }
             Err(error) if print::is_closed_pipe(&error) => return Err(error),
-            Err(error) => print::error_line(&format!("error: {}", print::chain(&error))),
+            Err(error) => {
+                self.images = pictures;
+                print::error_line(&format!("error: {}", print::chain(&error)));
+            }
         }
         Ok(())
     }
