@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use qwen3_vl::backends::device::{host_memory, select};
 use qwen3_vl::backends::{DtypeRequest, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::PreparedChat;
-use qwen3_vl::model::processor::message::fill_images;
 use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
 use qwen3_vl::weights::hub::resolve_model;
@@ -20,6 +18,7 @@ use qwen3_vl::{Conversation, MediaSource, Message};
 use serde_json::{Value, json};
 
 use super::args::{self, DeviceArgs, ModelArgs, PixelArgs};
+use super::run::conversation_file;
 use super::size::{bytes, grouped, table};
 use super::{Outcome, json, print};
 
@@ -90,14 +89,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
 fn conversation(args: &PlanArgs) -> anyhow::Result<Conversation> {
     let images: Vec<MediaSource> = args.image.iter().cloned().map(MediaSource::from).collect();
     match &args.messages {
-        Some(path) => {
-            let name = path.display().to_string();
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-            let mut conversation = Conversation::from_json(&text).context(name.clone())?;
-            fill_images(&mut conversation.messages, images).context(name)?;
-            Ok(conversation)
-        }
+        Some(path) => conversation_file(path, images),
         None => {
             let question =
                 images.into_iter().fold(Message::user(""), Message::image).text(&args.prompt);

@@ -93,12 +93,7 @@ fn request(args: &RunArgs) -> anyhow::Result<Request> {
 fn conversation(args: &RunArgs) -> anyhow::Result<Conversation> {
     let images: Vec<MediaSource> = args.image.iter().cloned().map(MediaSource::from).collect();
     if let Some(path) = &args.messages {
-        let text = read_messages(path)?;
-        let mut conversation =
-            Conversation::from_json(&text).with_context(|| format!("{}", path.display()))?;
-        fill_images(&mut conversation.messages, images)
-            .with_context(|| format!("{}", path.display()))?;
-        return Ok(conversation);
+        return conversation_file(path, images);
     }
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
@@ -107,6 +102,18 @@ fn conversation(args: &RunArgs) -> anyhow::Result<Conversation> {
     let question = images.into_iter().fold(Message::user(""), Message::image).text(prompt);
     let system = args.system.as_ref().map(Message::system);
     Ok(Conversation { messages: system.into_iter().chain([question]).collect(), tools: Vec::new() })
+}
+
+/// Reads a conversation, giving its image parts without source the pictures named beside it.
+pub(super) fn conversation_file(
+    path: &std::path::Path,
+    images: Vec<MediaSource>,
+) -> anyhow::Result<Conversation> {
+    let text = read_messages(path)?;
+    let name = || path.display().to_string();
+    let mut conversation = Conversation::from_json(&text).with_context(name)?;
+    fill_images(&mut conversation.messages, images).with_context(name)?;
+    Ok(conversation)
 }
 
 fn prompt_from_stdin() -> anyhow::Result<String> {
