@@ -4,7 +4,7 @@ mod common;
 
 use burn::tensor::{DType, Tensor};
 use qwen3_vl::Qwen3Vl;
-use qwen3_vl::model::inputs::{ModelInputs, Pixels, VisionSpan};
+use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::processor::image::Grid;
 use qwen3_vl::model::processor::message::MediaKind;
@@ -18,14 +18,11 @@ fn model() -> Qwen3Vl {
 fn picture(model: &Qwen3Vl, seed: usize, h: usize, w: usize) -> Pixels {
     let count = h * w * model.model().config().vision.patch_len();
     let values = (0..count).map(|i| (((i * 31 + seed * 7919) % 255) as f32 - 127.0) / 127.5);
-    Pixels { values: values.collect(), grids: vec![Grid { t: 1, h, w }] }
+    Pixels { items: vec![MediaItem::from_patches(Grid { t: 1, h, w }, values.collect())] }
 }
 
 fn join(first: Pixels, second: Pixels) -> Pixels {
-    Pixels {
-        values: [first.values, second.values].concat(),
-        grids: [first.grids, second.grids].concat(),
-    }
+    Pixels { items: [first.items, second.items].concat() }
 }
 
 /// Text, an image of 4x6 patches, text.
@@ -76,9 +73,9 @@ fn sequences_decoded_together_equal_each_alone() {
         let mut session = Session::new(model.model());
         session.prefill(model.model(), inputs, usize::MAX).unwrap();
         alone.extend(values(session.step(model.model(), 40 + index as u32)));
-        let prepared = model.model().prepare(inputs, 0, &mut Probe::off()).unwrap();
-        let mut cache = model.model().new_cache();
-        model.model().prefill(&prepared, 0..prepared.len(), &mut cache, &mut Probe::off());
+        let mut prepared = model.model().prepare(inputs, &mut Probe::off()).unwrap();
+        let (rows, mut cache) = (0..prepared.len(), model.model().new_cache());
+        model.model().prefill(&mut prepared, rows, &mut cache, &mut Probe::off());
         tokens.push((40 + index as u32, prepared.positions().next));
         caches.push(cache);
     }
@@ -132,10 +129,9 @@ fn a_still_clip_has_the_features_of_its_picture() {
     let image = picture(&model, 3, 4, 6);
     let encode =
         |pixels: &Pixels| values(model.model().encode(pixels, &mut Probe::off()).unwrap().embeds);
-    let clip = Pixels {
-        values: [image.values.clone(), image.values.clone()].concat(),
-        grids: vec![Grid { t: 2, h: 4, w: 6 }],
-    };
+    let patches = image.items[0].patches(0..1);
+    let twice = [&*patches, &*patches].concat();
+    let clip = Pixels { items: vec![MediaItem::from_patches(Grid { t: 2, h: 4, w: 6 }, twice)] };
     let (once, twice) = (encode(&image), encode(&clip));
     assert_close(&once, &twice[..once.len()], "first frame");
     assert_close(&once, &twice[once.len()..], "second frame");
@@ -157,12 +153,12 @@ fn inputs_that_do_not_belong_together_are_refused() {
     let model = model();
     let mut inputs = prompt(&model, 1);
     inputs.images = Pixels::default();
-    let error = model.model().prepare(&inputs, 0, &mut Probe::off()).unwrap_err().to_string();
+    let error = model.model().prepare(&inputs, &mut Probe::off()).unwrap_err().to_string();
     assert!(error.contains("6 placeholder"), "{error}");
     let beyond = ModelInputs::text(vec![1, 100_000]);
-    let error = model.model().prepare(&beyond, 0, &mut Probe::off()).unwrap_err().to_string();
+    let error = model.model().prepare(&beyond, &mut Probe::off()).unwrap_err().to_string();
     assert!(error.contains("100000") && error.contains("512"), "{error}");
-    assert!(model.model().prepare(&ModelInputs::default(), 0, &mut Probe::off()).is_err());
+    assert!(model.model().prepare(&ModelInputs::default(), &mut Probe::off()).is_err());
 }
 
 /// With random weights in place of a table of the same side, positions of a 48x48 grid are the table in block order.

@@ -1,8 +1,11 @@
 //! What a prompt becomes before it enters the model: ids, vision spans, pixels.
 
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::processor::image::Grid;
+use crate::processor::image::{Grid, PackedFrames};
 use crate::processor::message::MediaKind;
 
 /// A run of placeholder tokens: one image, or one temporal patch of a video.
@@ -33,29 +36,84 @@ impl VisionSpan {
     }
 }
 
-/// Patches of all items of one modality, in order of appearance.
+/// One image or clip, before the vision tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MediaItem {
+    pub grid: Grid,
+    data: PixelData,
+}
+
+/// Patch rows, or the pixels that they are cut from when the tower asks for them.
+#[derive(Debug, Clone, PartialEq)]
+enum PixelData {
+    /// Row-major `[grid.patches(), patch_len]`.
+    Patches(Arc<[f32]>),
+    Frames(Arc<PackedFrames>),
+}
+
+impl MediaItem {
+    /// An item whose patch rows (HF `pixel_values`) were computed elsewhere, row-major `[grid.patches(), patch_len]`.
+    ///
+    /// # Panics
+    /// When `values` do not divide into the patches of `grid`.
+    pub fn from_patches(grid: Grid, values: Vec<f32>) -> Self {
+        let patches = grid.patches();
+        assert!(patches > 0 && values.len().is_multiple_of(patches), "whole patches");
+        Self { grid, data: PixelData::Patches(values.into()) }
+    }
+
+    /// An item of resized 8-bit frames: a quarter of the memory of its patches.
+    pub fn from_frames(frames: PackedFrames) -> Self {
+        Self { grid: frames.grid(), data: PixelData::Frames(Arc::new(frames)) }
+    }
+
+    /// Values of one patch row.
+    pub fn patch_len(&self) -> usize {
+        match &self.data {
+            PixelData::Patches(values) => values.len() / self.grid.patches(),
+            PixelData::Frames(frames) => frames.layout().row_len(),
+        }
+    }
+
+    /// Patch rows of the temporal patches `frames`, row-major `[patches, patch_len]`.
+    pub fn patches(&self, frames: Range<usize>) -> Cow<'_, [f32]> {
+        match &self.data {
+            PixelData::Patches(values) => {
+                let frame = values.len() / self.grid.t;
+                Cow::Borrowed(&values[frames.start * frame..frames.end * frame])
+            }
+            PixelData::Frames(packed) => Cow::Owned(packed.patches(frames)),
+        }
+    }
+
+    /// A hash of what the tower sees: equal items have equal hashes.
+    pub fn content_hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        match &self.data {
+            PixelData::Patches(values) => {
+                values.iter().for_each(|value| hasher.write_u32(value.to_bits()));
+            }
+            PixelData::Frames(packed) => packed.hash_content(&mut hasher),
+        }
+        hasher.finish()
+    }
+}
+
+/// All images, or all clips, of a prompt in order of appearance.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pixels {
-    /// Row-major `[patches, patch_len]`.
-    pub values: Vec<f32>,
-    /// One grid per image or clip.
-    pub grids: Vec<Grid>,
+    pub items: Vec<MediaItem>,
 }
 
 impl Pixels {
     /// Whether there is no item.
     pub fn is_empty(&self) -> bool {
-        self.grids.is_empty()
+        self.items.is_empty()
     }
 
-    /// Patches of all items.
-    pub fn patches(&self) -> usize {
-        self.grids.iter().map(Grid::patches).sum()
-    }
-
-    /// Values per patch.
-    pub fn patch_len(&self) -> usize {
-        self.values.len() / self.patches().max(1)
+    /// Grids of the items (HF `image_grid_thw`, `video_grid_thw`).
+    pub fn grids(&self) -> Vec<Grid> {
+        self.items.iter().map(|item| item.grid).collect()
     }
 }
 
@@ -99,8 +157,8 @@ impl ModelInputs {
         videos: Pixels,
         tokens: PlaceholderIds,
     ) -> Result<Self, InputError> {
-        let mut spans = find_spans(&ids, &images.grids, MediaKind::Image, &tokens)?;
-        spans.extend(find_spans(&ids, &videos.grids, MediaKind::Video, &tokens)?);
+        let mut spans = find_spans(&ids, &images.grids(), MediaKind::Image, &tokens)?;
+        spans.extend(find_spans(&ids, &videos.grids(), MediaKind::Video, &tokens)?);
         spans.sort_by_key(|span| span.start);
         Ok(Self { ids, spans, images, videos })
     }

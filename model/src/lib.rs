@@ -16,6 +16,7 @@ pub mod model;
 pub mod norm;
 pub mod probe;
 pub mod processor;
+pub mod prompt;
 pub mod rope;
 pub mod sample;
 pub mod session;

@@ -1,6 +1,7 @@
 //! The whole model: vision tower, language model, head (HF `Qwen3VLForConditionalGeneration`).
 
 use std::ops::Range;
+use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -9,14 +10,22 @@ use qwen3_vl_backends::{Precision, ops};
 use crate::cache::KvCache;
 use crate::config::Qwen3VlConfig;
 use crate::init::Init;
-use crate::inputs::{InputError, ModelInputs, Pixels, VisionSpan};
+use crate::inputs::{InputError, MediaItem, ModelInputs, Pixels};
 use crate::linear::Linear;
 use crate::probe::Probe;
+use crate::processor::image::Grid;
 use crate::processor::message::MediaKind;
+use crate::prompt::{FeatureRows, Prompt};
 use crate::text::mrope::Mrope;
-use crate::text::positions::{Position, Positions};
+use crate::text::positions::Position;
 use crate::text::{TextContext, TextModel};
 use crate::vision::{VisionFeatures, VisionPlan, VisionTower};
+
+/// Patches that run through the vision tower at once, unless one frame has more.
+const VISION_CHUNK: usize = 4096;
+
+/// The two modalities and what errors and probes call them.
+const KINDS: [(MediaKind, &str); 2] = [(MediaKind::Image, "images"), (MediaKind::Video, "videos")];
 
 /// HF `Qwen3VLForConditionalGeneration` / `Qwen3VLMoeForConditionalGeneration`.
 #[derive(Module, Debug)]
@@ -33,31 +42,20 @@ pub struct Qwen3VlModel {
     precision: Precision,
 }
 
-/// A prompt whose pictures have been encoded, ready for the language model.
+/// What one sequence brings to a forward pass.
 #[derive(Debug)]
-pub struct Prompt {
-    ids: Vec<u32>,
-    positions: Positions,
-    /// Row of `features` for placeholder tokens, `None` for text.
-    feature_rows: Vec<Option<usize>>,
-    features: Option<VisionFeatures>,
+pub enum Work<'a> {
+    /// Tokens `rows` of a prompt; the cache holds exactly the tokens before.
+    Prompt { prompt: &'a mut Prompt, rows: Range<usize> },
+    /// One generated token, at `position` on all axes.
+    Token { id: u32, position: u32 },
 }
 
-impl Prompt {
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether the prompt has no token (which [`Qwen3VlModel::prepare`] refuses).
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// Positions of the prompt's tokens and of the first generated one.
-    pub fn positions(&self) -> &Positions {
-        &self.positions
-    }
+/// The work of one sequence, and the cache that it extends.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub work: Work<'a>,
+    pub cache: &'a mut KvCache,
 }
 
 impl Qwen3VlModel {
@@ -96,82 +94,88 @@ impl Qwen3VlModel {
         KvCache::new(&self.config.text, self.precision.compute, &self.device())
     }
 
-    /// Features of all images or clips of one modality; `None` when there are none.
+    /// Features of all images or clips of one modality in one call of the tower; `None` when there are none.
     pub fn encode(&self, pixels: &Pixels, probe: &mut Probe) -> Option<VisionFeatures> {
-        if pixels.is_empty() {
-            return None;
-        }
-        let plan = VisionPlan::new(&self.config.vision, &pixels.grids);
-        let shape = [plan.patches(), self.config.vision.patch_len()];
-        Some(self.visual.forward(TensorData::new(pixels.values.clone(), shape), &plan, probe))
+        let rows = |item: &MediaItem| item.patches(0..item.grid.t).into_owned();
+        let values: Vec<f32> = pixels.items.iter().flat_map(rows).collect();
+        (!pixels.is_empty()).then(|| self.tower(&pixels.grids(), values, probe))
     }
 
-    /// Encodes the pictures of a prompt whose first `cached` tokens need no features any more.
+    /// Checks a prompt and places its tokens. Its pictures are encoded as [`Self::forward`] reaches them; with a
+    /// probe that is on, all of them at once and now, so that the records are whole.
     ///
     /// # Errors
     /// When the prompt is empty, an id lies outside the vocabulary or spans and pixels disagree.
-    pub fn prepare(
-        &self,
-        inputs: &ModelInputs,
-        cached: usize,
-        probe: &mut Probe,
-    ) -> Result<Prompt, InputError> {
+    pub fn prepare(&self, inputs: &ModelInputs, probe: &mut Probe) -> Result<Prompt, InputError> {
         self.check(inputs)?;
-        probe.enter("vision.image.");
-        let images = self.encode(&remaining(inputs, MediaKind::Image, cached), probe);
-        probe.enter("vision.video.");
-        let videos = self.encode(&remaining(inputs, MediaKind::Video, cached), probe);
-        probe.enter("text.");
-        Ok(Prompt {
-            ids: inputs.ids.clone(),
-            positions: Positions::new(inputs.ids.len(), &inputs.spans),
-            feature_rows: feature_rows(inputs, cached),
-            features: joined(images, videos),
-        })
+        let mut prompt = Prompt::new(inputs);
+        if probe.is_on() {
+            for (kind, _) in KINDS {
+                probe.enter(&format!("vision.{kind}."));
+                if let Some(features) = self.encode(prompt.pixels(kind), probe) {
+                    prompt.fill(&prompt.frames_of(kind), features);
+                }
+            }
+            probe.enter("text.");
+        }
+        Ok(prompt)
     }
 
-    /// Runs tokens `rows` of the prompt through the language model, extending `cache`, which must hold exactly
-    /// the tokens before. Returns the final hidden states, `[rows, hidden]`.
+    /// Runs tokens `rows` of one prompt through the language model, see [`Self::forward`].
     pub fn prefill(
         &self,
-        prompt: &Prompt,
+        prompt: &mut Prompt,
         rows: Range<usize>,
         cache: &mut KvCache,
         probe: &mut Probe,
     ) -> Tensor<2> {
-        assert_eq!(cache.len(), rows.start, "the cache holds the tokens before the chunk");
-        let device = self.device();
-        let embeds = self.language_model.embed(id_tensor(&prompt.ids[rows.clone()], &device));
-        let visual = &prompt.feature_rows[rows.clone()];
-        let features = prompt.features.as_ref().filter(|_| visual.iter().any(Option::is_some));
-        let (hidden, deepstack) = match features {
-            Some(features) => inject(embeds, features, visual, &device),
-            None => (embeds, Vec::new()),
-        };
-        let rotary = self.rotary(&prompt.positions.prompt[rows.clone()], &device);
-        if probe.is_on() {
-            let (cos, sin) = rotary.full();
-            probe.record("rope_cos", &cos);
-            probe.record("rope_sin", &sin);
-        }
-        let context = TextContext { rotary, lengths: vec![rows.len()], deepstack };
-        self.language_model.forward(hidden, &context, &mut [cache], probe)
+        self.forward(&mut [Step { work: Work::Prompt { prompt, rows }, cache }], probe)
     }
 
     /// Runs one generated token per sequence, each at its position on all axes, and returns logits
     /// `[sequences, vocabulary]` in f32.
     pub fn decode(&self, tokens: &[(u32, u32)], caches: &mut [&mut KvCache]) -> Tensor<2> {
-        let device = self.device();
-        let ids: Vec<u32> = tokens.iter().map(|(id, _)| *id).collect();
-        let positions: Vec<_> = tokens.iter().map(|(_, at)| Position([*at; 3])).collect();
-        let context = TextContext {
-            rotary: self.rotary(&positions, &device),
-            lengths: vec![1; tokens.len()],
-            deepstack: Vec::new(),
+        let step = |((id, position), cache): (&(u32, u32), _)| {
+            let work = Work::Token { id: *id, position: *position };
+            Step { work, cache }
         };
-        let embeds = self.language_model.embed(id_tensor(&ids, &device));
-        let hidden = self.language_model.forward(embeds, &context, caches, &mut Probe::off());
-        self.logits(hidden)
+        let pairs = tokens.iter().zip(caches.iter_mut().map(|cache| &mut **cache));
+        let mut steps: Vec<Step<'_>> = pairs.map(step).collect();
+        self.logits(self.forward(&mut steps, &mut Probe::off()))
+    }
+
+    /// Runs the work of any number of sequences in one pass, packed one after the other without padding, and
+    /// extends their caches. Returns the final hidden states of all rows, `[rows, hidden]`.
+    ///
+    /// # Panics
+    /// When a cache does not hold exactly the tokens before the rows of its prompt.
+    pub fn forward(&self, steps: &mut [Step<'_>], probe: &mut Probe) -> Tensor<2> {
+        let device = self.device();
+        let mut pack = Pack::default();
+        for step in steps.iter_mut() {
+            if let Work::Prompt { prompt, rows } = &mut step.work {
+                assert_eq!(step.cache.len(), rows.start, "the cache holds the tokens before");
+                self.encode_ahead(prompt, rows);
+            }
+            pack.add(&step.work);
+        }
+        let embeds = self.language_model.embed(index_tensor(pack.ids, &device));
+        let (hidden, deepstack) = inject(embeds, &pack.features, &pack.visual, &device);
+        let rotary = self.mrope.rotary(&pack.positions, self.precision.compute, &device);
+        if probe.is_on() {
+            let (cos, sin) = rotary.full();
+            probe.record("rope_cos", &cos);
+            probe.record("rope_sin", &sin);
+        }
+        let context = TextContext { rotary, lengths: pack.lengths, deepstack };
+        let mut caches: Vec<_> = steps.iter_mut().map(|step| &mut *step.cache).collect();
+        let hidden = self.language_model.forward(hidden, &context, &mut caches, probe);
+        for step in steps {
+            if let Work::Prompt { prompt, rows } = &mut step.work {
+                prompt.forget(rows.end);
+            }
+        }
+        hidden
     }
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
@@ -183,8 +187,28 @@ impl Qwen3VlModel {
         ops::linear(hidden, weight).cast(DType::F32)
     }
 
-    fn rotary(&self, positions: &[Position], device: &Device) -> crate::rope::Rotary {
-        self.mrope.rotary(positions, self.precision.compute, device)
+    fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {
+        let plan = VisionPlan::new(&self.config.vision, grids);
+        let shape = [plan.patches(), self.config.vision.patch_len()];
+        self.visual.forward(TensorData::new(values, shape), &plan, probe)
+    }
+
+    /// Gives the frames in tokens `rows` their features, a bounded number of patches at a time.
+    fn encode_ahead(&self, prompt: &mut Prompt, rows: &Range<usize>) {
+        let batches = prompt.pending(rows, VISION_CHUNK);
+        if batches.is_empty() {
+            return;
+        }
+        // Waiting on both sides tells the time of the two towers apart; it changes no result.
+        let _ = self.device().sync();
+        let start = Instant::now();
+        for frames in batches {
+            let batch = prompt.batch(frames);
+            let features = self.tower(&batch.grids, batch.values, &mut Probe::off());
+            prompt.fill(&batch.frames, features);
+        }
+        let _ = self.device().sync();
+        prompt.vision += start.elapsed();
     }
 
     fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {
@@ -196,98 +220,85 @@ impl Qwen3VlModel {
             return Err(InputError::Vocabulary { id: inputs.ids[position], position, vocabulary });
         }
         let area = self.config.vision.merge_area();
-        for (kind, what) in [(MediaKind::Image, "images"), (MediaKind::Video, "videos")] {
-            let expected = inputs.pixels(kind).grids.iter().map(|g| g.patches() / area).sum();
+        for (kind, name) in KINDS {
+            let items = &inputs.pixels(kind).items;
+            let expected = items.iter().map(|item| item.grid.patches() / area).sum();
             let found = inputs.placeholders(kind);
-            if found != expected {
-                return Err(InputError::PlaceholderCount { what, found, expected });
+            let frames: usize = items.iter().map(|item| item.grid.t).sum();
+            let spans = inputs.spans.iter().filter(|span| span.kind == kind).count();
+            if found != expected || frames != spans {
+                return Err(InputError::PlaceholderCount { what: name, found, expected });
             }
         }
         Ok(())
     }
 }
 
-/// Items of `kind` whose placeholders lie at or behind `cached`.
-fn remaining(inputs: &ModelInputs, kind: MediaKind, cached: usize) -> Pixels {
-    let pixels = inputs.pixels(kind);
-    let mut spans = inputs.spans.iter().filter(|span| span.kind == kind);
-    let done = pixels.grids.iter().take_while(|grid| {
-        let mut frames = spans.by_ref().take(grid.t);
-        let first = frames.next().map(|span| span.start);
-        frames.for_each(drop);
-        first.is_some_and(|start| start < cached)
-    });
-    let skip = done.count();
-    if skip == 0 {
-        return pixels.clone();
-    }
-    let before: usize = pixels.grids[..skip].iter().map(|g| g.patches()).sum();
-    Pixels {
-        values: pixels.values[before * pixels.patch_len()..].to_vec(),
-        grids: pixels.grids[skip..].to_vec(),
-    }
+/// The rows of a forward pass, collected over its sequences.
+#[derive(Default)]
+struct Pack {
+    ids: Vec<i64>,
+    positions: Vec<Position>,
+    lengths: Vec<usize>,
+    /// Which rows are placeholders, and their features in order.
+    visual: Vec<bool>,
+    features: Vec<FeatureRows>,
 }
 
-/// Rows of the joined features, images first, for the placeholders at or behind `cached`.
-fn feature_rows(inputs: &ModelInputs, cached: usize) -> Vec<Option<usize>> {
-    let mut rows = vec![None; inputs.ids.len()];
-    let ahead = |span: &&VisionSpan| span.start >= cached;
-    let mut next = 0;
-    for kind in [MediaKind::Image, MediaKind::Video] {
-        for span in inputs.spans.iter().filter(ahead).filter(|s| s.kind == kind) {
-            for position in span.range() {
-                rows[position] = Some(next);
-                next += 1;
+impl Pack {
+    fn add(&mut self, work: &Work<'_>) {
+        match work {
+            Work::Token { id, position } => {
+                self.ids.push(i64::from(*id));
+                self.positions.push(Position([*position; 3]));
+                self.visual.push(false);
+                self.lengths.push(1);
+            }
+            Work::Prompt { prompt, rows } => {
+                self.ids.extend(prompt.ids[rows.clone()].iter().map(|id| i64::from(*id)));
+                self.positions.extend_from_slice(&prompt.positions().prompt[rows.clone()]);
+                self.visual.extend(prompt.visual(rows));
+                self.features.extend(prompt.features(rows));
+                self.lengths.push(rows.len());
             }
         }
     }
-    rows
 }
 
-fn joined(
-    images: Option<VisionFeatures>,
-    videos: Option<VisionFeatures>,
-) -> Option<VisionFeatures> {
-    match (images, videos) {
-        (Some(images), Some(videos)) => Some(VisionFeatures {
-            embeds: Tensor::cat(vec![images.embeds, videos.embeds], 0),
-            deepstack: images
-                .deepstack
-                .into_iter()
-                .zip(videos.deepstack)
-                .map(|(image, video)| Tensor::cat(vec![image, video], 0))
-                .collect(),
-        }),
-        (images, videos) => images.or(videos),
-    }
-}
-
-/// Puts vision features in the place of placeholder embeddings, and spreads the DeepStack levels over the rows.
+/// Puts vision features in the place of placeholder embeddings, and spreads the DeepStack levels over the rows
+/// (HF `masked_scatter` and `_deepstack_process`).
 fn inject(
     embeds: Tensor<2>,
-    features: &VisionFeatures,
-    visual: &[Option<usize>],
+    features: &[FeatureRows],
+    visual: &[bool],
     device: &Device,
 ) -> (Tensor<2>, Vec<Tensor<2>>) {
-    let count = visual.len();
-    let pick = visual.iter().enumerate().map(|(i, row)| row.map_or(i, |row| count + row) as i64);
-    let pick = index_tensor(pick.collect(), device);
-    let dtype = embeds.dtype();
-    let width = embeds.dims()[1];
-    let table = Tensor::cat(vec![embeds, features.embeds.clone().cast(dtype)], 0);
+    if features.is_empty() {
+        return (embeds, Vec::new());
+    }
+    let (dtype, [rows, width]) = (embeds.dtype(), embeds.dims());
+    let (main, levels): (Vec<_>, Vec<_>) = features.iter().map(FeatureRows::tensors).unzip();
+    let mut rank = 0;
+    let mut feature = |is_visual: &bool| {
+        rank += i64::from(*is_visual);
+        is_visual.then_some(rank)
+    };
+    let ranks: Vec<Option<i64>> = visual.iter().map(&mut feature).collect();
+    let pick = ranks.iter().enumerate().map(|(i, rank)| match rank {
+        Some(rank) => rows as i64 + rank - 1,
+        None => i as i64,
+    });
+    let table = Tensor::cat(vec![embeds, Tensor::cat(main, 0).cast(dtype)], 0);
+    let hidden = table.select(0, index_tensor(pick.collect(), device));
     // Row 0 of each level's table is zero: that is what text rows receive.
-    let spread = visual.iter().map(|row| row.map_or(0, |row| row as i64 + 1)).collect();
-    let spread = index_tensor(spread, device);
-    let zero = Tensor::<2>::zeros([1, width], (device, dtype));
-    let level = |level: &Tensor<2>| {
-        let table = Tensor::cat(vec![zero.clone(), level.clone().cast(dtype)], 0);
+    let spread = index_tensor(ranks.iter().map(|rank| rank.unwrap_or(0)).collect(), device);
+    let level = |level: usize| {
+        let parts = levels.iter().map(|parts| parts[level].clone());
+        let zero = Tensor::<2>::zeros([1, width], (device, dtype));
+        let table = Tensor::cat(vec![zero, Tensor::cat(parts.collect(), 0).cast(dtype)], 0);
         table.select(0, spread.clone())
     };
-    (table.select(0, pick), features.deepstack.iter().map(level).collect())
-}
-
-fn id_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
-    index_tensor(ids.iter().map(|id| *id as i64).collect(), device)
+    (hidden, (0..levels[0].len()).map(level).collect())
 }
 
 fn index_tensor(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {

@@ -1,16 +1,16 @@
 //! One conversation with its cache: prompts that begin like the last one are computed from where they differ.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
 use crate::cache::KvCache;
-use crate::inputs::{InputError, ModelInputs, Pixels};
-use crate::model::{Prompt, Qwen3VlModel};
+use crate::inputs::{InputError, MediaItem, ModelInputs};
+use crate::model::Qwen3VlModel;
 use crate::probe::Probe;
 use crate::processor::message::MediaKind;
+use crate::prompt::Prompt;
 
 /// Tokens of a prompt that run through the model at once.
 pub const PREFILL_CHUNK: usize = 2048;
@@ -75,13 +75,11 @@ impl Session {
         let start = Instant::now();
         let items = items(inputs);
         let reused = self.reusable(&inputs.ids, &items);
-        let prompt = model.prepare(inputs, reused, &mut Probe::off())?;
-        // Waiting splits the time between the two towers; it changes no result.
-        let _ = model.device().sync();
-        let vision = start.elapsed();
+        let mut prompt = model.prepare(inputs, &mut Probe::off())?;
         self.cache.truncate(reused);
         self.ids.truncate(reused);
-        let logits = self.run(model, &prompt, chunk.max(1));
+        let logits = self.run(model, &mut prompt, chunk.max(1));
+        let vision = prompt.vision_time();
         self.ids.clone_from(&inputs.ids);
         self.items = items;
         self.next_position = prompt.positions().next;
@@ -96,7 +94,7 @@ impl Session {
         logits
     }
 
-    fn run(&mut self, model: &Qwen3VlModel, prompt: &Prompt, chunk: usize) -> Tensor<2> {
+    fn run(&mut self, model: &Qwen3VlModel, prompt: &mut Prompt, chunk: usize) -> Tensor<2> {
         let mut last = None;
         while self.cache.len() < prompt.len() {
             let start = self.cache.len();
@@ -134,31 +132,12 @@ fn items(inputs: &ModelInputs) -> Vec<Item> {
 }
 
 fn items_of(inputs: &ModelInputs, kind: MediaKind) -> Vec<Item> {
-    let pixels = inputs.pixels(kind);
     let mut spans = inputs.spans.iter().filter(|span| span.kind == kind);
-    let mut items = Vec::with_capacity(pixels.grids.len());
-    let mut first_patch = 0;
-    for grid in &pixels.grids {
-        let frames: Vec<_> = spans.by_ref().take(grid.t).collect();
-        let (Some(first), Some(last)) = (frames.first(), frames.last()) else { break };
-        let patches = first_patch..first_patch + grid.patches();
-        first_patch = patches.end;
-        items.push(Item {
-            kind,
-            range: first.start..last.range().end,
-            hash: hash_patches(pixels, patches),
-        });
-    }
-    items
-}
-
-fn hash_patches(pixels: &Pixels, patches: Range<usize>) -> u64 {
-    let length = pixels.patch_len();
-    let mut hasher = DefaultHasher::new();
-    let values = &pixels.values[patches.start * length..patches.end * length];
-    for pair in values.chunks(2) {
-        let bits = |i: usize| pair.get(i).map_or(0, |v| v.to_bits() as u64);
-        hasher.write_u64(bits(0) << 32 | bits(1));
-    }
-    hasher.finish()
+    let item = |item: &MediaItem| {
+        let mut frames = spans.by_ref().take(item.grid.t);
+        let first = frames.next()?;
+        let end = frames.last().unwrap_or(first).range().end;
+        Some(Item { kind, range: first.start..end, hash: item.content_hash() })
+    };
+    inputs.pixels(kind).items.iter().map_while(item).collect()
 }

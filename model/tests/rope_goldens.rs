@@ -1,7 +1,7 @@
 //! Positions, frequencies and interpolation against the tables that transformers made.
 
 use qwen3_vl_model::Qwen3VlConfig;
-use qwen3_vl_model::inputs::{ModelInputs, Pixels, PlaceholderIds};
+use qwen3_vl_model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl_model::processor::image::Grid;
 use qwen3_vl_model::text::mrope::Mrope;
 use qwen3_vl_model::text::positions::Positions;
@@ -105,7 +105,8 @@ fn positions_are_those_of_transformers() {
         for (row, ids) in ids.iter().enumerate() {
             let live: Vec<usize> = (0..ids.len()).filter(|at| masks[row][*at] == 1).collect();
             let ids: Vec<u32> = live.iter().map(|at| ids[*at]).collect();
-            let pixels = |grids| Pixels { values: Vec::new(), grids };
+            let item = |grid: Grid| MediaItem::from_patches(grid, vec![0.0; grid.patches()]);
+            let pixels = |grids: Vec<Grid>| Pixels { items: grids.into_iter().map(item).collect() };
             let images = pixels(take(&mut images, &ids, 505));
             let videos = pixels(take(&mut videos, &ids, 506));
             let tokens = PlaceholderIds { image: 505, video: 506, merge_size: 2 };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use qwen3_vl_backends::memmap::MappedFile;
-use qwen3_vl_model::inputs::Pixels;
+use qwen3_vl_model::inputs::{MediaItem, Pixels};
 use qwen3_vl_model::processor::image::Grid;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
@@ -124,7 +124,13 @@ impl Reference {
                 format!("{:?}, as the grids and the checkpoint say", [patches, patch_len]);
             return Err(self.shape_error(pixels, format!("{:?}", values.shape), expected));
         }
-        Ok(Pixels { values: values.values, grids })
+        let mut rows = values.values.as_slice();
+        let items = grids.into_iter().map(|grid| {
+            let (item, rest) = rows.split_at(grid.patches() * patch_len);
+            rows = rest;
+            MediaItem::from_patches(grid, item.to_vec())
+        });
+        Ok(Pixels { items: items.collect() })
     }
 
     fn shape_error(&self, key: &str, found: String, expected: String) -> ReferenceError {

@@ -1,12 +1,11 @@
 //! The model's side of a comparison: each row of the reference batch is run alone, without padding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use burn::tensor::{DType, TensorData};
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::inputs::{InputError, ModelInputs, Pixels, PlaceholderIds};
+use qwen3_vl_model::inputs::{InputError, MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl_model::probe::Probe;
-use qwen3_vl_model::processor::image::Grid;
 use qwen3_vl_model::session::Session;
 
 use super::VerifyError;
@@ -40,17 +39,16 @@ pub fn compute(model: &Qwen3VlModel, reference: &Reference) -> Result<Computed, 
     let steps =
         reference.integers("greedy_ids")?.map_or(0, |t| t.shape.get(1).copied().unwrap_or(0));
     let patch_len = model.config().vision.patch_len();
-    let mut images =
-        Queue::new(reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len)?);
-    let mut videos =
-        Queue::new(reference.pixels("in.pixel_values_videos", "in.video_grid_thw", patch_len)?);
+    let pixels = |values, grids| reference.pixels(values, grids, patch_len);
+    let mut images = VecDeque::from(pixels("in.pixel_values", "in.image_grid_thw")?.items);
+    let mut videos = VecDeque::from(pixels("in.pixel_values_videos", "in.video_grid_thw")?.items);
     let tokens = placeholder_ids(model);
     let mut computed = Computed { rows: Vec::new(), vision: BTreeMap::new() };
     for (ids, mask) in ids.iter().zip(&masks) {
         let live: Vec<usize> = (0..ids.len()).filter(|at| mask.get(*at) == Some(&1)).collect();
         let ids: Vec<u32> = live.iter().map(|at| ids[*at] as u32).collect();
-        let images = images.take(&ids, tokens.image, tokens.merge_size);
-        let videos = videos.take(&ids, tokens.video, tokens.merge_size);
+        let images = take(&mut images, &ids, tokens.image, tokens.merge_size);
+        let videos = take(&mut videos, &ids, tokens.video, tokens.merge_size);
         let inputs = ModelInputs::from_ids(ids, images, videos, tokens)?;
         computed.add(model, &inputs, live, steps)?;
     }
@@ -75,9 +73,9 @@ impl Computed {
         steps: usize,
     ) -> Result<(), InputError> {
         let mut probe = Probe::on();
-        let prompt = model.prepare(inputs, 0, &mut probe)?;
-        let mut cache = model.new_cache();
-        let hidden = model.prefill(&prompt, 0..prompt.len(), &mut cache, &mut probe);
+        let mut prompt = model.prepare(inputs, &mut probe)?;
+        let (rows, mut cache) = (0..prompt.len(), model.new_cache());
+        let hidden = model.prefill(&mut prompt, rows, &mut cache, &mut probe);
         probe.enter("");
         probe.record("logits", &model.logits(hidden));
         let mut text = BTreeMap::new();
@@ -102,33 +100,15 @@ impl Computed {
     }
 }
 
-/// Items of one modality that rows consume in order.
-struct Queue {
-    pixels: Pixels,
-    item: usize,
-    patch: usize,
-}
-
-impl Queue {
-    fn new(pixels: Pixels) -> Self {
-        Self { pixels, item: 0, patch: 0 }
+/// As many of the items as the placeholders of `ids` need; what does not fit is found by `ModelInputs::from_ids`.
+fn take(items: &mut VecDeque<MediaItem>, ids: &[u32], token: u32, merge: usize) -> Pixels {
+    let mut open = ids.iter().filter(|id| **id == token).count();
+    let mut taken = Vec::new();
+    while let Some(item) = items.pop_front_if(|_| open > 0) {
+        open = open.saturating_sub(item.grid.tokens(merge));
+        taken.push(item);
     }
-
-    /// As many items as the placeholders of `ids` need; what does not fit is found by `ModelInputs::from_ids`.
-    fn take(&mut self, ids: &[u32], token: u32, merge: usize) -> Pixels {
-        let mut open = ids.iter().filter(|id| **id == token).count();
-        let length = self.pixels.patch_len();
-        let first = (self.item, self.patch);
-        while let Some(grid) = self.pixels.grids.get(self.item).filter(|_| open > 0) {
-            open = open.saturating_sub(grid.tokens(merge));
-            self.patch += Grid::patches(grid);
-            self.item += 1;
-        }
-        Pixels {
-            values: self.pixels.values[first.1 * length..self.patch * length].to_vec(),
-            grids: self.pixels.grids[first.0..self.item].to_vec(),
-        }
-    }
+    Pixels { items: taken }
 }
 
 fn greedy(
@@ -161,9 +141,9 @@ fn greedy_uncached(
     }
     let mut whole = inputs.clone();
     whole.ids.extend(greedy[..greedy.len() - 1].iter().map(|id| *id as u32));
-    let prompt = model.prepare(&whole, 0, &mut Probe::off())?;
-    let mut cache = model.new_cache();
-    let hidden = model.prefill(&prompt, 0..prompt.len(), &mut cache, &mut Probe::off());
+    let mut prompt = model.prepare(&whole, &mut Probe::off())?;
+    let (rows, mut cache) = (0..prompt.len(), model.new_cache());
+    let hidden = model.prefill(&mut prompt, rows, &mut cache, &mut Probe::off());
     let first = inputs.ids.len() - 1;
     let logits = model.logits(hidden.narrow(0, first, greedy.len()));
     let width = logits.dims()[1];

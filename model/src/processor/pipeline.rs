@@ -1,9 +1,11 @@
 //! From a conversation and its decoded pictures to [`ModelInputs`] (HF `Qwen3VLProcessor`).
 
+use std::borrow::Cow;
+
 use serde_json::Map;
 
 use super::image::{
-    Grid, ImageError, ImagePatches, ImageProcessor, ImageProcessorConfig, PatchLayout,
+    Grid, ImageError, ImageProcessor, ImageProcessorConfig, PackedFrames, PatchLayout,
     PlannedImage, RgbImage, resize_bicubic, smart_resize,
 };
 use super::message::{Conversation, Detail, ImageRef, MediaKind, MediaRef, media};
@@ -11,7 +13,7 @@ use super::prompt::{MediaTokens, PromptBuilder, PromptError, RenderedChat};
 use super::template::{ChatTemplate, RenderOptions, TemplateError, TemplateFiles};
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::config::{Qwen3VlConfig, VisionConfig};
-use crate::inputs::{ModelInputs, Pixels, VisionSpan};
+use crate::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
 
 /// Largest area of an image whose part says `"detail": "low"`.
 const LOW_DETAIL_PIXELS: usize = 512 * 512;
@@ -138,10 +140,9 @@ impl Processor {
         let mut pixels = Pixels::default();
         let mut planned = Vec::with_capacity(pictures.len());
         for (index, (item, picture)) in refs.iter().zip(pictures).enumerate() {
-            let (plan, patches) = self.process(item, picture).map_err(|e| named(index, item, e))?;
+            let (plan, frames) = self.process(item, picture).map_err(|e| named(index, item, e))?;
             planned.push(plan);
-            pixels.values.extend(patches.pixel_values);
-            pixels.grids.push(patches.grid);
+            pixels.items.push(MediaItem::from_frames(frames));
         }
         let (rendered, ids, spans) = self.prompt(conversation, &planned)?;
         let inputs = ModelInputs { ids, spans, images: pixels, videos: Pixels::default() };
@@ -199,16 +200,20 @@ impl Processor {
         &self,
         item: &ImageRef,
         picture: &RgbImage,
-    ) -> Result<(PlannedImage, ImagePatches), ImageError> {
+    ) -> Result<(PlannedImage, PackedFrames), ImageError> {
         let processor = self.for_item(item)?;
         let size = (picture.width, picture.height);
         let (width, height) = requested_size(&processor, item, size)?;
-        let patches = if (width, height) == size {
-            processor.process(picture)?
+        let resized = if (width, height) == size {
+            processor.resize(picture)?
         } else {
-            processor.process(&resize_bicubic(picture, height as usize, width as usize))?
+            let requested = resize_bicubic(picture, height as usize, width as usize);
+            Cow::Owned(processor.resize(&requested)?.into_owned())
         };
-        Ok((processor.plan(width as usize, height as usize)?, patches))
+        let config = &processor.config;
+        let frames = vec![resized.into_owned()];
+        let packed = PackedFrames::new(frames, config.layout, &config.normalization)?;
+        Ok((processor.plan(width as usize, height as usize)?, packed))
     }
 
     fn plan_one(&self, item: &ImageRef, size: (u32, u32)) -> Result<PlannedImage, ImageError> {

@@ -101,7 +101,7 @@ pub fn patchify(
     Ok(ImagePatches { pixel_values, grid })
 }
 
-fn check_frames(frames: &[RgbImage], factor: usize) -> Result<&RgbImage, ImageError> {
+pub(super) fn check_frames(frames: &[RgbImage], factor: usize) -> Result<&RgbImage, ImageError> {
     let first = frames.first().ok_or(ImageError::NoFrames)?;
     for (index, frame) in frames.iter().enumerate() {
         frame.check()?;
