@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
-use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::cache::KvDtype;
+use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::processor::Processor;
 use qwen3_vl_model::processor::image::RgbImage;
@@ -12,7 +13,8 @@ use qwen3_vl_model::processor::thinking::ThinkingSplitter;
 use qwen3_vl_model::sample::GenerationDefaults;
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
-use qwen3_vl_model::stream::{StreamEvent, TextStream};
+use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
+use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_weights::hub::{HubOptions, resolve_model};
 use qwen3_vl_weights::media::load_pictures;
 use qwen3_vl_weights::{
@@ -34,9 +36,37 @@ pub struct LoadOptions {
     /// Bounds on the area of pictures after resizing, in pixels.
     pub min_pixels: Option<usize>,
     pub max_pixels: Option<usize>,
+    pub context: ContextOptions,
+    /// How keys and values are stored.
+    pub kv_cache_dtype: KvDtype,
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
+}
+
+/// How long a prompt may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContextOptions {
+    /// Most tokens of prompt and answer, no more than the checkpoint allows (vLLM `max_model_len`).
+    pub max_model_len: Option<usize>,
+    /// A JSON object that scales the rotary embedding, see [`Qwen3VlConfig::with_rope_scaling`].
+    pub rope_scaling: Option<String>,
+}
+
+impl ContextOptions {
+    /// The configuration as these options change it.
+    ///
+    /// # Errors
+    /// When the object is malformed or the length is out of range.
+    pub fn apply(&self, mut config: Qwen3VlConfig) -> Result<Qwen3VlConfig, ConfigError> {
+        if let Some(json) = &self.rope_scaling {
+            config = config.with_rope_scaling(json)?;
+        }
+        match self.max_model_len {
+            Some(tokens) => config.with_max_model_len(tokens),
+            None => Ok(config),
+        }
+    }
 }
 
 /// A checkpoint on a device, with its processor: `load`, then `generate` or `stream`.
@@ -74,13 +104,16 @@ impl Qwen3Vl {
         let device = device::select(options.device.as_deref())?;
         let folder = resolve_model(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
         let checkpoint = Checkpoint::open(&folder)?;
+        let config = checkpoint.config().clone();
+        let config = options.context.apply(config)?;
+        let checkpoint = checkpoint.with_config(config);
         let processor = load_processor(&folder, checkpoint.config())?
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?;
         let defaults = load_generation_defaults(&folder)?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
         let (model, report) = load_model(&checkpoint, &device, precision, progress)?;
         Ok(Self {
-            model,
+            model: model.with_cache_dtype(options.kv_cache_dtype),
             processor,
             defaults,
             device,
@@ -163,7 +196,10 @@ impl Qwen3Vl {
         let generation = Generation::start(&self.model, session, &chat.inputs, options)?;
         let thinking = ThinkingSplitter::for_prompt(&chat.rendered);
         Ok(AnswerStream {
-            stream: TextStream::new(generation, self.processor.tokenizer(), stops, thinking),
+            stream: TextStream::new(
+                generation,
+                TextAssembler::new(self.processor.tokenizer(), stops, thinking),
+            ),
             response: Response::begun(chat, preprocess, request.logprobs.is_some()),
         })
     }
@@ -193,6 +229,7 @@ impl Qwen3Vl {
             sampling: self.defaults.resolve(&request.sampling)?,
             logprobs: request.logprobs,
             prefill_chunk: PREFILL_CHUNK,
+            context: self.model.config().text.max_position_embeddings,
         })
     }
 }
@@ -240,10 +277,10 @@ impl AnswerStream<'_> {
     /// The answer as far as it was read.
     pub fn into_response(self) -> Response {
         let mut response = self.response;
-        response.token_ids = self.stream.token_ids().to_vec();
+        response.token_ids = self.stream.answer().generated().to_vec();
         response.finish_reason = self.stream.finish_reason();
         response.timings = self.stream.timings();
-        response.seed = self.stream.seed();
+        response.seed = self.stream.answer().seed();
         let (prompt, completion) = (response.prompt_token_ids.len(), response.token_ids.len());
         response.usage = Usage {
             prompt_tokens: prompt,

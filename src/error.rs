@@ -1,6 +1,7 @@
 //! Everything that can go wrong between a checkpoint's name and an answer.
 
 use qwen3_vl_backends::DeviceError;
+use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::GenerateError;
 use qwen3_vl_model::processor::ProcessError;
 use qwen3_vl_model::processor::message::MessageError;
@@ -17,6 +18,8 @@ pub enum Error {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Hub(#[from] HubError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]

@@ -4,6 +4,10 @@ mod common;
 
 use burn::tensor::{DType, Tensor};
 use qwen3_vl::Qwen3Vl;
+use qwen3_vl::model::Qwen3VlModel;
+use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
+use qwen3_vl::model::cache::KvDtype;
+use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::processor::image::Grid;
@@ -82,6 +86,85 @@ fn sequences_decoded_together_equal_each_alone() {
     let mut caches: Vec<_> = caches.iter_mut().collect();
     let together = values(model.model().decode(&tokens, &mut caches));
     assert_close(&alone, &together, "a batch of three");
+}
+
+/// Answers of a batch, by order of submission.
+fn answers(
+    model: &Qwen3Vl,
+    inputs: &[ModelInputs],
+    options: BatchOptions,
+) -> (Vec<Vec<u32>>, usize) {
+    let mut batch = Batch::new(model.model(), options);
+    let generate = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let ids: Vec<_> =
+        inputs.iter().map(|inputs| batch.submit(inputs, generate.clone()).unwrap()).collect();
+    let mut answers = vec![Vec::new(); ids.len()];
+    let mut steps = 0;
+    while !batch.is_empty() {
+        steps += 1;
+        for (id, event) in batch.step() {
+            let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+            answers[ids.iter().position(|other| *other == id).unwrap()].push(token.id);
+        }
+    }
+    (answers, steps)
+}
+
+#[test]
+fn a_batch_answers_as_each_alone() {
+    let model = model();
+    let text = |n: usize| ModelInputs::text((0..n).map(|i| 3 + (i * 13 % 200) as u32).collect());
+    let inputs = [prompt(&model, 1), text(2), prompt(&model, 2), text(40), text(9), text(1)];
+    let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let alone: Vec<Vec<u32>> = inputs
+        .iter()
+        .map(|inputs| {
+            let session = SessionSlot::Owned(Box::new(Session::new(model.model())));
+            let answer = Generation::start(model.model(), session, inputs, options.clone());
+            answer.unwrap().map(|token| token.unwrap().id).collect()
+        })
+        .collect();
+    let (together, steps) = answers(&model, &inputs, BatchOptions::default());
+    assert_eq!(together, alone);
+    assert_eq!(steps, 6, "all prompts fit the first pass");
+    // Sequences come and go, and chunks of prompts run beside tokens of answers.
+    for (max_num_seqs, max_num_batched_tokens) in [(1, 5), (2, 3), (3, 7), (6, 1)] {
+        let options = BatchOptions { max_num_seqs, max_num_batched_tokens };
+        assert_eq!(answers(&model, &inputs, options).0, alone, "{options:?}");
+    }
+}
+
+#[test]
+fn a_sequence_may_leave_a_batch() {
+    let model = model();
+    let mut batch = Batch::new(model.model(), BatchOptions::default());
+    let generate = GenerateOptions { max_new_tokens: 3, ..GenerateOptions::default() };
+    let first = batch.submit(&prompt(&model, 1), generate.clone()).unwrap();
+    let second = batch.submit(&prompt(&model, 2), generate).unwrap();
+    assert_eq!(batch.step().len(), 2);
+    assert!(batch.cancel(first) && !batch.cancel(first));
+    assert!(batch.step().iter().all(|(id, _)| *id == second));
+    assert_eq!(batch.step().len(), 1);
+    assert!(batch.is_empty() && batch.step().is_empty());
+}
+
+#[test]
+fn a_cache_of_bytes_stays_close() {
+    let exact = model();
+    for storage in [KvDtype::Int8, KvDtype::Float(DType::F16), KvDtype::Float(DType::BF16)] {
+        let inputs = prompt(&exact, 1);
+        let run = |model: &Qwen3VlModel| {
+            let mut session = Session::new(model);
+            session.prefill(model, &inputs, 3).unwrap();
+            values(session.step(model, 40))
+        };
+        let small = exact.model().clone().with_cache_dtype(storage);
+        let (exact, small) = (run(exact.model()), run(&small));
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let cosine = dot(&exact, &small) / (dot(&exact, &exact) * dot(&small, &small)).sqrt();
+        assert!(cosine > 0.999, "{storage:?}: cosine {cosine}");
+        assert_ne!(exact, small, "{storage:?} is not exact");
+    }
 }
 
 #[test]

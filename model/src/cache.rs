@@ -1,11 +1,53 @@
 //! The key/value cache of one sequence.
 
-use burn::tensor::{DType, Device, Tensor};
+mod int8;
+
+use burn::tensor::kind::Basic;
+use burn::tensor::{DType, Tensor};
+use int8::Int8Rows;
 
 use crate::config::TextConfig;
 
 /// Slots that are added at a time.
 const BLOCK: usize = 256;
+
+/// How keys and values are stored (vLLM `--kv-cache-dtype`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvDtype {
+    /// As the model computes.
+    #[default]
+    Auto,
+    /// In a float dtype, converted as they are read.
+    Float(DType),
+    /// One signed byte per value and an f32 scale per token and head (`max |x| / 127`).
+    Int8,
+}
+
+impl KvDtype {
+    /// Bytes that one head of one token takes in one of keys or values.
+    fn row_bytes(self, head_dim: usize, compute: DType) -> u64 {
+        match self {
+            Self::Auto => (head_dim * compute.size()) as u64,
+            Self::Float(dtype) => (head_dim * dtype.size()) as u64,
+            Self::Int8 => (head_dim.next_multiple_of(4) + 4) as u64,
+        }
+    }
+}
+
+impl std::str::FromStr for KvDtype {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" | "float32" => Ok(Self::Float(DType::F32)),
+            "bf16" | "bfloat16" => Ok(Self::Float(DType::BF16)),
+            "f16" | "float16" => Ok(Self::Float(DType::F16)),
+            "int8" | "q8_0" => Ok(Self::Int8),
+            other => Err(format!("`{other}` is no cache dtype; use auto, f32, bf16, f16 or int8")),
+        }
+    }
+}
 
 /// Keys (after rotation) and values of every layer, preallocated in blocks (HF `DynamicCache`).
 #[derive(Debug, Clone)]
@@ -15,34 +57,36 @@ pub struct KvCache {
     shape: CacheShape,
 }
 
-/// Geometry and placement of a cache.
+/// What the rows of a cache are.
 #[derive(Debug, Clone)]
 struct CacheShape {
-    kv_heads: usize,
     head_dim: usize,
-    dtype: DType,
-    device: Device,
+    compute: DType,
+    storage: KvDtype,
 }
 
-/// `[1, kv_heads, capacity, head_dim]` each; absent until the first token.
+/// Absent until the first token.
 #[derive(Debug, Clone, Default)]
 struct LayerCache {
-    keys: Option<Tensor<4>>,
-    values: Option<Tensor<4>>,
+    keys: Option<Store>,
+    values: Option<Store>,
+}
+
+/// What all tokens of one layer are kept in, `[1, kv_heads, capacity, ..]`.
+#[derive(Debug, Clone)]
+enum Store {
+    /// `[.., head_dim]`.
+    Float(Tensor<4>),
+    Int8(Int8Rows),
 }
 
 impl KvCache {
-    /// An empty cache for a model of `config`, on `device`.
-    pub fn new(config: &TextConfig, dtype: DType, device: &Device) -> Self {
+    /// An empty cache for a model of `config` that computes in `compute`.
+    pub fn new(config: &TextConfig, compute: DType, storage: KvDtype) -> Self {
         Self {
             layers: vec![LayerCache::default(); config.layers],
             length: 0,
-            shape: CacheShape {
-                kv_heads: config.kv_heads,
-                head_dim: config.head_dim,
-                dtype,
-                device: device.clone(),
-            },
+            shape: CacheShape { head_dim: config.head_dim, compute, storage },
         }
     }
 
@@ -71,10 +115,12 @@ impl KvCache {
     }
 
     /// Bytes that `tokens` tokens take in a cache of this configuration, rounded up to whole blocks.
-    pub fn bytes(config: &TextConfig, tokens: usize, dtype: DType) -> u64 {
+    pub fn bytes(config: &TextConfig, tokens: usize, compute: DType, storage: KvDtype) -> u64 {
         let slots = tokens.div_ceil(BLOCK).saturating_mul(BLOCK) as u64;
-        let sizes = [2, config.layers, config.kv_heads, config.head_dim, dtype.size()];
-        sizes.into_iter().fold(slots, |bytes, size| bytes.saturating_mul(size as u64))
+        let rows = [2, config.layers, config.kv_heads]
+            .into_iter()
+            .fold(slots, |rows, n| rows.saturating_mul(n as u64));
+        rows.saturating_mul(storage.row_bytes(config.head_dim, compute))
     }
 
     /// Writes `keys` and `values [1, kv_heads, n, head_dim]` behind the tokens held and returns all of them.
@@ -98,35 +144,57 @@ impl KvCache {
     }
 }
 
-/// Writes in place where the slot tensor is uniquely owned, and returns a view of what is filled.
-fn write(slot: &mut Option<Tensor<4>>, new: Tensor<4>, at: usize, shape: &CacheShape) -> Tensor<4> {
+/// Writes in place where the store is uniquely owned, and returns all tokens in the compute dtype.
+fn write(slot: &mut Option<Store>, new: Tensor<4>, at: usize, shape: &CacheShape) -> Tensor<4> {
     let end = at + new.dims()[2];
-    let room = grown(slot.take(), end, at, shape);
-    let filled = room.slice_assign([0..1, 0..shape.kv_heads, at..end, 0..shape.head_dim], new);
-    let view = filled.clone().narrow(2, 0, end);
-    *slot = Some(filled);
-    view
+    let (store, all) = match shape.storage {
+        KvDtype::Int8 => {
+            let old = slot.take().map(|store| match store {
+                Store::Int8(rows) => rows,
+                Store::Float(_) => unreachable!("a cache keeps its storage"),
+            });
+            let rows = int8::append(old, new, at);
+            let all = rows.read(end, shape.head_dim).cast(shape.compute);
+            (Store::Int8(rows), all)
+        }
+        KvDtype::Auto | KvDtype::Float(_) => {
+            let room = slot.take().map(|store| match store {
+                Store::Float(tensor) => tensor,
+                Store::Int8(_) => unreachable!("a cache keeps its storage"),
+            });
+            let filled = append_rows(room, new.cast(shape.float()), at);
+            let all = filled.clone().narrow(2, 0, end).cast(shape.compute);
+            (Store::Float(filled), all)
+        }
+    };
+    *slot = Some(store);
+    all
 }
 
-/// `room` if `end` slots fit, else a larger tensor with the `used` slots copied over.
-fn grown(room: Option<Tensor<4>>, end: usize, used: usize, shape: &CacheShape) -> Tensor<4> {
+/// `room` with the rows `new` from slot `at` on, made larger in blocks where they do not fit.
+fn append_rows<K: Basic>(room: Option<Tensor<4, K>>, new: Tensor<4, K>, at: usize) -> Tensor<4, K> {
+    let [one, heads, rows, width] = new.dims();
+    let end = at + rows;
     let capacity = room.as_ref().map_or(0, |t| t.dims()[2]);
-    match room {
+    let empty = |slots: usize| {
+        let dims = [one, heads, slots.next_multiple_of(BLOCK), width];
+        Tensor::<4, K>::empty(dims, (&new.device(), new.dtype()))
+    };
+    let room = match room {
         Some(room) if end <= capacity => room,
-        Some(room) if used > 0 => {
-            let ranges = [0..1, 0..shape.kv_heads, 0..used, 0..shape.head_dim];
-            shape
-                .zeros(end.max(capacity + capacity / 2))
-                .slice_assign(ranges, room.narrow(2, 0, used))
-        }
-        _ => shape.zeros(end),
-    }
+        Some(room) if at > 0 => empty(end.max(capacity + capacity / 2))
+            .slice_assign([0..1, 0..heads, 0..at, 0..width], room.narrow(2, 0, at)),
+        _ => empty(end),
+    };
+    room.slice_assign([0..1, 0..heads, at..end, 0..width], new)
 }
 
 impl CacheShape {
-    fn zeros(&self, slots: usize) -> Tensor<4> {
-        let dims = [1, self.kv_heads, slots.next_multiple_of(BLOCK), self.head_dim];
-        Tensor::zeros(dims, (&self.device, self.dtype))
+    fn float(&self) -> DType {
+        match self.storage {
+            KvDtype::Float(dtype) => dtype,
+            KvDtype::Auto | KvDtype::Int8 => self.compute,
+        }
     }
 }
 
@@ -136,20 +204,19 @@ mod tests {
     use burn::tensor::TensorData;
     use qwen3_vl_backends::device;
 
-    fn cache() -> KvCache {
-        let shape = CacheShape {
-            kv_heads: 1,
-            head_dim: 1,
-            dtype: DType::F32,
-            device: device::select(None).unwrap().device,
-        };
+    fn cache(storage: KvDtype, head_dim: usize) -> KvCache {
+        let shape = CacheShape { head_dim, compute: DType::F32, storage };
         KvCache { layers: vec![LayerCache::default()], length: 0, shape }
+    }
+
+    fn tensor(values: &[f32], shape: [usize; 4]) -> Tensor<4> {
+        let device = device::select(None).unwrap().device;
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), (&device, DType::F32))
     }
 
     /// Appends `values` as keys and returns all keys.
     fn push(cache: &mut KvCache, values: &[f32]) -> Vec<f32> {
-        let data = TensorData::new(values.to_vec(), [1, 1, values.len(), 1]);
-        let new = Tensor::from_data(data, (&cache.shape.device, DType::F32));
+        let new = tensor(values, [1, 1, values.len(), 1]);
         let (keys, _) = cache.append(0, new.clone(), new);
         cache.advance(values.len());
         keys.to_data().try_to_vec().unwrap()
@@ -157,7 +224,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_growth() {
-        let mut cache = cache();
+        let mut cache = cache(KvDtype::Auto, 1);
         let first: Vec<f32> = (0..BLOCK).map(|i| i as f32).collect();
         push(&mut cache, &first);
         let all = push(&mut cache, &[-1.0, -2.0]);
@@ -167,11 +234,30 @@ mod tests {
 
     #[test]
     fn truncation_forgets_and_forks_are_independent() {
-        let mut cache = cache();
+        let mut cache = cache(KvDtype::Auto, 1);
         push(&mut cache, &[1.0, 2.0, 3.0]);
         let mut fork = cache.fork();
         cache.truncate(1);
         assert_eq!(push(&mut cache, &[9.0]), [1.0, 9.0]);
         assert_eq!(push(&mut fork, &[4.0]), [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn bytes_hold_keys_to_half_a_step() {
+        let mut cache = cache(KvDtype::Int8, 6);
+        let rows: Vec<f32> = (0..6 * 300).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+        let mut found = Vec::new();
+        for part in rows.chunks(6 * 100) {
+            let new = tensor(part, [1, 1, 100, 6]);
+            let (keys, _) = cache.append(0, new.clone(), new);
+            cache.advance(100);
+            found = keys.to_data().try_to_vec::<f32>().unwrap();
+        }
+        assert_eq!(found.len(), rows.len());
+        for (row, found) in rows.chunks(6).zip(found.chunks(6)) {
+            let step = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= step * 0.501;
+            assert!(row.iter().zip(found).all(near), "{row:?} became {found:?}");
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct GenerateOptions {
     pub logprobs: Option<usize>,
     /// Tokens of the prompt that run at once.
     pub prefill_chunk: usize,
+    /// Most tokens of prompt and answer together.
+    pub context: usize,
 }
 
 impl Default for GenerateOptions {
@@ -31,6 +33,7 @@ impl Default for GenerateOptions {
             sampling: SamplingParams::greedy(),
             logprobs: None,
             prefill_chunk: PREFILL_CHUNK,
+            context: usize::MAX,
         }
     }
 }
@@ -110,17 +113,82 @@ impl SessionSlot<'_> {
     }
 }
 
-/// An answer being generated: an iterator over its tokens.
-pub struct Generation<'a> {
-    model: &'a Qwen3VlModel,
-    session: SessionSlot<'a>,
+/// The state of one answer: what was sampled, and whether it goes on. It runs no model, so that one answer
+/// ([`Generation`]) and many at once ([`crate::batch::Batch`]) are sampled by the same code.
+#[derive(Debug)]
+pub struct Answer {
     options: GenerateOptions,
     sampler: Sampler,
     prompt: Vec<u32>,
     generated: Vec<u32>,
+    finish: Option<FinishReason>,
+}
+
+impl Answer {
+    /// An answer to the prompt `prompt`, with nothing sampled yet.
+    ///
+    /// # Errors
+    /// When the prompt leaves no room in the context, or a sampling parameter is out of range.
+    pub fn new(options: GenerateOptions, prompt: Vec<u32>) -> Result<Self, GenerateError> {
+        let (limit, tokens) = (options.context, prompt.len());
+        if tokens >= limit {
+            return Err(GenerateError::ContextOverflow { tokens, limit, over: tokens + 1 - limit });
+        }
+        Ok(Self {
+            sampler: Sampler::new(options.sampling.clone())?,
+            prompt,
+            generated: Vec::new(),
+            finish: (options.max_new_tokens == 0).then_some(FinishReason::Length),
+            options,
+        })
+    }
+
+    /// Samples the next token from the logits after the last one.
+    ///
+    /// # Errors
+    /// When the logits cannot be sampled from.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, SampleError> {
+        let id = self.sampler.sample(logits, &self.prompt, &self.generated)?;
+        let logprobs = match self.options.logprobs {
+            Some(n) => Some(logprobs(logits, id, n)?),
+            None => None,
+        };
+        self.generated.push(id);
+        let is_eos = self.options.eos_token_ids.contains(&id);
+        let full = self.generated.len() >= self.options.max_new_tokens
+            || self.prompt.len() + self.generated.len() >= self.options.context;
+        self.finish = match (is_eos, full) {
+            (true, _) => Some(FinishReason::Stop),
+            (_, true) => Some(FinishReason::Length),
+            _ => None,
+        };
+        Ok(GeneratedToken { id, is_eos, logprobs })
+    }
+
+    /// Ids generated so far.
+    pub fn generated(&self) -> &[u32] {
+        &self.generated
+    }
+
+    /// Why the answer ended; `None` while it goes on.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// The seed of the sampler.
+    pub fn seed(&self) -> u64 {
+        self.sampler.seed()
+    }
+}
+
+/// An answer being generated: an iterator over its tokens.
+pub struct Generation<'a> {
+    model: &'a Qwen3VlModel,
+    session: SessionSlot<'a>,
+    answer: Answer,
     /// Logits after the last token that was run.
     logits: Vec<f32>,
-    finish: Option<FinishReason>,
+    failed: bool,
     timings: Timings,
 }
 
@@ -135,41 +203,23 @@ impl<'a> Generation<'a> {
         inputs: &ModelInputs,
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
-        let limit = model.config().text.max_position_embeddings;
-        let tokens = inputs.ids.len();
-        if tokens >= limit {
-            return Err(GenerateError::ContextOverflow { tokens, limit, over: tokens + 1 - limit });
-        }
-        let sampler = Sampler::new(options.sampling.clone())?;
-        let prefill = session.get().prefill(model, inputs, options.prefill_chunk)?;
+        let chunk = options.prefill_chunk;
+        let answer = Answer::new(options, inputs.ids.clone())?;
+        let prefill = session.get().prefill(model, inputs, chunk)?;
         let start = Instant::now();
-        let logits = read(prefill.logits);
-        Ok(Self {
-            model,
-            session,
-            sampler,
-            prompt: inputs.ids.clone(),
-            generated: Vec::new(),
-            logits,
-            finish: (options.max_new_tokens == 0).then_some(FinishReason::Length),
-            options,
-            timings: Timings {
-                vision: prefill.vision,
-                prefill: prefill.language + start.elapsed(),
-                decode: Duration::ZERO,
-                reused_tokens: prefill.reused,
-            },
-        })
+        let logits = read_rows(prefill.logits).swap_remove(0);
+        let timings = Timings {
+            vision: prefill.vision,
+            prefill: prefill.language + start.elapsed(),
+            decode: Duration::ZERO,
+            reused_tokens: prefill.reused,
+        };
+        Ok(Self { model, session, answer, logits, failed: false, timings })
     }
 
-    /// Ids generated so far.
-    pub fn generated(&self) -> &[u32] {
-        &self.generated
-    }
-
-    /// Why the answer ended; `None` while it goes on.
-    pub fn finish_reason(&self) -> Option<FinishReason> {
-        self.finish
+    /// The answer so far.
+    pub fn answer(&self) -> &Answer {
+        &self.answer
     }
 
     /// Where the time has gone so far.
@@ -177,33 +227,14 @@ impl<'a> Generation<'a> {
         self.timings
     }
 
-    /// The seed of the sampler.
-    pub fn seed(&self) -> u64 {
-        self.sampler.seed()
-    }
-
     fn advance(&mut self) -> Result<GeneratedToken, SampleError> {
-        if let Some(last) = self.generated.last() {
+        if let Some(last) = self.answer.generated.last() {
             let start = Instant::now();
-            self.logits = read(self.session.get().step(self.model, *last));
+            let logits = self.session.get().step(self.model, *last);
+            self.logits = read_rows(logits).swap_remove(0);
             self.timings.decode += start.elapsed();
         }
-        let id = self.sampler.sample(&self.logits, &self.prompt, &self.generated)?;
-        let logprobs = match self.options.logprobs {
-            Some(n) => Some(logprobs(&self.logits, id, n)?),
-            None => None,
-        };
-        self.generated.push(id);
-        let is_eos = self.options.eos_token_ids.contains(&id);
-        let context = self.model.config().text.max_position_embeddings;
-        let full = self.generated.len() >= self.options.max_new_tokens
-            || self.prompt.len() + self.generated.len() >= context;
-        self.finish = match (is_eos, full) {
-            (true, _) => Some(FinishReason::Stop),
-            (_, true) => Some(FinishReason::Length),
-            _ => None,
-        };
-        Ok(GeneratedToken { id, is_eos, logprobs })
+        self.answer.sample(&self.logits)
     }
 }
 
@@ -211,17 +242,22 @@ impl Iterator for Generation<'_> {
     type Item = Result<GeneratedToken, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.finish.is_some() {
+        if self.failed || self.answer.finish.is_some() {
             return None;
         }
         let token = self.advance();
-        if token.is_err() {
-            self.finish = Some(FinishReason::Interrupted);
-        }
+        self.failed = token.is_err();
         Some(token.map_err(GenerateError::from))
     }
 }
 
-fn read(logits: Tensor<2>) -> Vec<f32> {
-    logits.into_data_dtype(DType::F32).try_to_vec().expect("logits are read back as f32")
+/// Logits `[n, vocabulary]` on the host, row by row.
+pub(crate) fn read_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
+    let width = logits.dims()[1];
+    let values: Vec<f32> =
+        logits.into_data_dtype(DType::F32).try_to_vec().expect("logits are read back as f32");
+    match values.len() == width {
+        true => vec![values],
+        false => values.chunks(width).map(<[f32]>::to_vec).collect(),
+    }
 }

@@ -6,6 +6,7 @@
 
 #![recursion_limit = "256"]
 
+pub mod batch;
 pub mod cache;
 pub mod config;
 pub mod generate;

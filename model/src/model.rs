@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use qwen3_vl_backends::{Precision, ops};
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvDtype};
 use crate::config::Qwen3VlConfig;
 use crate::init::Init;
 use crate::inputs::{InputError, MediaItem, ModelInputs, Pixels};
@@ -40,6 +40,8 @@ pub struct Qwen3VlModel {
     mrope: Mrope,
     #[module(skip)]
     precision: Precision,
+    #[module(skip)]
+    cache_dtype: KvDtype,
 }
 
 /// What one sequence brings to a forward pass.
@@ -71,6 +73,7 @@ impl Qwen3VlModel {
             mrope: Mrope::new(&text.rope, text.head_dim),
             config: config.clone(),
             precision: init.precision,
+            cache_dtype: KvDtype::Auto,
         }
     }
 
@@ -89,9 +92,17 @@ impl Qwen3VlModel {
         self.language_model.embed_tokens.weight.lazy_device()
     }
 
+    /// Stores the keys and values of new caches in `dtype`.
+    #[must_use]
+    pub fn with_cache_dtype(mut self, dtype: KvDtype) -> Self {
+        self.cache_dtype = dtype;
+        self
+    }
+
     /// An empty cache for one sequence.
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(&self.config.text, self.precision.compute, &self.device())
+        let compute = self.precision.compute;
+        KvCache::new(&self.config.text, compute, self.cache_dtype)
     }
 
     /// Features of all images or clips of one modality in one call of the tower; `None` when there are none.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::generate::{FinishReason, GenerateError, GeneratedToken, Generation, Timings};
+use crate::generate::{Answer, FinishReason, GenerateError, GeneratedToken, Generation, Timings};
 use crate::processor::detokenize::StreamDecoder;
 use crate::processor::thinking::{Segment, ThinkingSplitter};
 use crate::processor::tokenizer::Tokenizer;
@@ -19,10 +19,9 @@ pub enum StreamEvent {
     Text(String),
 }
 
-/// An iterator over the text of an answer.
-pub struct TextStream<'a> {
-    generation: Generation<'a>,
-    decoder: StreamDecoder<'a>,
+/// Turns tokens into text: decodes them, cuts at stop strings, tells reasoning from answer.
+pub struct TextAssembler<'t> {
+    decoder: StreamDecoder<'t>,
     stops: StopMatcher,
     thinking: ThinkingSplitter,
     pending: VecDeque<StreamEvent>,
@@ -30,16 +29,10 @@ pub struct TextStream<'a> {
     flushed: bool,
 }
 
-impl<'a> TextStream<'a> {
-    /// The text of `generation`; `thinking` knows whether the prompt opened a reasoning part.
-    pub fn new(
-        generation: Generation<'a>,
-        tokenizer: &'a Tokenizer,
-        stops: StopMatcher,
-        thinking: ThinkingSplitter,
-    ) -> Self {
+impl<'t> TextAssembler<'t> {
+    /// An assembler; `thinking` knows whether the prompt opened a reasoning part.
+    pub fn new(tokenizer: &'t Tokenizer, stops: StopMatcher, thinking: ThinkingSplitter) -> Self {
         Self {
-            generation,
             decoder: StreamDecoder::new(tokenizer, true),
             stops,
             thinking,
@@ -49,44 +42,18 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// Ids generated so far.
-    pub fn token_ids(&self) -> &[u32] {
-        self.generation.generated()
-    }
-
-    /// Why the answer ended; interrupted when it was not read to its end.
-    pub fn finish_reason(&self) -> FinishReason {
-        if self.stopped {
-            return FinishReason::Stop;
-        }
-        self.generation.finish_reason().unwrap_or(FinishReason::Interrupted)
-    }
-
-    /// Where the time has gone so far.
-    pub fn timings(&self) -> Timings {
-        self.generation.timings()
-    }
-
-    /// The seed of the sampler.
-    pub fn seed(&self) -> u64 {
-        self.generation.seed()
-    }
-
-    fn take(&mut self, token: GeneratedToken) {
+    /// Takes the next token.
+    pub fn push(&mut self, token: GeneratedToken) {
         let text = (!token.is_eos).then(|| self.decoder.push(token.id)).flatten();
         self.pending.push_back(StreamEvent::Token(token));
         self.show(text.as_deref().unwrap_or_default());
     }
 
-    fn show(&mut self, text: &str) {
-        let output = self.stops.push(text);
-        self.stopped = output.matched.is_some();
-        let segments = self.thinking.push(&output.text);
-        self.pending.extend(segments.into_iter().map(event));
-    }
-
-    fn flush(&mut self) {
-        self.flushed = true;
+    /// Releases what was held back; no token follows.
+    pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.flushed, true) {
+            return;
+        }
         if !self.stopped {
             let rest = self.decoder.finish().unwrap_or_default();
             self.show(&rest);
@@ -95,6 +62,54 @@ impl<'a> TextStream<'a> {
         let segments = self.thinking.push(&held);
         self.pending.extend(segments.into_iter().map(event));
         self.pending.extend(self.thinking.finish().into_iter().map(event));
+    }
+
+    /// The next event that is ready.
+    pub fn pop(&mut self) -> Option<StreamEvent> {
+        self.pending.pop_front()
+    }
+
+    /// Whether a stop string has ended the answer.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn show(&mut self, text: &str) {
+        let output = self.stops.push(text);
+        self.stopped = output.matched.is_some();
+        let segments = self.thinking.push(&output.text);
+        self.pending.extend(segments.into_iter().map(event));
+    }
+}
+
+/// An iterator over the text of an answer.
+pub struct TextStream<'a> {
+    generation: Generation<'a>,
+    text: TextAssembler<'a>,
+}
+
+impl<'a> TextStream<'a> {
+    /// The text of `generation`.
+    pub fn new(generation: Generation<'a>, text: TextAssembler<'a>) -> Self {
+        Self { generation, text }
+    }
+
+    /// The answer so far.
+    pub fn answer(&self) -> &Answer {
+        self.generation.answer()
+    }
+
+    /// Why the answer ended; interrupted when it was not read to its end.
+    pub fn finish_reason(&self) -> FinishReason {
+        if self.text.is_stopped() {
+            return FinishReason::Stop;
+        }
+        self.answer().finish_reason().unwrap_or(FinishReason::Interrupted)
+    }
+
+    /// Where the time has gone so far.
+    pub fn timings(&self) -> Timings {
+        self.generation.timings()
     }
 }
 
@@ -110,16 +125,16 @@ impl Iterator for TextStream<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
+            if let Some(event) = self.text.pop() {
                 return Some(Ok(event));
             }
-            if self.flushed {
+            if self.text.flushed {
                 return None;
             }
-            match (!self.stopped).then(|| self.generation.next()).flatten() {
-                Some(Ok(token)) => self.take(token),
+            match (!self.text.is_stopped()).then(|| self.generation.next()).flatten() {
+                Some(Ok(token)) => self.text.push(token),
                 Some(Err(error)) => return Some(Err(error)),
-                None => self.flush(),
+                None => self.text.finish(),
             }
         }
     }

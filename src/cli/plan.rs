@@ -6,7 +6,7 @@ use clap::Args;
 use qwen3_vl::backends::device::{host_memory, select};
 use qwen3_vl::backends::{DtypeRequest, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
-use qwen3_vl::model::cache::KvCache;
+use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::processor::PreparedChat;
 use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
@@ -110,7 +110,7 @@ impl Memory {
         let tokens = chat.inputs.ids.len() + answer;
         Self {
             weights: parameters.saturating_mul(precision.weights.size() as u64),
-            cache: KvCache::bytes(&config.text, tokens, precision.compute),
+            cache: KvCache::bytes(&config.text, tokens, precision.compute, KvDtype::Auto),
             activations: activations(config, chat) * precision.compute.size() as u64,
             available: host_memory().filter(|_| on_host).map(|memory| memory.available),
         }

@@ -81,6 +81,13 @@ impl Checkpoint {
         &self.config
     }
 
+    /// Replaces the configuration, as options of the user change it.
+    #[must_use]
+    pub fn with_config(mut self, config: Qwen3VlConfig) -> Self {
+        self.config = config;
+        self
+    }
+
     /// All tensors by name.
     pub fn tensors(&self) -> &BTreeMap<String, TensorEntry> {
         &self.tensors

@@ -112,6 +112,39 @@ impl Qwen3VlConfig {
         if self.text.moe.is_some() { "qwen3_vl_moe" } else { "qwen3_vl" }
     }
 
+    /// The configuration with its rotary embedding scaled as a JSON object says, such as
+    /// `{"rope_type":"yarn","factor":3.0,"original_max_position_embeddings":262144}` (vLLM `--rope-scaling`). With
+    /// YaRN the context grows to `factor` times the original one.
+    ///
+    /// # Errors
+    /// When the text is no object, has a key that would have no effect, or a value is out of range.
+    pub fn with_rope_scaling(mut self, json: &str) -> Result<Self, ConfigError> {
+        let text = &mut self.text;
+        text.rope = text.rope.overridden(json, text.head_dim, text.max_position_embeddings)?;
+        if let Some(yarn) = &text.rope.yarn {
+            let stretched = (yarn.original_max_position_embeddings as f64 * yarn.factor) as usize;
+            text.max_position_embeddings = text.max_position_embeddings.max(stretched);
+        }
+        Ok(self)
+    }
+
+    /// The configuration with a context of at most `tokens` (vLLM `--max-model-len`).
+    ///
+    /// # Errors
+    /// When that is 0, or more than positions are trained for.
+    pub fn with_max_model_len(mut self, tokens: usize) -> Result<Self, ConfigError> {
+        let limit = self.text.max_position_embeddings;
+        if tokens == 0 || tokens > limit {
+            let rule = format!(
+                "it must be from 1 to max_position_embeddings {limit}; for more, stretch the positions by \
+                 --rope-scaling '{{\"rope_type\":\"yarn\",\"factor\":2.0}}'"
+            );
+            return Err(ConfigError::invalid("max_model_len", tokens, rule));
+        }
+        self.text.max_position_embeddings = tokens;
+        Ok(self)
+    }
+
     fn check_tokens(self) -> Result<Self, ConfigError> {
         for (field, id) in [
             ("image_token_id", self.image_token_id),
@@ -218,6 +251,31 @@ mod tests {
         for (from, to, expected) in cases {
             let message = with(from, to).unwrap_err().to_string();
             assert!(message.contains(expected), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn rope_scaling_stretches_the_context() {
+        let plain = Qwen3VlConfig::from_json(V4).unwrap();
+        let context = plain.text.max_position_embeddings;
+        let yarn = r#"{"rope_type":"yarn","factor":3.0}"#;
+        let scaled = plain.clone().with_rope_scaling(yarn).unwrap();
+        let rope = scaled.text.rope.yarn.as_ref().unwrap();
+        assert_eq!((rope.factor, rope.original_max_position_embeddings), (3.0, context));
+        assert_eq!(scaled.text.max_position_embeddings, 3 * context);
+        assert_eq!(scaled.text.rope.theta, plain.text.rope.theta);
+        let short = scaled.with_max_model_len(100).unwrap();
+        assert_eq!(short.text.max_position_embeddings, 100);
+        let long = plain.clone().with_max_model_len(context + 1).unwrap_err().to_string();
+        assert!(long.contains("--rope-scaling") && long.contains(&context.to_string()), "{long}");
+        for (json, expected) in [
+            (r#"{"factr":2}"#, "factr"),
+            (r#"{"rope_type":"yarn","factor":0.5}"#, "0.5"),
+            (r#"{"rope_type":"dynamic"}"#, "dynamic"),
+            ("[1]", "map"),
+        ] {
+            let error = plain.clone().with_rope_scaling(json).unwrap_err().to_string();
+            assert!(error.contains(expected), "{json}: {error}");
         }
     }
 }

@@ -25,6 +25,22 @@ pub struct YarnConfig {
     pub attention_factor: f64,
 }
 
+/// Keys of a `--rope-scaling` object; another one would have no effect.
+const OVERRIDES: [&str; 12] = [
+    "rope_type",
+    "type",
+    "rope_theta",
+    "mrope_section",
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    "mscale",
+    "mscale_all_dim",
+];
+
 impl RopeConfig {
     pub(super) fn from_raw(
         raw: &RawTextConfig,
@@ -34,6 +50,35 @@ impl RopeConfig {
         let empty = RawRope::default();
         let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref()).unwrap_or(&empty);
         let theta = rope.rope_theta.or(raw.rope_theta).unwrap_or(500_000.0);
+        let sections = rope.mrope_section.clone().unwrap_or_else(|| vec![24, 20, 20]);
+        Self::checked(rope, theta, sections, (head_dim, max_positions))
+    }
+
+    /// This configuration with the keys of a JSON object put in their place (vLLM `--rope-scaling`); angles and
+    /// sections that the object does not name stay.
+    pub(super) fn overridden(
+        &self,
+        json: &str,
+        head_dim: usize,
+        max_positions: usize,
+    ) -> Result<Self, ConfigError> {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json)?;
+        if let Some(key) = object.keys().find(|key| !OVERRIDES.contains(&key.as_str())) {
+            let rule = format!("it is none of {}", OVERRIDES.join(", "));
+            return Err(ConfigError::invalid("rope_scaling", key, rule));
+        }
+        let rope: RawRope = serde_json::from_value(object.into())?;
+        let theta = rope.rope_theta.unwrap_or(self.theta);
+        let sections = rope.mrope_section.clone().unwrap_or_else(|| self.sections.to_vec());
+        Self::checked(&rope, theta, sections, (head_dim, max_positions))
+    }
+
+    fn checked(
+        rope: &RawRope,
+        theta: f64,
+        sections: Vec<usize>,
+        (head_dim, max_positions): (usize, usize),
+    ) -> Result<Self, ConfigError> {
         if !theta.is_finite() || theta <= 1.0 {
             return Err(ConfigError::invalid("rope_theta", theta, "it must be above 1"));
         }
@@ -46,12 +91,11 @@ impl RopeConfig {
                 return Err(ConfigError::invalid("rope_type", other, rule));
             }
         };
-        Ok(Self { theta, sections: sections(rope, head_dim)?, yarn })
+        Ok(Self { theta, sections: checked_sections(sections, head_dim)?, yarn })
     }
 }
 
-fn sections(rope: &RawRope, head_dim: usize) -> Result<[usize; 3], ConfigError> {
-    let sections = rope.mrope_section.clone().unwrap_or_else(|| vec![24, 20, 20]);
+fn checked_sections(sections: Vec<usize>, head_dim: usize) -> Result<[usize; 3], ConfigError> {
     let half = head_dim / 2;
     let fits = |s: &[usize; 3]| s.iter().sum::<usize>() == half && head_dim.is_multiple_of(2);
     <[usize; 3]>::try_from(sections.clone()).ok().filter(fits).ok_or_else(|| {

@@ -1,0 +1,59 @@
+//! Rows as signed bytes, four to a 32-bit word, so that every backend can hold them.
+
+use burn::tensor::{DType, FloatDType, Int, IntDType, Tensor};
+
+use super::append_rows;
+
+/// Values of one token and head share a scale.
+#[derive(Debug, Clone)]
+pub(super) struct Int8Rows {
+    /// `[1, heads, capacity, ceil(dim / 4)]`, the first value in the lowest byte.
+    words: Tensor<4, Int>,
+    /// `[1, heads, capacity, 1]` in f32.
+    scales: Tensor<4>,
+}
+
+/// `rows` with `new [1, heads, n, dim]` from slot `at` on.
+pub(super) fn append(rows: Option<Int8Rows>, new: Tensor<4>, at: usize) -> Int8Rows {
+    let (old_words, old_scales) = rows.map(|rows| (rows.words, rows.scales)).unzip();
+    let new = new.cast(DType::F32);
+    let scales = new.clone().abs().max_dim(3).div_scalar(127.0);
+    let codes = (new / scales.clone().clamp_min(f32::MIN_POSITIVE)).round();
+    let words = append_rows(old_words, pack(codes), at);
+    Int8Rows { words, scales: append_rows(old_scales, scales, at) }
+}
+
+impl Int8Rows {
+    /// The first `end` rows, `[1, heads, end, dim]` in f32.
+    pub(super) fn read(&self, end: usize, dim: usize) -> Tensor<4> {
+        let words = self.words.clone().narrow(2, 0, end);
+        let [one, heads, rows, _] = words.dims();
+        // The shift up moves the sign bit of each byte to the top, the shift down spreads it.
+        let byte = |i: i32| {
+            let up = words.clone().bitwise_left_shift_scalar(24 - 8 * i);
+            up.bitwise_right_shift_scalar(24).cast(FloatDType::F32).unsqueeze_dim::<5>(4)
+        };
+        let codes = Tensor::cat((0..4).map(byte).collect(), 4);
+        let codes = codes.reshape([one as i32, heads as i32, rows as i32, -1]);
+        codes.narrow(3, 0, dim) * self.scales.clone().narrow(2, 0, end)
+    }
+}
+
+/// Integral floats in -127..=127, `[.., dim]`, to words `[.., ceil(dim / 4)]`.
+fn pack(codes: Tensor<4>) -> Tensor<4, Int> {
+    let [one, heads, rows, dim] = codes.dims();
+    let words = dim.div_ceil(4);
+    let codes = match words * 4 - dim {
+        0 => codes,
+        gap => {
+            let zeros = Tensor::zeros([one, heads, rows, gap], (&codes.device(), DType::F32));
+            Tensor::cat(vec![codes, zeros], 3)
+        }
+    };
+    let codes = codes.cast(IntDType::I32).reshape([one, heads, rows, words, 4]);
+    let byte = |i: usize| {
+        let code = codes.clone().narrow(4, i, 1).squeeze_dim::<4>(4);
+        code.bitwise_and_scalar(255).bitwise_left_shift_scalar(8 * i as i32)
+    };
+    (1..4).fold(byte(0), |word, i| word.bitwise_or(byte(i)))
+}
