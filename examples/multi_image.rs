@@ -17,8 +17,8 @@ fn main() -> Result<(), Error> {
     let question = question.text("What changed from one to the next?");
     let answer = model.generate(&Request::new(vec![question]).max_tokens(64).greedy())?;
 
-    for image in &answer.images {
-        println!("{}x{}: {} tokens", image.resized_width, image.resized_height, image.tokens);
+    for (size, medium) in answer.sizes.iter().zip(&answer.media) {
+        println!("{}x{} pixels: {} patches", size.0, size.1, medium.grid().patches());
     }
     println!("{}", answer.text);
     Ok(())

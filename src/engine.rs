@@ -7,22 +7,22 @@ use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
 use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
-use qwen3_vl_model::processor::Processor;
-use qwen3_vl_model::processor::image::RgbImage;
 use qwen3_vl_model::processor::thinking::ThinkingSplitter;
+use qwen3_vl_model::processor::{MediaInfo, PreparedChat, Processor, VideoRules};
 use qwen3_vl_model::sample::GenerationDefaults;
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_weights::hub::{HubOptions, resolve_model};
-use qwen3_vl_weights::media::load_pictures;
+use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
     Checkpoint, LoadReport, MediaLimits, Progress, load_generation_defaults, load_model,
     load_processor,
 };
 
-use crate::{Error, Request, Response, TokenLogprob, Usage};
+use crate::response::{Film, MediaReport};
+use crate::{Error, Request, Response};
 
 /// New tokens when neither the request nor the checkpoint sets a limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -33,9 +33,11 @@ pub struct LoadOptions {
     /// As `--device`; without it `QWEN3_VL_DEVICE`, else the best device present.
     pub device: Option<String>,
     pub dtype: DtypeRequest,
-    /// Bounds on the area of pictures after resizing, in pixels.
+    /// Bounds on the area of images after resizing, in pixels.
     pub min_pixels: Option<usize>,
     pub max_pixels: Option<usize>,
+    /// How videos are sampled, sized and written into the prompt.
+    pub video: VideoRules,
     pub context: ContextOptions,
     /// How keys and values are stored.
     pub kv_cache_dtype: KvDtype,
@@ -108,7 +110,8 @@ impl Qwen3Vl {
         let config = options.context.apply(config)?;
         let checkpoint = checkpoint.with_config(config);
         let processor = load_processor(&folder, checkpoint.config())?
-            .with_pixel_bounds(options.min_pixels, options.max_pixels)?;
+            .with_pixel_bounds(options.min_pixels, options.max_pixels)?
+            .with_video_rules(options.video);
         let defaults = load_generation_defaults(&folder)?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
         let (model, report) = load_model(&checkpoint, &device, precision, progress)?;
@@ -177,22 +180,31 @@ impl Qwen3Vl {
     /// # Errors
     /// As [`Self::generate`].
     pub fn stream(&self, request: &Request) -> Result<AnswerStream<'_>, Error> {
-        self.answer(SessionSlot::Owned(Box::new(Session::new(&self.model))), request)
+        self.stream_prepared(self.prepare(request, &mut ())?, request)
+    }
+
+    /// Answers a request whose prompt was made by [`Self::prepare`], piece by piece.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn stream_prepared(
+        &self,
+        prepared: Prepared,
+        request: &Request,
+    ) -> Result<AnswerStream<'_>, Error> {
+        let session = SessionSlot::Owned(Box::new(Session::new(&self.model)));
+        self.answer(session, prepared, request)
     }
 
     fn answer<'a>(
         &'a self,
         session: SessionSlot<'a>,
+        prepared: Prepared,
         request: &Request,
     ) -> Result<AnswerStream<'a>, Error> {
         let options = self.options(request)?;
         let stops = StopMatcher::new(request.stop.clone())?;
-        let start = Instant::now();
-        let pictures = load_pictures(&request.conversation, &self.media)?;
-        self.check_context(request, &pictures)?;
-        let chat = self.processor.prepare(&request.conversation, &pictures)?;
-        drop(pictures);
-        let preprocess = start.elapsed();
+        let Prepared { chat, report } = prepared;
         let generation = Generation::start(&self.model, session, &chat.inputs, options)?;
         let thinking = ThinkingSplitter::for_prompt(&chat.rendered);
         Ok(AnswerStream {
@@ -200,14 +212,33 @@ impl Qwen3Vl {
                 generation,
                 TextAssembler::new(self.processor.tokenizer(), stops, thinking),
             ),
-            response: Response::begun(chat, preprocess, request.logprobs.is_some()),
+            response: Response::begun(chat, report, request.logprobs.is_some()),
         })
     }
 
-    /// Counts tokens from sizes alone, so that too large a request is refused before its pixels are cut.
-    fn check_context(&self, request: &Request, pictures: &[RgbImage]) -> Result<(), Error> {
-        let sizes: Vec<_> = pictures.iter().map(|p| (p.width, p.height)).collect();
-        let tokens = self.processor.plan(&request.conversation, &sizes)?.inputs.ids.len();
+    /// Reads the media of a request and makes its prompt. What does not fit the context is refused from sizes and
+    /// times alone, before pixels are decoded.
+    ///
+    /// # Errors
+    /// When a medium cannot be read, the prompt is too long, or `progress` stops.
+    pub fn prepare(
+        &self,
+        request: &Request,
+        progress: &mut dyn MediaProgress,
+    ) -> Result<Prepared, Error> {
+        let start = Instant::now();
+        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let planned = self.processor.plan(&request.conversation, &opened.infos())?;
+        self.check_context(planned.tokens())?;
+        let sizes = opened.infos().iter().map(MediaInfo::size).collect();
+        let films = opened.films().into_iter().map(|film| film.map(Film::of)).collect();
+        let decoded = opened.decode(&self.processor, &planned, &self.media, progress)?;
+        let report =
+            MediaReport { sizes, films, warnings: decoded.warnings, time: start.elapsed() };
+        Ok(Prepared { chat: planned.fill(decoded.items)?, report })
+    }
+
+    fn check_context(&self, tokens: usize) -> Result<(), Error> {
         let limit = self.model.config().text.max_position_embeddings;
         if tokens >= limit {
             let over = tokens + 1 - limit;
@@ -216,7 +247,8 @@ impl Qwen3Vl {
         Ok(())
     }
 
-    fn options(&self, request: &Request) -> Result<GenerateOptions, Error> {
+    /// How a request is generated: its own settings, then the checkpoint's.
+    pub(crate) fn options(&self, request: &Request) -> Result<GenerateOptions, Error> {
         let max_new_tokens =
             request.max_tokens.or(self.defaults.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
         if max_new_tokens == 0 {
@@ -234,6 +266,13 @@ impl Qwen3Vl {
     }
 }
 
+/// A request as the model takes it, and what reading its media told.
+#[derive(Debug)]
+pub struct Prepared {
+    pub chat: PreparedChat,
+    pub report: MediaReport,
+}
+
 /// A conversation with its cache: a turn that begins like the one before is computed from where it differs.
 #[derive(Debug)]
 pub struct Chat<'m> {
@@ -247,7 +286,19 @@ impl Chat<'_> {
     /// # Errors
     /// As [`Qwen3Vl::generate`].
     pub fn stream(&mut self, request: &Request) -> Result<AnswerStream<'_>, Error> {
-        self.engine.answer(SessionSlot::Borrowed(&mut self.session), request)
+        self.stream_prepared(self.engine.prepare(request, &mut ())?, request)
+    }
+
+    /// As [`Qwen3Vl::stream_prepared`], in this conversation.
+    ///
+    /// # Errors
+    /// As [`Qwen3Vl::generate`].
+    pub fn stream_prepared(
+        &mut self,
+        prepared: Prepared,
+        request: &Request,
+    ) -> Result<AnswerStream<'_>, Error> {
+        self.engine.answer(SessionSlot::Borrowed(&mut self.session), prepared, request)
     }
 
     /// Tokens in the cache.
@@ -276,35 +327,8 @@ impl AnswerStream<'_> {
 
     /// The answer as far as it was read.
     pub fn into_response(self) -> Response {
-        let mut response = self.response;
-        response.token_ids = self.stream.answer().generated().to_vec();
-        response.finish_reason = self.stream.finish_reason();
-        response.timings = self.stream.timings();
-        response.seed = self.stream.answer().seed();
-        let (prompt, completion) = (response.prompt_token_ids.len(), response.token_ids.len());
-        response.usage = Usage {
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            total_tokens: prompt + completion,
-            cached_tokens: response.timings.reused_tokens,
-            ..response.usage
-        };
-        response
-    }
-
-    fn collect(&mut self, event: &StreamEvent) {
-        match event {
-            StreamEvent::Text(text) => self.response.text.push_str(text),
-            StreamEvent::Reasoning(text) => {
-                self.response.reasoning.get_or_insert_default().push_str(text);
-            }
-            StreamEvent::Token(token) => {
-                if let (Some(all), Some(logprobs)) = (&mut self.response.logprobs, &token.logprobs)
-                {
-                    all.push(TokenLogprob { id: token.id, logprobs: logprobs.clone() });
-                }
-            }
-        }
+        let (finish, timings) = (self.stream.finish_reason(), self.stream.timings());
+        self.response.completed(self.stream.answer(), finish, timings)
     }
 }
 
@@ -314,7 +338,7 @@ impl Iterator for AnswerStream<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let event = self.stream.next()?;
         if let Ok(event) = &event {
-            self.collect(event);
+            self.response.collect(event);
         }
         Some(event.map_err(Error::from))
     }

@@ -12,19 +12,24 @@
 
 #![recursion_limit = "256"]
 
+mod batch;
+pub mod draw;
 mod engine;
 mod error;
+pub mod openai;
 mod request;
 mod response;
 pub mod verify;
 
-pub use engine::{AnswerStream, Chat, LoadOptions, Qwen3Vl};
+pub use batch::Requests;
+pub use engine::{AnswerStream, Chat, ContextOptions, LoadOptions, Prepared, Qwen3Vl};
 pub use error::Error;
 pub use request::Request;
-pub use response::{Response, TokenLogprob, Usage};
+pub use response::{Film, MediaReport, Response, TokenLogprob, Usage, warnings};
 
 pub use qwen3_vl_backends as backends;
 pub use qwen3_vl_model as model;
+pub use qwen3_vl_video as video;
 pub use qwen3_vl_weights as weights;
 
 pub use qwen3_vl_model::processor::message::{Conversation, MediaSource, Message};

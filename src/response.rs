@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use qwen3_vl_model::generate::{FinishReason, Timings};
-use qwen3_vl_model::processor::PreparedChat;
-use qwen3_vl_model::processor::image::PlannedImage;
+use qwen3_vl_model::generate::{Answer, FinishReason, Timings};
 use qwen3_vl_model::processor::message::MediaKind;
+use qwen3_vl_model::processor::{PlannedMedia, PreparedChat};
 use qwen3_vl_model::sample::TokenLogprobs;
+use qwen3_vl_model::stream::StreamEvent;
+use qwen3_vl_video::VideoInfo;
 
 /// Token counts of a request (OpenAI `usage`, with the share of pictures).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -16,6 +17,8 @@ pub struct Usage {
     pub total_tokens: usize,
     /// Tokens of the prompt that stand for pictures.
     pub image_tokens: usize,
+    /// Tokens of the prompt that stand for videos, without those of their times.
+    pub video_tokens: usize,
     /// Tokens of the prompt that an earlier turn had left in the cache.
     pub cached_tokens: usize,
 }
@@ -43,7 +46,13 @@ pub struct Response {
     /// Seconds in which pictures were read, resized and cut.
     pub preprocess: Duration,
     /// What became of each picture.
-    pub images: Vec<PlannedImage>,
+    pub media: Vec<PlannedMedia>,
+    /// Width and height of each medium, upright, before it was resized.
+    pub sizes: Vec<(u32, u32)>,
+    /// The video file behind each medium; `None` for pictures and lists of pictures.
+    pub films: Vec<Option<Film>>,
+    /// Sentences on what was wrong with the media without being fatal.
+    pub warnings: Vec<String>,
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// The sampler's seed, which repeats the answer.
     pub seed: u64,
@@ -51,20 +60,121 @@ pub struct Response {
 
 impl Response {
     /// The answer to a prepared conversation, before its first token.
-    pub(crate) fn begun(chat: PreparedChat, preprocess: Duration, logprobs: bool) -> Self {
+    pub(crate) fn begun(chat: PreparedChat, report: MediaReport, logprobs: bool) -> Self {
         let image_tokens = chat.inputs.placeholders(MediaKind::Image);
+        let video_tokens = chat.inputs.placeholders(MediaKind::Video);
         Self {
             text: String::new(),
             reasoning: None,
             token_ids: Vec::new(),
             prompt_token_ids: chat.inputs.ids,
             finish_reason: FinishReason::Interrupted,
-            usage: Usage { image_tokens, ..Usage::default() },
+            usage: Usage { image_tokens, video_tokens, ..Usage::default() },
             timings: Timings::default(),
-            preprocess,
-            images: chat.images,
+            preprocess: report.time,
+            warnings: warnings(&chat.media, &report.warnings),
+            media: chat.media,
+            sizes: report.sizes,
+            films: report.films,
             logprobs: logprobs.then(Vec::new),
             seed: 0,
         }
     }
+
+    /// Sizes (width, height) of the pictures alone, upright, before they were resized.
+    pub fn picture_sizes(&self) -> Vec<(u32, u32)> {
+        let pairs = self.media.iter().zip(&self.sizes);
+        let pictures = pairs.filter(|(medium, _)| medium.kind() == MediaKind::Image);
+        pictures.map(|(_, size)| *size).collect()
+    }
+
+    /// Takes a piece of the answer.
+    pub(crate) fn collect(&mut self, event: &StreamEvent) {
+        match event {
+            StreamEvent::Text(text) => self.text.push_str(text),
+            StreamEvent::Reasoning(text) => self.reasoning.get_or_insert_default().push_str(text),
+            StreamEvent::Token(token) => {
+                if let (Some(all), Some(logprobs)) = (&mut self.logprobs, &token.logprobs) {
+                    all.push(TokenLogprob { id: token.id, logprobs: logprobs.clone() });
+                }
+            }
+        }
+    }
+
+    /// The response with everything that is known at the end of the answer.
+    pub(crate) fn completed(
+        mut self,
+        answer: &Answer,
+        finish: FinishReason,
+        timings: Timings,
+    ) -> Self {
+        self.token_ids = answer.generated().to_vec();
+        self.seed = answer.seed();
+        (self.finish_reason, self.timings) = (finish, timings);
+        let (prompt, completion) = (self.prompt_token_ids.len(), self.token_ids.len());
+        self.usage = Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt + completion,
+            cached_tokens: timings.reused_tokens,
+            ..self.usage
+        };
+        self
+    }
+}
+
+/// What reading the media of a request told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MediaReport {
+    /// Width and height of each medium, upright, before it was resized.
+    pub sizes: Vec<(u32, u32)>,
+    /// The video file behind each medium; `None` for pictures and lists of pictures.
+    pub films: Vec<Option<Film>>,
+    pub warnings: Vec<String>,
+    /// From the first byte to patches.
+    pub time: Duration,
+}
+
+/// A video file, as its container describes it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Film {
+    /// Of an upright frame, in pixels.
+    pub width: u32,
+    pub height: u32,
+    /// Frames per second on average.
+    pub fps: f64,
+    /// Whether the distances of frames differ.
+    pub variable: bool,
+    /// Frames in the file.
+    pub frames: usize,
+    /// In seconds.
+    pub duration: f64,
+    pub codec: String,
+    /// What decoded it.
+    pub decoder: &'static str,
+}
+
+impl Film {
+    /// The facts of `info`.
+    pub fn of(info: &VideoInfo) -> Self {
+        Self {
+            width: info.width,
+            height: info.height,
+            fps: info.fps,
+            variable: info.variable,
+            frames: info.frame_count(),
+            duration: info.duration,
+            codec: info.codec.clone(),
+            decoder: info.decoder,
+        }
+    }
+}
+
+/// Notices of the planned videos, then what reading them told.
+pub fn warnings(media: &[PlannedMedia], more: &[String]) -> Vec<String> {
+    let notices = media.iter().flat_map(|medium| match medium {
+        PlannedMedia::Video(video) => video.notices.as_slice(),
+        PlannedMedia::Image(_) => &[],
+    });
+    notices.map(ToString::to_string).chain(more.iter().cloned()).collect()
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use qwen3_vl::model::processor::PlannedMedia;
 use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request};
 use serde::Deserialize;
 use serde_json::Value;
@@ -89,9 +90,14 @@ fn check(expected: &Expected, device: &str) {
     let found = model.generate(&request).unwrap();
     let name = format!("{}/{} on {device}", expected.model, expected.name);
     assert_eq!(found.prompt_token_ids, expected.prompt_token_ids, "{name}: prompt");
-    let grids: Vec<_> = found.images.iter().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect();
+    let grids: Vec<_> =
+        found.media.iter().map(PlannedMedia::grid).map(|g| [g.t, g.h, g.w]).collect();
     assert_eq!(grids, expected.image_grid_thw.clone().unwrap_or_default(), "{name}: grids");
-    let sizes: Vec<_> = found.images.iter().map(|i| [i.resized_height, i.resized_width]).collect();
+    let size = |medium: &PlannedMedia| match medium {
+        PlannedMedia::Image(image) => [image.resized_height, image.resized_width],
+        PlannedMedia::Video(video) => [video.resized_height, video.resized_width],
+    };
+    let sizes: Vec<_> = found.media.iter().map(size).collect();
     assert_eq!(sizes, expected.resized.clone().unwrap_or_default(), "{name}: sizes");
     assert_eq!(found.token_ids, expected.token_ids, "{name}: answer");
     assert_eq!(found.finish_reason.as_str(), expected.finish_reason, "{name}");

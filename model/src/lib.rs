@@ -10,6 +10,7 @@ pub mod batch;
 pub mod cache;
 pub mod config;
 pub mod generate;
+pub mod grounding;
 pub mod init;
 pub mod inputs;
 pub mod linear;

@@ -22,7 +22,7 @@ use crate::text::{TextContext, TextModel};
 use crate::vision::{VisionFeatures, VisionPlan, VisionTower};
 
 /// Patches that run through the vision tower at once, unless one frame has more.
-const VISION_CHUNK: usize = 4096;
+pub const VISION_CHUNK: usize = 4096;
 
 /// The two modalities and what errors and probes call them.
 const KINDS: [(MediaKind, &str); 2] = [(MediaKind::Image, "images"), (MediaKind::Video, "videos")];

@@ -3,10 +3,12 @@
 use clap::Args;
 use clap::error::ErrorKind;
 use qwen3_vl::backends::DtypeRequest;
+use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::{LoadOptions, Qwen3Vl, SamplingOverrides};
+use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides};
 
+use super::media::MediaSettings;
 use super::progress::LoadBar;
 use super::{print, usage_error};
 
@@ -61,15 +63,35 @@ pub struct DeviceArgs {
     pub dtype: String,
 }
 
-/// Bounds on pictures.
+/// How long a prompt may be, and how it is kept.
 #[derive(Debug, Args)]
-pub struct PixelArgs {
-    /// Smallest area of a picture after resizing, in pixels
-    #[arg(long, value_name = "PIXELS")]
-    pub min_pixels: Option<usize>,
-    /// Largest area of a picture after resizing, in pixels (1024 pixels make one token)
-    #[arg(long, value_name = "PIXELS")]
-    pub max_pixels: Option<usize>,
+pub struct ContextArgs {
+    /// Most tokens of prompt and answer [default: the checkpoint's max_position_embeddings]
+    #[arg(
+        short = 'c',
+        long,
+        visible_alias = "ctx-size",
+        value_name = "TOKENS",
+        env = "QWEN3_VL_MAX_MODEL_LEN"
+    )]
+    pub max_model_len: Option<usize>,
+    /// Stretch positions, as in config.json: '{"rope_type":"yarn","factor":3.0}'
+    #[arg(long, value_name = "JSON")]
+    pub rope_scaling: Option<String>,
+    /// Store keys and values as auto (as computed), f32, bf16, f16 or int8
+    #[arg(long, value_name = "DTYPE", default_value = "auto",
+          value_parser = str::parse::<KvDtype>)]
+    pub kv_cache_dtype: KvDtype,
+}
+
+impl ContextArgs {
+    /// The same for the library.
+    pub fn options(&self) -> ContextOptions {
+        ContextOptions {
+            max_model_len: self.max_model_len,
+            rope_scaling: self.rope_scaling.clone(),
+        }
+    }
 }
 
 /// How tokens are chosen. Without any of these, as the checkpoint's generation_config.json says.
@@ -147,33 +169,37 @@ pub fn dtype(args: &DeviceArgs) -> anyhow::Result<DtypeRequest> {
     args.dtype.parse().map_err(|error| usage_error(ErrorKind::InvalidValue, error))
 }
 
+/// Where a model is loaded, how long its prompts may be, and what they may show.
+///
+/// # Errors
+/// A usage error for an unknown dtype or bounds that contradict each other.
+pub fn load_options(
+    device: &DeviceArgs,
+    context: &ContextArgs,
+    media: &MediaSettings,
+) -> anyhow::Result<LoadOptions> {
+    media.check()?;
+    Ok(LoadOptions {
+        device: device.device.clone(),
+        dtype: dtype(device)?,
+        min_pixels: media.min_pixels,
+        max_pixels: media.max_pixels,
+        video: media.rules(),
+        media: media.limits(),
+        context: context.options(),
+        kv_cache_dtype: context.kv_cache_dtype,
+        hub: None,
+    })
+}
+
 /// Loads a model with a progress bar, and says what was odd about it.
 ///
 /// # Errors
 /// As [`Qwen3Vl::load`].
-pub fn load(
-    model: &ModelArgs,
-    device: &DeviceArgs,
-    pixels: &PixelArgs,
-    quiet: bool,
-) -> anyhow::Result<Qwen3Vl> {
-    let name = model.name()?;
-    if let (Some(min), Some(max)) = (pixels.min_pixels, pixels.max_pixels)
-        && min > max
-    {
-        let message = format!("--min-pixels {min} is larger than --max-pixels {max}");
-        return Err(usage_error(ErrorKind::ValueValidation, message));
-    }
-    let options = LoadOptions {
-        device: device.device.clone(),
-        dtype: dtype(device)?,
-        min_pixels: pixels.min_pixels,
-        max_pixels: pixels.max_pixels,
-        hub: Some(model.hub(quiet)),
-        ..LoadOptions::default()
-    };
+pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Result<Qwen3Vl> {
+    let options = LoadOptions { hub: Some(model.hub(quiet)), ..options };
     let mut bar = LoadBar::new(quiet);
-    let loaded = Qwen3Vl::load_with(name, options, &mut bar)?;
+    let loaded = Qwen3Vl::load_with(model.name()?, options, &mut bar)?;
     bar.finish(&loaded.device().name, loaded.load_time().as_secs_f64());
     warn(&loaded);
     Ok(loaded)

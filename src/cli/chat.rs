@@ -1,20 +1,27 @@
 //! `qwen3-vl chat`: a conversation in the terminal.
 
 use clap::Args;
+use qwen3_vl::model::processor::message::{ImageRef, MediaRef, VideoRef};
+use qwen3_vl::model::processor::video::with_defaults;
 use qwen3_vl::weights::MediaLimits;
-use qwen3_vl::weights::media::picture_sizes;
-use qwen3_vl::{Chat, Conversation, Message, Qwen3Vl, Request, Response};
+use qwen3_vl::weights::media::OpenedMedia;
+use qwen3_vl::{Chat, Conversation, MediaSource, Message, Qwen3Vl, Request, Response};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::args::{DeviceArgs, ModelArgs, PixelArgs, SamplingArgs, load};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options};
 use super::interrupt::Streaming;
+use super::media::MediaArgs;
 use super::run::Writer;
-use super::{Outcome, print};
+use super::{Outcome, print, progress};
+
+/// Marks that shells and file managers put around paths.
+const QUOTES: [char; 2] = ['"', '\''];
 
 const HELP: &str = "\
 /image PATH   add a picture (path or URL) to the next message
-/images       list the pictures waiting for the next message
+/video PATH   add a video (path, folder or URL) to the next message
+/media        list what waits for the next message
 /system TEXT  set the system message and start afresh
 /history      show the conversation so far
 /undo         take back the last question and its answer
@@ -35,15 +42,15 @@ pub struct ChatArgs {
     /// System message
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Picture for the first message (repeat for several)
-    #[arg(long, value_name = "IMAGE")]
-    image: Vec<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// The media are for the first message
     #[command(flatten)]
-    pixels: PixelArgs,
+    media: MediaArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// No progress, no timings
     #[arg(short, long)]
     quiet: bool,
@@ -58,7 +65,8 @@ pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
         ignore_eos: args.sampling.ignore_eos,
         ..Request::default()
     };
-    let model = load(&args.model, &args.device, &args.pixels, args.quiet)?;
+    let options = load_options(&args.device, &args.context, &args.media.settings)?;
+    let model = load(&args.model, options, args.quiet)?;
     let mut repl = Repl::new(&model, base, &args);
     let mut editor = DefaultEditor::new()?;
     loop {
@@ -81,11 +89,14 @@ pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
 
 /// The conversation and what waits for the next message.
 struct Repl<'m> {
+    model: &'m Qwen3Vl,
     chat: Chat<'m>,
     base: Request,
     system: Option<String>,
     messages: Vec<Message>,
-    images: Vec<String>,
+    waiting: Vec<MediaRef>,
+    video_defaults: VideoRef,
+    limits: MediaLimits,
     quiet: bool,
 }
 
@@ -96,7 +107,10 @@ impl<'m> Repl<'m> {
             base,
             system: args.system.clone(),
             messages: Vec::new(),
-            images: args.image.clone(),
+            waiting: args.media.question(None, "").messages.remove(0).media().to_vec(),
+            video_defaults: args.media.settings.video_defaults(),
+            limits: args.media.settings.limits(),
+            model,
             quiet: args.quiet,
         }
     }
@@ -108,10 +122,15 @@ impl<'m> Repl<'m> {
         match command {
             "/exit" | "/quit" | "/bye" => return Ok(true),
             "/help" => print::out(HELP)?,
-            "/image" if rest.is_empty() => print::line("which picture? /image PATH")?,
-            "/image" => self.add_image(rest.trim_matches(['"', '\''])),
-            "/images" if self.images.is_empty() => print::line("no pictures are waiting")?,
-            "/images" => print::line(&self.images.join("\n"))?,
+            "/image" | "/video" if rest.is_empty() => {
+                print::line(&format!("which one? {command} PATH"))?;
+            }
+            "/image" => self.add(MediaRef::Image(ImageRef::new(rest.trim_matches(QUOTES)))),
+            "/video" => {
+                let video = VideoRef::new(rest.trim_matches(QUOTES));
+                self.add(MediaRef::Video(with_defaults(&video, &self.video_defaults)));
+            }
+            "/media" | "/images" => self.show_waiting()?,
             "/system" => {
                 self.system = (!rest.is_empty()).then(|| rest.to_owned());
                 self.messages.clear();
@@ -120,7 +139,7 @@ impl<'m> Repl<'m> {
             "/undo" => self.messages.truncate(self.messages.len().saturating_sub(2)),
             "/clear" => {
                 self.messages.clear();
-                self.images.clear();
+                self.waiting.clear();
             }
             _ if command.starts_with('/') && !command[1..].contains('/') => {
                 print::line(&format!("unknown command {command}; /help lists them"))?;
@@ -130,29 +149,42 @@ impl<'m> Repl<'m> {
         Ok(false)
     }
 
-    /// Looks at the picture now, so that a wrong path is told before the question.
-    fn add_image(&mut self, source: &str) {
-        let messages = vec![Message::user("").image(source)];
+    /// Looks at the picture or video now, so that a wrong path is told before the question.
+    fn add(&mut self, medium: MediaRef) {
+        let messages = vec![Message::user("").media_part(medium.clone())];
         let conversation = Conversation { messages, tools: Vec::new() };
-        match picture_sizes(&conversation, &MediaLimits::default()) {
-            Ok(_) => self.images.push(source.to_owned()),
+        match OpenedMedia::open(&conversation, &self.limits, &mut ()) {
+            Ok(_) => self.waiting.push(medium),
             Err(error) => print::error_line(&format!("error: {error}")),
         }
     }
 
+    fn show_waiting(&self) -> anyhow::Result<()> {
+        if self.waiting.is_empty() {
+            return print::line("no pictures or videos are waiting");
+        }
+        let name = |medium: &MediaRef| {
+            let source = medium.source().map(MediaSource::describe).unwrap_or_default();
+            format!("{} {source}", medium.kind())
+        };
+        print::line(&self.waiting.iter().map(name).collect::<Vec<_>>().join("\n"))
+    }
+
     fn show_history(&self) -> anyhow::Result<()> {
         for message in &self.messages {
-            let pictures = message.media().len();
-            let note = if pictures > 0 { format!(" ({pictures} pictures)") } else { String::new() };
+            let media = message.media().len();
+            let note =
+                if media > 0 { format!(" ({media} pictures or videos)") } else { String::new() };
             print::line(&format!("{}{note}: {}", message.role().as_str(), message.all_text()))?;
         }
         Ok(())
     }
 
-    /// Asks, shows the answer and keeps both. A question that failed is forgotten; its pictures wait for the next.
+    /// Asks, shows the answer and keeps both. A question that failed is forgotten; its media wait for the next.
     fn ask(&mut self, text: &str) -> anyhow::Result<()> {
-        let pictures = std::mem::take(&mut self.images);
-        let question = pictures.iter().cloned().fold(Message::user(""), Message::image).text(text);
+        let media = std::mem::take(&mut self.waiting);
+        let question = media.iter().cloned().fold(Message::user(""), Message::media_part);
+        let question = question.text(text);
         let system = self.system.as_ref().map(Message::system);
         let history = self.messages.iter().cloned();
         let messages: Vec<Message> =
@@ -160,26 +192,31 @@ impl<'m> Repl<'m> {
         let conversation = Conversation { messages, tools: Vec::new() };
         let request = Request { conversation, ..self.base.clone() };
         match self.answer(&request) {
-            Ok(response) => {
+            Ok(None) => self.waiting = media,
+            Ok(Some(response)) => {
                 let answer = Message::assistant(response.text);
                 self.messages.extend([question, answer]);
             }
             Err(error) if print::is_closed_pipe(&error) => return Err(error),
             Err(error) => {
-                self.images = pictures;
+                self.waiting = media;
                 print::error_line(&format!("error: {}", print::chain(&error)));
             }
         }
         Ok(())
     }
 
-    fn answer(&mut self, request: &Request) -> anyhow::Result<Response> {
+    /// `None` when Ctrl-C stopped it while its media were read.
+    fn answer(&mut self, request: &Request) -> anyhow::Result<Option<Response>> {
+        let Some(prepared) = progress::read_media(self.model, request, self.quiet)? else {
+            return Ok(None);
+        };
         let guard = Streaming::begin();
-        let mut stream = self.chat.stream(request)?;
+        let mut stream = self.chat.stream_prepared(prepared, request)?;
         let mut writer = Writer::new(false);
         writer.follow(&mut stream, &guard)?;
         let response = stream.into_response();
         writer.end(&response, self.quiet)?;
-        Ok(response)
+        Ok(Some(response))
     }
 }

@@ -1,14 +1,17 @@
 //! The answer as one JSON object.
 
+use qwen3_vl::model::processor::PlannedMedia;
 use qwen3_vl::model::processor::detokenize::token_bytes;
 use qwen3_vl::model::processor::image::PlannedImage;
 use qwen3_vl::model::processor::tokenizer::Tokenizer;
-use qwen3_vl::{Qwen3Vl, Response, TokenLogprob};
+use qwen3_vl::model::processor::video::PlannedVideo;
+use qwen3_vl::{Film, Qwen3Vl, Response, TokenLogprob};
 use serde_json::{Value, json};
+
+use super::grounding;
 
 /// What `run --json` prints.
 pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
-    let tokenizer = model.processor().tokenizer();
     let precision = model.model().precision();
     let mut object = json!({
         "text": response.text,
@@ -17,7 +20,10 @@ pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
         "finish_reason": response.finish_reason.as_str(),
         "usage": response.usage,
         "timings": timings(model, response),
-        "images": response.images.iter().map(image).collect::<Vec<_>>(),
+        "images": images(&response.media),
+        "videos": videos(&response.media, &response.films),
+        "warnings": response.warnings,
+        "grounding": grounding::as_json(response),
         "device": model.device().name,
         "dtype": qwen3_vl::backends::dtype::name(precision.weights),
         "seed": response.seed,
@@ -25,11 +31,18 @@ pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
     if let Some(reasoning) = &response.reasoning {
         object["reasoning"] = json!(reasoning);
     }
-    if let Some(tokens) = &response.logprobs {
-        let content: Vec<Value> = tokens.iter().map(|token| logprob(tokenizer, token)).collect();
-        object["logprobs"] = json!({ "content": content });
+    if let Some(logprobs) = logprobs(model, response) {
+        object["logprobs"] = logprobs;
     }
     object
+}
+
+/// Log probabilities as OpenAI words them, where they were asked for.
+pub fn logprobs(model: &Qwen3Vl, response: &Response) -> Option<Value> {
+    let tokenizer = model.processor().tokenizer();
+    let entry = |token: &TokenLogprob| logprob(tokenizer, token);
+    let content: Vec<Value> = response.logprobs.as_ref()?.iter().map(entry).collect();
+    Some(json!({ "content": content }))
 }
 
 /// Tokens per second after the first one.
@@ -51,6 +64,39 @@ fn timings(model: &Qwen3Vl, response: &Response) -> Value {
         "prefill_tok_s": (prefill > 0.0).then(|| prefilled as f64 / prefill),
         "decode_s": timings.decode.as_secs_f64(),
         "decode_tok_s": decode_rate(response),
+    })
+}
+
+/// All images.
+pub fn images(media: &[PlannedMedia]) -> Vec<Value> {
+    let image = |medium: &_| match medium {
+        PlannedMedia::Image(planned) => Some(image(planned)),
+        PlannedMedia::Video(_) => None,
+    };
+    media.iter().filter_map(image).collect()
+}
+
+/// All videos, with the frames and seconds that are really used.
+pub fn videos(media: &[PlannedMedia], films: &[Option<Film>]) -> Vec<Value> {
+    let video = |(medium, film): (&_, &Option<Film>)| match medium {
+        PlannedMedia::Image(_) => None,
+        PlannedMedia::Video(planned) => Some(video(planned, film.as_ref())),
+    };
+    media.iter().zip(films).filter_map(video).collect()
+}
+
+fn video(video: &PlannedVideo, film: Option<&Film>) -> Value {
+    let seconds: Vec<f64> = video.frames.iter().map(|frame| frame.seconds).collect();
+    json!({
+        "resized_width": video.resized_width,
+        "resized_height": video.resized_height,
+        "grid_thw": [video.grid.t, video.grid.h, video.grid.w],
+        "tokens": video.tokens(),
+        "tokens_per_frame": video.tokens_per_frame,
+        "frame_indices": video.selection.indices,
+        "frame_seconds": video.selection.seconds,
+        "timestamps": seconds,
+        "source": film,
     })
 }
 

@@ -1,15 +1,20 @@
 //! The command line: arguments in, one verb run, an exit code out (0 ok, 1 failed, 2 usage, 130 interrupted).
 
 mod args;
+mod batch;
 mod chat;
 mod devices;
+mod grounding;
+mod input;
 mod inspect;
 mod interrupt;
 mod json;
+mod media;
 mod plan;
 mod print;
 mod progress;
 mod run;
+mod show;
 mod size;
 mod verify;
 
@@ -20,12 +25,12 @@ use clap::{Parser, Subcommand};
 /// Exit code of a run that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// Qwen3-VL on any device: ask about pictures, chat, check checkpoints.
+/// Qwen3-VL on any device: ask about pictures and videos, chat, check checkpoints.
 #[derive(Debug, Parser)]
 #[command(
     name = "qwen3-vl",
     version,
-    about = "Qwen3-VL on any device: ask about pictures, chat, check checkpoints",
+    about = "Qwen3-VL on any device: ask about pictures and videos, chat, check checkpoints",
     propagate_version = true,
     arg_required_else_help = true,
     after_help = "Examples:\n  \
@@ -43,10 +48,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Answer one prompt about text and pictures, streaming to the terminal
+    /// Answer one prompt about text, pictures and videos, streaming to the terminal
     Run(run::RunArgs),
-    /// Talk with the model; pictures join by /image PATH
+    /// Talk with the model; pictures and videos join by /image PATH and /video PATH
     Chat(chat::ChatArgs),
+    /// Answer the requests of a JSONL file together (OpenAI batch format)
+    Batch(batch::BatchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),
     /// Describe a checkpoint: architecture, parameters, memory, token ids, what is odd
@@ -77,6 +84,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.verb {
         Verb::Run(args) => run::run(args),
+        Verb::Batch(args) => batch::run(&args),
         Verb::Chat(args) => chat::run(args),
         Verb::Devices(args) => devices::run(&args),
         Verb::Inspect(args) => inspect::run(&args),

@@ -7,18 +7,19 @@ use qwen3_vl::backends::device::{host_memory, select};
 use qwen3_vl::backends::{DtypeRequest, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::{KvCache, KvDtype};
-use qwen3_vl::model::processor::PreparedChat;
+use qwen3_vl::model::model::VISION_CHUNK;
+use qwen3_vl::model::processor::{MediaInfo, PlannedChat, PlannedMedia};
 use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
 use qwen3_vl::weights::hub::resolve_model;
 use qwen3_vl::weights::load::parameter_counts;
-use qwen3_vl::weights::media::picture_sizes;
-use qwen3_vl::weights::{MediaLimits, load_processor};
-use qwen3_vl::{Conversation, MediaSource, Message};
+use qwen3_vl::weights::load_processor;
+use qwen3_vl::weights::media::OpenedMedia;
+use qwen3_vl::{Film, warnings};
 use serde_json::{Value, json};
 
-use super::args::{self, DeviceArgs, ModelArgs, PixelArgs};
-use super::run::conversation_file;
+use super::args::{self, ContextArgs, DeviceArgs, ModelArgs};
+use super::media::MediaArgs;
 use super::size::{bytes, grouped, table};
 use super::{Outcome, json, print};
 
@@ -34,9 +35,6 @@ pub struct PlanArgs {
     /// The question
     #[arg(short, long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     prompt: String,
-    /// Picture: path, http(s) or file URL, or data URI (repeat for several)
-    #[arg(long, value_name = "IMAGE")]
-    image: Vec<String>,
     /// Conversation as a JSON file
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     messages: Option<PathBuf>,
@@ -47,7 +45,9 @@ pub struct PlanArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    pixels: PixelArgs,
+    media: MediaArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -64,21 +64,32 @@ struct Memory {
 /// Runs the verb.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let folder = resolve_model(args.model.name()?, &args.model.hub(args.json))?;
-    let config = read_config(&folder)?;
+    args.media.settings.check()?;
+    let settings = &args.media.settings;
+    let config = args.context.options().apply(read_config(&folder)?)?;
     let processor = load_processor(&folder, &config)?
-        .with_pixel_bounds(args.pixels.min_pixels, args.pixels.max_pixels)?;
-    let conversation = conversation(args)?;
-    let sizes = picture_sizes(&conversation, &MediaLimits::default())?;
-    let chat = processor.plan(&conversation, &sizes)?;
+        .with_pixel_bounds(settings.min_pixels, settings.max_pixels)?
+        .with_video_rules(settings.rules());
+    let conversation = match &args.messages {
+        Some(path) => args.media.conversation_file(path)?,
+        None => args.media.question(None, args.prompt.as_str()),
+    };
+    let opened = OpenedMedia::open(&conversation, &settings.limits(), &mut ())?;
+    let infos = opened.infos();
+    let chat = processor.plan(&conversation, &infos)?;
+    let films = opened.films().into_iter().map(|film| film.map(Film::of)).collect();
+    let sizes = infos.iter().map(MediaInfo::size).collect();
     let device = select(args.device.device.as_deref())?;
     let stored = stored_dtype(&folder, &config)?;
     let precision = Precision::resolve(&device, args::dtype(&args.device)?, stored)
         .or_else(|_| Precision::resolve(&device, DtypeRequest::Auto, stored))?;
     let answer = args.max_tokens as usize;
-    let memory = Memory::estimate(&config, &chat, answer, precision, device.kind.is_cpu());
-    let tokens = chat.inputs.ids.len() + answer;
+    let cache = args.context.kv_cache_dtype;
+    let memory = Memory::estimate(&config, &chat, answer, (precision, cache), device.kind.is_cpu());
+    let tokens = chat.tokens() + answer;
     let fits = tokens <= config.text.max_position_embeddings && memory.fits();
-    let plan = Plan { sizes, chat, memory, precision, tokens, config, fits, device: device.name };
+    let plan =
+        Plan { sizes, chat, films, memory, precision, tokens, config, fits, device: device.name };
     match args.json {
         true => print::line(&plan.json().to_string())?,
         false => print::out(&plan.text())?,
@@ -86,31 +97,19 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     Ok(if plan.fits { Outcome::Done } else { Outcome::Failed })
 }
 
-fn conversation(args: &PlanArgs) -> anyhow::Result<Conversation> {
-    let images: Vec<MediaSource> = args.image.iter().cloned().map(MediaSource::from).collect();
-    match &args.messages {
-        Some(path) => conversation_file(path, images),
-        None => {
-            let question =
-                images.into_iter().fold(Message::user(""), Message::image).text(&args.prompt);
-            Ok(Conversation { messages: vec![question], tools: Vec::new() })
-        }
-    }
-}
-
 impl Memory {
     fn estimate(
         config: &Qwen3VlConfig,
-        chat: &PreparedChat,
+        chat: &PlannedChat,
         answer: usize,
-        precision: Precision,
+        (precision, cache): (Precision, KvDtype),
         on_host: bool,
     ) -> Self {
         let parameters: u64 = parameter_counts(config).values().sum();
-        let tokens = chat.inputs.ids.len() + answer;
+        let tokens = chat.tokens() + answer;
         Self {
             weights: parameters.saturating_mul(precision.weights.size() as u64),
-            cache: KvCache::bytes(&config.text, tokens, precision.compute, KvDtype::Auto),
+            cache: KvCache::bytes(&config.text, tokens, precision.compute, cache),
             activations: activations(config, chat) * precision.compute.size() as u64,
             available: host_memory().filter(|_| on_host).map(|memory| memory.available),
         }
@@ -126,23 +125,34 @@ impl Memory {
 }
 
 /// Values alive at the widest point of the larger of the two towers.
-fn activations(config: &Qwen3VlConfig, chat: &PreparedChat) -> u64 {
-    let patches: usize = chat.images.iter().map(|image| image.grid.patches()).sum();
+fn activations(config: &Qwen3VlConfig, chat: &PlannedChat) -> u64 {
+    let frames = chat.media.iter().map(|medium| {
+        let grid = medium.grid();
+        (grid.t, grid.h * grid.w)
+    });
+    let (mut patches, mut largest) = (0, 0);
+    for (count, frame) in frames {
+        patches += count * frame;
+        largest = largest.max(frame);
+    }
+    // The tower runs a bounded number of patches at a time, and the language model a bounded number of tokens.
+    let at_once = patches.min(largest.max(VISION_CHUNK));
     let vision = &config.vision;
     let levels = vision.deepstack_indexes.len() + 1;
-    let features = patches / vision.merge_area() * vision.out_hidden_size * levels;
+    let rows = chat.tokens().min(PREFILL_CHUNK);
+    let features = (rows + at_once / vision.merge_area()) * vision.out_hidden_size * levels;
     let widest = (3 * vision.hidden_size + 2 * vision.intermediate_size).max(vision.patch_len());
-    let vision = patches * (widest + 3 * vision.hidden_size);
+    let vision = at_once * (widest + 3 * vision.hidden_size);
     let text = &config.text;
-    let rows = chat.inputs.ids.len().min(PREFILL_CHUNK);
     let attention = (text.heads + 2 * text.kv_heads) * text.head_dim;
     let text = rows * (4 * text.hidden_size + (3 * text.intermediate_size).max(2 * attention));
-    (features + vision.max(text)) as u64
+    (features * usize::from(patches > 0) + vision.max(text)) as u64
 }
 
 struct Plan {
     sizes: Vec<(u32, u32)>,
-    chat: PreparedChat,
+    chat: PlannedChat,
+    films: Vec<Option<Film>>,
     memory: Memory,
     precision: Precision,
     tokens: usize,
@@ -153,20 +163,9 @@ struct Plan {
 
 impl Plan {
     fn text(&self) -> String {
-        let mut rows =
-            vec![["PICTURE", "SIZE", "RESIZED", "PATCHES", "TOKENS"].map(str::to_owned).to_vec()];
-        for (index, (size, image)) in self.sizes.iter().zip(&self.chat.images).enumerate() {
-            rows.push(vec![
-                (index + 1).to_string(),
-                format!("{}x{}", size.0, size.1),
-                format!("{}x{}", image.resized_width, image.resized_height),
-                grouped(image.grid.patches() as u64),
-                grouped(image.tokens as u64),
-            ]);
-        }
-        let mut out = if self.sizes.is_empty() { String::new() } else { table(&rows) };
+        let mut out = self.media_table();
         let context = self.config.text.max_position_embeddings;
-        let prompt = self.chat.inputs.ids.len();
+        let prompt = self.chat.tokens();
         out += &format!(
             "prompt {} tokens, with the answer {} of {}\n",
             grouped(prompt as u64),
@@ -187,6 +186,41 @@ impl Plan {
         out
     }
 
+    fn media_table(&self) -> String {
+        if self.sizes.is_empty() {
+            return String::new();
+        }
+        let head = ["MEDIUM", "SIZE", "RESIZED", "FRAMES", "SECONDS", "PATCHES", "TOKENS"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for (index, (size, medium)) in self.sizes.iter().zip(&self.chat.media).enumerate() {
+            let (resized, frames, seconds, tokens) = match medium {
+                PlannedMedia::Image(image) => {
+                    let resized = (image.resized_width, image.resized_height);
+                    (resized, String::new(), String::new(), image.tokens)
+                }
+                PlannedMedia::Video(video) => {
+                    let resized = (video.resized_width, video.resized_height);
+                    let used = &video.selection.seconds;
+                    let first = used.first().copied().unwrap_or_default();
+                    let span = format!("{first:.1}-{:.1}", used.last().copied().unwrap_or(first));
+                    (resized, video.selection.indices.len().to_string(), span, video.tokens())
+                }
+            };
+            rows.push(vec![
+                format!("{} {}", medium.kind(), index + 1),
+                format!("{}x{}", size.0, size.1),
+                format!("{}x{}", resized.0, resized.1),
+                frames,
+                seconds,
+                grouped(medium.grid().patches() as u64),
+                grouped(tokens as u64),
+            ]);
+        }
+        let notes = warnings(&self.chat.media, &[]);
+        let notes = notes.iter().map(|note| format!("warning: {note}\n"));
+        table(&rows) + &notes.collect::<String>()
+    }
+
     fn verdict(&self) -> String {
         let context = self.config.text.max_position_embeddings;
         if self.tokens > context {
@@ -200,17 +234,12 @@ impl Plan {
     }
 
     fn json(&self) -> Value {
-        let image = |(size, image): (&(u32, u32), _)| {
-            let mut object = json::image(image);
-            object["width"] = json!(size.0);
-            object["height"] = json!(size.1);
-            object
-        };
-        let images: Vec<Value> = self.sizes.iter().zip(&self.chat.images).map(image).collect();
         json!({
-            "images": images,
-            "prompt_tokens": self.chat.inputs.ids.len(),
-            "max_tokens": self.tokens - self.chat.inputs.ids.len(),
+            "images": self.images(),
+            "videos": json::videos(&self.chat.media, &self.films),
+            "warnings": warnings(&self.chat.media, &[]),
+            "prompt_tokens": self.chat.tokens(),
+            "max_tokens": self.tokens - self.chat.tokens(),
             "context": self.config.text.max_position_embeddings,
             "device": self.device,
             "dtype": dtype::name(self.precision.weights),
@@ -221,5 +250,19 @@ impl Plan {
             "available_bytes": self.memory.available,
             "fits": self.fits,
         })
+    }
+
+    fn images(&self) -> Vec<Value> {
+        let kinds = self.sizes.iter().zip(&self.chat.media);
+        let image = |(size, medium): (&(u32, u32), &PlannedMedia)| match medium {
+            PlannedMedia::Video(_) => None,
+            PlannedMedia::Image(image) => {
+                let mut object = json::image(image);
+                object["width"] = json!(size.0);
+                object["height"] = json!(size.1);
+                Some(object)
+            }
+        };
+        kinds.filter_map(image).collect()
     }
 }

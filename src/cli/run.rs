@@ -1,39 +1,35 @@
 //! `qwen3-vl run`: one answer.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
-use clap::error::ErrorKind;
-use qwen3_vl::model::processor::message::fill_images;
-use qwen3_vl::{AnswerStream, Conversation, MediaSource, Message, Request, Response, StreamEvent};
+use qwen3_vl::{AnswerStream, Conversation, Request, Response, StreamEvent};
 
-use super::args::{DeviceArgs, ModelArgs, PixelArgs, SamplingArgs, load};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options};
+use super::grounding::GroundingArgs;
 use super::interrupt::{self, Streaming};
-use super::{Outcome, json, print, usage_error};
-
-/// Largest messages file that is read, in bytes (pictures may be inside as data URIs).
-const MAX_MESSAGES_BYTES: u64 = 1 << 30;
+use super::media::MediaArgs;
+use super::{Outcome, input, json, print, progress};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl run ./model --image photo.jpg -p \"What is in this picture?\"\n  \
     qwen3-vl run ./model --image a.png --image b.png -p \"What changed?\" --greedy --json\n  \
+    qwen3-vl run ./model --image desk.jpg -p \"Find the cups, as JSON with bbox_2d and label.\" --draw cups.png\n  \
+    qwen3-vl run ./model --video clip.mp4 --fps 1 -p \"What happens, and when?\"\n  \
+    qwen3-vl run ./model --video film.mp4 --num-frames 64 --video-start 60 --video-end 120 -p \"Describe this minute.\"\n  \
     qwen3-vl run ./model --messages conversation.json --temperature 0.7 --seed 1\n  \
     echo \"Say hello\" | qwen3-vl run ./model\n\n\
     A messages file holds a list of messages, or an object with `messages` and `tools`, with OpenAI or Qwen content \
-    parts. An image part without source, {\"type\": \"image\"}, takes the next --image.")]
+    parts. A part without source, {\"type\": \"image\"} or {\"type\": \"video\"}, takes the next --image or --video.")]
 pub struct RunArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The question; without it and without --messages it is read from standard input
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Picture: path, http(s) or file URL, or data URI (repeat for several)
-    #[arg(long, value_name = "IMAGE")]
-    image: Vec<String>,
     /// System message
     #[arg(long, value_name = "TEXT", conflicts_with = "messages", allow_hyphen_values = true)]
     system: Option<String>,
@@ -45,7 +41,11 @@ pub struct RunArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    pixels: PixelArgs,
+    media: MediaArgs,
+    #[command(flatten)]
+    context: ContextArgs,
+    #[command(flatten)]
+    grounding: GroundingArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -63,10 +63,15 @@ pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     args.model.name()?;
     interrupt::install();
     let request = request(&args)?;
+    args.grounding.check(&request)?;
     let quiet = args.quiet || args.json;
-    let model = load(&args.model, &args.device, &args.pixels, quiet)?;
-    // Until the first token Ctrl-C simply ends the program: nothing has been written yet.
-    let mut stream = model.stream(&request)?;
+    let options = load_options(&args.device, &args.context, &args.media.settings)?;
+    let model = load(&args.model, options, quiet)?;
+    let Some(prepared) = progress::read_media(&model, &request, quiet)? else {
+        return Ok(Outcome::Interrupted);
+    };
+    // From here to the first token Ctrl-C simply ends the program: nothing has been written yet.
+    let mut stream = model.stream_prepared(prepared, &request)?;
     let guard = Streaming::begin();
     let mut writer = Writer::new(args.json);
     writer.follow(&mut stream, &guard)?;
@@ -76,6 +81,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     if args.json {
         print::line(&serde_json::to_string(&json::response(&model, &response))?)?;
     }
+    args.grounding.finish(&request, &response, &args.media.settings)?;
     Ok(if interrupted { Outcome::Interrupted } else { Outcome::Done })
 }
 
@@ -91,58 +97,14 @@ fn request(args: &RunArgs) -> anyhow::Result<Request> {
 }
 
 fn conversation(args: &RunArgs) -> anyhow::Result<Conversation> {
-    let images: Vec<MediaSource> = args.image.iter().cloned().map(MediaSource::from).collect();
     if let Some(path) = &args.messages {
-        return conversation_file(path, images);
+        return args.media.conversation_file(path);
     }
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
-        None => prompt_from_stdin()?,
+        None => input::prompt()?,
     };
-    let question = images.into_iter().fold(Message::user(""), Message::image).text(prompt);
-    let system = args.system.as_ref().map(Message::system);
-    Ok(Conversation { messages: system.into_iter().chain([question]).collect(), tools: Vec::new() })
-}
-
-/// Reads a conversation, giving its image parts without source the pictures named beside it.
-pub(super) fn conversation_file(
-    path: &std::path::Path,
-    images: Vec<MediaSource>,
-) -> anyhow::Result<Conversation> {
-    let text = read_messages(path)?;
-    let name = || path.display().to_string();
-    let mut conversation = Conversation::from_json(&text).with_context(name)?;
-    fill_images(&mut conversation.messages, images).with_context(name)?;
-    Ok(conversation)
-}
-
-fn prompt_from_stdin() -> anyhow::Result<String> {
-    if std::io::stdin().is_terminal() {
-        let message = "no prompt: give -p TEXT, --messages FILE, or text on standard input";
-        return Err(usage_error(ErrorKind::MissingRequiredArgument, message));
-    }
-    let text = read_limited(std::io::stdin(), "standard input")?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn read_messages(path: &std::path::Path) -> anyhow::Result<String> {
-    let name = path.display().to_string();
-    if name == "-" {
-        return read_limited(std::io::stdin(), "standard input");
-    }
-    let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
-    read_limited(file, &name)
-}
-
-fn read_limited(reader: impl Read, name: &str) -> anyhow::Result<String> {
-    let mut text = String::new();
-    let read = reader.take(MAX_MESSAGES_BYTES + 1).read_to_string(&mut text);
-    read.with_context(|| format!("cannot read {name}"))?;
-    anyhow::ensure!(
-        text.len() as u64 <= MAX_MESSAGES_BYTES,
-        "{name} is larger than {MAX_MESSAGES_BYTES} bytes, the limit for messages"
-    );
-    Ok(text)
+    Ok(args.media.question(args.system.as_deref(), prompt))
 }
 
 /// Streams the answer to standard output and the reasoning to standard error.
@@ -220,10 +182,10 @@ fn summary(response: &Response) -> String {
     let usage = &response.usage;
     let timings = &response.timings;
     format!(
-        "[{} prompt tokens ({} of pictures, {} cached): vision {:.2} s, prefill {:.2} s; \
+        "[{} prompt tokens ({} of pictures and videos, {} cached): vision {:.2} s, prefill {:.2} s; \
          {} tokens at {:.1} tok/s; {}]\n",
         usage.prompt_tokens,
-        usage.image_tokens,
+        usage.image_tokens + usage.video_tokens,
         usage.cached_tokens,
         timings.vision.as_secs_f64(),
         timings.prefill.as_secs_f64(),

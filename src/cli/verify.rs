@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use qwen3_vl::LoadOptions;
 use qwen3_vl::verify::{Stage, StageKind, Tolerance, Verification, verify};
 use serde_json::json;
 
-use super::args::{DeviceArgs, ModelArgs, PixelArgs, load};
+use super::args::{DeviceArgs, ModelArgs, dtype, load};
 use super::size::table;
 use super::{Outcome, print};
 
@@ -33,8 +34,12 @@ pub struct VerifyArgs {
 
 /// Runs the verb.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    let pixels = PixelArgs { min_pixels: None, max_pixels: None };
-    let model = load(&args.model, &args.device, &pixels, args.json)?;
+    let options = LoadOptions {
+        device: args.device.device.clone(),
+        dtype: dtype(&args.device)?,
+        ..LoadOptions::default()
+    };
+    let model = load(&args.model, options, args.json)?;
     let own = Tolerance::for_device(model.device().kind, model.model().precision());
     let tolerance = args.tolerance.map_or(own, Tolerance::Relative);
     let outcome = verify(model.model(), &args.reference, tolerance)?;

@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 # Checkpoints come first: the end-to-end requests load them as a user would.
 STEPS = (
-    *("references", "tokenizer", "preproc", "golden", "sampler_tensors"),
+    *("references", "tokenizer", "preproc", "golden", "videos", "sampler_tensors"),
     *("images", "templates", "sampling", "e2e", "check"),
 )
 

@@ -1,4 +1,4 @@
-"""videos.json: what transformers and qwen-vl-utils make of clips: frames, sizes, times, prompts, positions, pixels."""
+"""videos.json: frames, sizes, times, prompts, positions, pixels of clips by the references."""
 
 import hashlib
 import re
@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import torch
+from PIL import Image
 from qwen_vl_utils import vision_process as utils
 from transformers import AutoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -45,7 +46,8 @@ CLIPS = [
     # length and rate of the source
     *[clip(n, 30, SD) for n in (2, 3, 4, 5, 59, 60, 61, 75, 300, 301)],
     *[clip(1000, 23.976, HD), clip(900, NTSC, HD), clip(10000, 30, FULL), clip(11511, 29.97, HD)],
-    *[clip(50000, 25, HD), clip(108000, 30, HD), clip(7, 1, SD), clip(40, 0.5, SD), clip(33, 1000, SD)],
+    *[clip(50000, 25, HD), clip(108000, 30, HD), clip(7, 1, SD), clip(40, 0.5, SD)],
+    clip(33, 1000, SD),
     *[clip(120, None, SD), clip(100, 24, SD)],
     # rate and count of the request
     *[clip(300, 30, HD, fps=fps) for fps in (0.1, 0.5, 1, 2.5, 4, 29.97, 60)],
@@ -57,15 +59,17 @@ CLIPS = [
     *[clip(5, 30, SD, dict(min_frames=10)), clip(3000, 25, SD, dict(num_frames=11))],
     # sizes and their budget
     *[clip(n, 30, FULL) for n in (4, 150, 3000, 23040)],
-    *[clip(100, 10, size) for size in ((31, 400), (16, 16), (20, 200), (1, 1), (80, 112), (48, 80))],
-    *[clip(100, 10, size) for size in ((10, 2000), (2160, 3840), (33, 6600), (1000, 33))],
+    *[clip(100, 10, size) for size in ((31, 400), (16, 16), (20, 200), (1, 1), (80, 112))],
+    *[clip(100, 10, size) for size in ((48, 80), (10, 2000), (2160, 3840), (33, 6600), (1000, 33))],
     *[clip(105, 30, size, bounds(131072, 786432)) for size in (SD, HD, (64, 96), (40, 56))],
     *[clip(100, 25, SD, bounds(4096, 65536)), clip(150, 30, (96, 96), bounds(1048576, 4194304))],
     *[clip(n, 30, FULL, CAP) for n in (5, 150, 1000, 23040)],
-    *[clip(150, 30, HD, {**CAP, "max_video_tokens": 100}), clip(23040, 30, FULL, {**CAP, **bounds(131072, 786432)})],
+    clip(150, 30, HD, {**CAP, "max_video_tokens": 100}),
+    clip(23040, 30, FULL, {**CAP, **bounds(131072, 786432)}),
     # parts of the source
-    *[clip(300, 30, SD, start=2.0), clip(300, 30, SD, end=3.5), clip(300, 30, SD, start=2.05, end=7.95)],
-    *[clip(1000, 23.976, SD, start=10, end=20, fps=1.5), clip(300, 30, SD, start=9, end=100, num_frames=5)],
+    *[clip(300, 30, SD, start=2.0), clip(300, 30, SD, end=3.5)],
+    *[clip(300, 30, SD, start=2.05, end=7.95), clip(1000, 23.976, SD, start=10, end=20, fps=1.5)],
+    clip(300, 30, SD, start=9, end=100, num_frames=5),
     # every frame
     *[clip(n, 25, SD, dict(do_sample_frames=False)) for n in (2, 7, 30)],
     clip(9, None, SD, dict(do_sample_frames=False)),
@@ -94,12 +98,20 @@ PIXELS = [
     clip(5, 2, (40, 72), dict(cap_pixels_per_frame=True, max_video_tokens=2)),
 ]
 
-UTILS_SOURCES = [(4, 30), (5, 25), (9, 4), (100, 25), (301, 30), (1000, 23.976), (50000, 30), (7200, NTSC)]
+UTILS_SOURCES = [
+    *[(4, 30), (5, 25), (9, 4), (100, 25), (301, 30), (1000, 23.976), (50000, 30)],
+    (7200, NTSC),
+]
 UTILS_REQUESTS = [
     *[{}, {"fps": 1.0}, {"fps": 7.3}, {"nframes": 5}, {"nframes": 8}, {"nframes": 100}],
     *[{"fps": 4, "max_frames": 17}, {"min_frames": 5}, {"video_start": 1.0}, {"video_end": 2.05}],
     *[{"video_start": 0.5, "video_end": 3.21, "nframes": 6}, {"video_start": 60, "video_end": 1e9}],
     {"video_start": 400.0, "fps": 0.5},
+]
+# Frames that depend on torch.linspace rounding once, as CPUs with fused multiplication do.
+UTILS_FUSED = [
+    (19825, 30, {"nframes": 416}),
+    (37573, 1, {"video_start": 18440, "nframes": 468}),
 ]
 BUDGETS = [
     {},
@@ -109,7 +121,10 @@ BUDGETS = [
     {"resized_height": 300, "resized_width": 500},
 ]
 BUDGET_SIZES = [(360, 640), (1080, 1920), (30, 50), (3000, 100), (2160, 3840)]
-LISTS = [(4, {}), (5, {}), (5, {"sample_fps": 1.5}), (8, {"raw_fps": 30}), (7, {"sample_fps": 2.0, "raw_fps": 24})]
+LISTS = [
+    *[(4, {}), (5, {}), (5, {"sample_fps": 1.5}), (8, {"raw_fps": 30})],
+    (7, {"sample_fps": 2.0, "raw_fps": 24}),
+]
 
 
 def digest(data):
@@ -279,7 +294,7 @@ def pixels(row):
         **row,
         "indices": list(map(int, indices if indices is not None else range(row["total"]))),
         "grid": out["video_grid_thw"][0].tolist(),
-        "resized": [digest(frame.tobytes()) for frame in resized_bytes[0]] if resized_bytes else None,
+        "resized": [digest(f.tobytes()) for f in resized_bytes[0]] if resized_bytes else None,
         "shape": list(values.shape),
         "sha256": digest(values.numpy().astype("<f4").tobytes()),
         "first": values.flatten()[:4].tolist(),
@@ -291,7 +306,7 @@ def pixels(row):
 
 
 def fake_decord(total, fps):
-    """A module that serves a clip of one-pixel frames, so that the reader of qwen-vl-utils itself runs."""
+    """A module that serves one-pixel frames, so that the reader of qwen-vl-utils itself runs."""
 
     class VideoReader:
         def __init__(self, _):
@@ -342,8 +357,6 @@ def budget_row(count, height, width, request):
 
 def list_row(count, request):
     """Times of a list of frames."""
-    from PIL import Image
-
     video = [Image.new("RGB", (64, 64))] * count
     (out, metadata) = utils.fetch_video(
         {"video": video, **request}, image_patch_size=16, return_video_metadata=True
@@ -361,7 +374,10 @@ def main():
         "clips": [planned(reference, row) for row in CLIPS],
         "uneven": list(uneven(reference)),
         "pixels": [pixels(row) for row in PIXELS],
-        "utils_frames": [utils_row(*source, r) for source in UTILS_SOURCES for r in UTILS_REQUESTS],
+        "utils_frames": [
+            *[utils_row(*source, r) for source in UTILS_SOURCES for r in UTILS_REQUESTS],
+            *[utils_row(*row) for row in UTILS_FUSED],
+        ],
         "utils_sizes": [
             budget_row(n, *size, request)
             for n in (4, 16, 64, 300, 768)

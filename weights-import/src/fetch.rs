@@ -89,6 +89,9 @@ pub enum FetchError {
     /// There is no such file.
     #[error("there is no file `{}`", path.display())]
     NoFile { path: PathBuf },
+    /// The receiver of the bytes asked to stop.
+    #[error("the download of `{url}` was stopped")]
+    Stopped { url: String },
     /// The path is a directory.
     #[error("`{}` is a directory, a file is needed", path.display())]
     Directory { path: PathBuf },
@@ -116,7 +119,7 @@ pub fn read_source(source: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchE
 }
 
 /// The lower-case scheme of `source`: what stands before `://`, and `data` before a mere colon.
-fn scheme(source: &str) -> Option<String> {
+pub(crate) fn scheme(source: &str) -> Option<String> {
     let (head, rest) = source.split_once(':')?;
     let head = head.to_ascii_lowercase();
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
@@ -125,12 +128,12 @@ fn scheme(source: &str) -> Option<String> {
     (is_scheme && (rest.starts_with("//") || head == "data")).then_some(head)
 }
 
-fn unsupported(url: &str, scheme: &str) -> FetchError {
+pub(crate) fn unsupported(url: &str, scheme: &str) -> FetchError {
     FetchError::UnsupportedScheme { url: shown(url), scheme: scheme.to_string() }
 }
 
 /// `url` as errors show it: without credentials, cut at 200 characters.
-fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let plain = without_credentials(url);
     match plain.char_indices().nth(200) {
         Some((end, _)) => format!("{}...", &plain[..end]),
@@ -151,7 +154,7 @@ pub(crate) fn without_credentials(url: &str) -> String {
 
 // --- files
 
-fn file_url_path(url: &str) -> Result<PathBuf, FetchError> {
+pub(crate) fn file_url_path(url: &str) -> Result<PathBuf, FetchError> {
     let bad = |reason: &str| FetchError::BadUrl { url: shown(url), reason: reason.to_string() };
     let rest = &url["file://".len()..];
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
@@ -281,16 +284,42 @@ fn bounded_data_uri(uri: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchErr
 /// # Errors
 /// [`FetchError`], naming the URL.
 pub fn fetch(url: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchError> {
+    let mut bytes = Vec::new();
+    fetch_parts(url, limits, &mut |part, _| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Takes the bytes of an answer as they come, with the size of the whole where the server announced it.
+pub(crate) type Receive<'a> = dyn FnMut(&[u8], Option<u64>) -> Result<(), FetchError> + 'a;
+
+/// As [`fetch`], but hands the bytes over as they come. What was handed over is not complete unless this succeeds.
+pub(crate) fn fetch_parts(
+    url: &str,
+    limits: &FetchLimits,
+    receive: &mut Receive<'_>,
+) -> Result<(), FetchError> {
     let response = Transfer::new(url, limits).response()?;
     let announced = response.header("content-length").and_then(|n| n.parse().ok());
     check_size(announced, limits, || shown(url))?;
-    let mut bytes = Vec::new();
-    let mut body = response.into_reader().take(limits.max_bytes.saturating_add(1));
-    if let Err(error) = body.read_to_end(&mut bytes) {
-        return Err(body_error(url, bytes.len(), &error, limits));
+    let mut body = response.into_reader();
+    let (mut part, mut received) = (vec![0; 1 << 16], 0);
+    loop {
+        let count = match body.read(&mut part) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(body_error(url, received, &error, limits)),
+        };
+        received += count;
+        if received as u64 > limits.max_bytes {
+            let (from, limit) = (shown(url), limits.max_bytes);
+            return Err(FetchError::TooLarge { from, size: None, limit });
+        }
+        receive(&part[..count], announced)?;
     }
-    check_read(&bytes, limits, || shown(url))?;
-    Ok(bytes)
 }
 
 /// One URL on its way through redirects.

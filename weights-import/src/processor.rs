@@ -20,7 +20,7 @@ pub enum ProcessorError {
     Generation { path: PathBuf, source: SampleError },
 }
 
-/// Reads tokenizer, chat template and image settings from `folder`.
+/// Reads tokenizer, chat template, image and video settings from `folder`.
 ///
 /// # Errors
 /// When the tokenizer is absent, or a file is malformed or disagrees with `config`.
@@ -31,12 +31,16 @@ pub fn load_processor(folder: &Path, config: &Qwen3VlConfig) -> Result<Processor
     let jinja = optional(folder, "chat_template.jinja")?;
     let json = optional(folder, "chat_template.json")?;
     let preprocessor = optional(folder, "preprocessor_config.json")?;
+    let video = optional(folder, "video_preprocessor_config.json")?;
+    let combined = optional(folder, "processor_config.json")?;
     let files = ProcessorFiles {
         tokenizer: &tokenizer,
         tokenizer_config: tokenizer_config.as_deref(),
         chat_template_jinja: jinja.as_deref(),
         chat_template_json: json.as_deref(),
         preprocessor_config: preprocessor.as_deref(),
+        video_preprocessor_config: video.as_deref(),
+        processor_config: combined.as_deref(),
     };
     Processor::new(config, files).map_err(|source| ProcessorError::Process {
         folder: folder.to_owned(),

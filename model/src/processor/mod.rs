@@ -1,12 +1,16 @@
-//! From messages and pictures to ids, spans and patches.
+//! From messages, pictures and videos to ids, spans and patches.
 
 pub mod detokenize;
 pub mod image;
 pub mod message;
+mod picture;
 pub mod pipeline;
+mod planned;
 pub mod prompt;
 pub mod template;
 pub mod thinking;
 pub mod tokenizer;
+pub mod video;
 
-pub use pipeline::{PreparedChat, ProcessError, Processor, ProcessorFiles};
+pub use pipeline::{ProcessError, Processor, ProcessorFiles, VideoRules};
+pub use planned::{MediaInfo, PlannedChat, PlannedMedia, PreparedChat};

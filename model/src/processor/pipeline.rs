@@ -1,22 +1,24 @@
-//! From a conversation and its decoded pictures to [`ModelInputs`] (HF `Qwen3VLProcessor`).
-
-use std::borrow::Cow;
+//! From a conversation and its media to [`ModelInputs`] (HF `Qwen3VLProcessor`), in two steps: sizes and times alone
+//! give the whole prompt ([`Processor::plan`]), so that what does not fit is refused before a pixel is decoded; then
+//! the pixels are filled in ([`PlannedChat::fill`]).
 
 use serde_json::Map;
 
 use super::image::{
-    Grid, ImageError, ImageProcessor, ImageProcessorConfig, PackedFrames, PatchLayout,
-    PlannedImage, RgbImage, resize_bicubic, smart_resize,
+    Grid, ImageError, ImageProcessor, ImageProcessorConfig, PackedFrames, PatchLayout, RgbImage,
 };
-use super::message::{Conversation, Detail, ImageRef, MediaKind, MediaRef, media};
-use super::prompt::{MediaTokens, PromptBuilder, PromptError, RenderedChat};
+use super::message::{Conversation, ImageRef, MediaRef, media};
+use super::picture;
+use super::planned::{MediaInfo, PlannedChat, PlannedMedia};
+use super::prompt::{PromptBuilder, PromptError, RenderedChat, VideoLayout};
 use super::template::{ChatTemplate, RenderOptions, TemplateError, TemplateFiles};
 use super::tokenizer::{Tokenizer, TokenizerError};
+use super::video::{
+    BudgetRule, SamplingRule, VideoConfigFiles, VideoProcessError, VideoProcessor,
+    VideoProcessorConfig,
+};
 use crate::config::{Qwen3VlConfig, VisionConfig};
-use crate::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
-
-/// Largest area of an image whose part says `"detail": "low"`.
-const LOW_DETAIL_PIXELS: usize = 512 * 512;
+use crate::inputs::VisionSpan;
 
 /// Why a conversation cannot become a prompt.
 #[derive(Debug, thiserror::Error)]
@@ -30,16 +32,22 @@ pub enum ProcessError {
     Prompt(#[from] PromptError),
     #[error("{name}: {source}")]
     Image { name: String, source: Box<ImageError> },
+    #[error("{name}: {source}")]
+    Video { name: String, source: Box<VideoProcessError> },
     #[error("preprocessor_config.json: {0}")]
     ImageConfig(ImageError),
+    #[error(transparent)]
+    VideoConfig(VideoProcessError),
     #[error(
-        "preprocessor_config.json cuts pictures into {found:?}, but vision_config of config.json expects {expected:?}"
+        "{file} cuts pictures into {found}, but vision_config of config.json expects {expected}"
     )]
-    Layout { found: PatchLayout, expected: PatchLayout },
-    #[error("the conversation has {expected} pictures, but {found} were decoded")]
-    PictureCount { expected: usize, found: usize },
-    #[error("the conversation has a video; videos are not supported yet, send frames as images")]
-    Video,
+    Layout { file: &'static str, found: PatchLayout, expected: PatchLayout },
+    #[error("the conversation has {expected} pictures and videos, but {found} were given")]
+    MediaCount { expected: usize, found: usize },
+    #[error("medium {index} of the conversation is of another kind than what was given for it")]
+    MediaKind { index: usize },
+    #[error("medium {index} of the conversation was planned as {planned:?}, but cut as {found:?}")]
+    Patches { index: usize, planned: Grid, found: Grid },
 }
 
 /// Contents of the processor files of a checkpoint; `None` where a file is absent.
@@ -50,30 +58,34 @@ pub struct ProcessorFiles<'a> {
     pub chat_template_jinja: Option<&'a str>,
     pub chat_template_json: Option<&'a str>,
     pub preprocessor_config: Option<&'a str>,
+    pub video_preprocessor_config: Option<&'a str>,
+    pub processor_config: Option<&'a str>,
 }
 
-/// Template, tokenizer and image processor of one checkpoint.
+/// How videos are sampled, sized and written into the prompt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VideoRules {
+    pub sampling: SamplingRule,
+    pub budget: BudgetRule,
+    pub layout: VideoLayout,
+    /// Overrides `cap_pixels_per_frame` of the checkpoint.
+    pub cap_pixels_per_frame: Option<bool>,
+}
+
+/// Template, tokenizer, image and video processor of one checkpoint.
 #[derive(Debug)]
 pub struct Processor {
     template: ChatTemplate,
     tokenizer: Tokenizer,
     images: ImageProcessor,
+    videos: VideoProcessor,
+    video_layout: VideoLayout,
     image_token_id: u32,
     video_token_id: u32,
 }
 
-/// A conversation ready for the model.
-#[derive(Debug)]
-pub struct PreparedChat {
-    /// The prompt as text, before placeholders are multiplied.
-    pub rendered: String,
-    pub inputs: ModelInputs,
-    /// What became of each picture, in order.
-    pub images: Vec<PlannedImage>,
-}
-
 impl Processor {
-    /// Compiles the template and reads tokenizer and image settings.
+    /// Compiles the template and reads tokenizer, image and video settings.
     ///
     /// # Errors
     /// When a file is malformed or disagrees with `config.json`.
@@ -82,13 +94,20 @@ impl Processor {
             Tokenizer::from_bytes(files.tokenizer, files.tokenizer_config.map(str::as_bytes))?;
         let (image_token_id, video_token_id) = (config.image_token_id, config.video_token_id);
         PromptBuilder::new(&tokenizer, image_token_id, video_token_id)?;
-        let settings = match files.preprocessor_config {
+        let images = match files.preprocessor_config {
             Some(text) => {
                 ImageProcessorConfig::from_json(text).map_err(ProcessError::ImageConfig)?
             }
             None => ImageProcessorConfig::qwen3_vl(),
         };
-        check_layout(&settings.layout, &config.vision)?;
+        check_layout("preprocessor_config.json", &images.layout, &config.vision)?;
+        let videos = VideoProcessorConfig::from_files(VideoConfigFiles {
+            processor: files.processor_config,
+            video: files.video_preprocessor_config,
+            image: files.preprocessor_config,
+        });
+        let videos = videos.map_err(ProcessError::VideoConfig)?;
+        check_layout("video_preprocessor_config.json", &videos.layout, &config.vision)?;
         let template = ChatTemplate::from_files(TemplateFiles {
             jinja: files.chat_template_jinja,
             json: files.chat_template_json,
@@ -97,13 +116,15 @@ impl Processor {
         Ok(Self {
             template,
             tokenizer,
-            images: ImageProcessor::new(settings),
+            images: ImageProcessor::new(images),
+            videos: VideoProcessor::new(videos),
+            video_layout: VideoLayout::default(),
             image_token_id,
             video_token_id,
         })
     }
 
-    /// Overrides the bounds on the area of pictures, in pixels after resizing.
+    /// Overrides the bounds on the area of images, in pixels after resizing.
     ///
     /// # Errors
     /// When the smaller bound exceeds the larger.
@@ -117,63 +138,89 @@ impl Processor {
         Ok(self)
     }
 
+    /// Chooses how videos are sampled, sized and written into the prompt.
+    #[must_use]
+    pub fn with_video_rules(mut self, rules: VideoRules) -> Self {
+        self.videos = self.videos.with_rules(rules.sampling, rules.budget);
+        if let Some(cap) = rules.cap_pixels_per_frame {
+            self.videos.config.cap_pixels_per_frame = cap;
+        }
+        Self { video_layout: rules.layout, ..self }
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// Settings for pictures.
+    /// Settings for images.
     pub fn images(&self) -> &ImageProcessor {
         &self.images
     }
 
-    /// The ids, spans and patches of a conversation whose media are `pictures`, in order.
-    ///
-    /// # Errors
-    /// When a picture cannot be resized, the template fails or drops media.
-    pub fn prepare(
-        &self,
-        conversation: &Conversation,
-        pictures: &[RgbImage],
-    ) -> Result<PreparedChat, ProcessError> {
-        let refs = image_refs(conversation, pictures.len())?;
-        let mut pixels = Pixels::default();
-        let mut planned = Vec::with_capacity(pictures.len());
-        for (index, (item, picture)) in refs.iter().zip(pictures).enumerate() {
-            let (plan, frames) = self.process(item, picture).map_err(|e| named(index, item, e))?;
-            planned.push(plan);
-            pixels.items.push(MediaItem::from_frames(frames));
-        }
-        let (rendered, ids, spans) = self.prompt(conversation, &planned)?;
-        let inputs = ModelInputs { ids, spans, images: pixels, videos: Pixels::default() };
-        Ok(PreparedChat { rendered, inputs, images: planned })
+    /// Settings for videos.
+    pub fn videos(&self) -> &VideoProcessor {
+        &self.videos
     }
 
-    /// As [`Self::prepare`], but from the sizes (width, height) of the pictures alone: no pixels in the result.
+    /// Tokens, sizes and sampled frames of a conversation, of whose media only `infos` is known, in order.
     ///
     /// # Errors
-    /// As [`Self::prepare`].
+    /// When `infos` are not those of the conversation, a medium cannot be resized or sampled, or the template fails.
     pub fn plan(
         &self,
         conversation: &Conversation,
-        sizes: &[(u32, u32)],
-    ) -> Result<PreparedChat, ProcessError> {
-        let refs = image_refs(conversation, sizes.len())?;
-        let plan = |(index, (item, size)): (usize, (&&ImageRef, &(u32, u32)))| {
-            let planned = self.plan_one(item, *size);
-            planned.map_err(|e| named(index, item, e))
+        infos: &[MediaInfo<'_>],
+    ) -> Result<PlannedChat, ProcessError> {
+        let refs = media(&conversation.messages);
+        let (expected, found) = (refs.len(), infos.len());
+        if expected != found {
+            return Err(ProcessError::MediaCount { expected, found });
+        }
+        let pairs = refs.into_iter().zip(infos).enumerate();
+        let planned = pairs.map(|(index, (item, info))| self.plan_medium(index, item, info));
+        let media: Vec<PlannedMedia> = planned.collect::<Result<_, _>>()?;
+        let (rendered, ids, spans) = self.prompt(conversation, &media)?;
+        Ok(PlannedChat { rendered, ids, spans, media })
+    }
+
+    /// The resized bytes of a picture for image part `item`.
+    ///
+    /// # Errors
+    /// When the picture cannot be resized within the bounds.
+    pub fn cut(&self, item: &ImageRef, picture: &RgbImage) -> Result<PackedFrames, ImageError> {
+        picture::cut(&self.images, item, picture)
+    }
+
+    fn plan_medium(
+        &self,
+        index: usize,
+        item: &MediaRef,
+        info: &MediaInfo<'_>,
+    ) -> Result<PlannedMedia, ProcessError> {
+        let name = || match item.source() {
+            Some(source) => source.describe(),
+            None => format!("{} {}", item.kind(), index + 1),
         };
-        let images: Vec<_> =
-            refs.iter().zip(sizes).enumerate().map(plan).collect::<Result<_, _>>()?;
-        let (rendered, ids, spans) = self.prompt(conversation, &images)?;
-        let inputs = ModelInputs { ids, spans, ..ModelInputs::default() };
-        Ok(PreparedChat { rendered, inputs, images })
+        match (item, info) {
+            (MediaRef::Image(image), MediaInfo::Image { width, height }) => {
+                let planned = picture::plan(&self.images, image, (*width, *height));
+                let image = |e| ProcessError::Image { name: name(), source: Box::new(e) };
+                planned.map(PlannedMedia::Image).map_err(image)
+            }
+            (MediaRef::Video(video), MediaInfo::Video(clip)) => {
+                let planned = self.videos.plan(clip, video);
+                let video = |e| ProcessError::Video { name: name(), source: Box::new(e) };
+                planned.map(PlannedMedia::Video).map_err(video)
+            }
+            _ => Err(ProcessError::MediaKind { index: index + 1 }),
+        }
     }
 
     fn prompt(
         &self,
         conversation: &Conversation,
-        images: &[PlannedImage],
+        media: &[PlannedMedia],
     ) -> Result<(String, Vec<u32>, Vec<VisionSpan>), ProcessError> {
         let options = RenderOptions {
             tools: conversation.tools.clone(),
@@ -182,96 +229,25 @@ impl Processor {
         };
         let chat = RenderedChat::render(&self.template, &conversation.messages, &options)?;
         let builder =
-            PromptBuilder::new(&self.tokenizer, self.image_token_id, self.video_token_id)?;
-        let counts: Vec<_> = images.iter().map(|i| MediaTokens::Image(i.tokens)).collect();
+            PromptBuilder::new(&self.tokenizer, self.image_token_id, self.video_token_id)?
+                .with_layout(self.video_layout);
+        let counts: Vec<_> = media.iter().map(PlannedMedia::tokens).collect();
         let prompt = builder.build(&chat, &counts)?;
         let merge = self.images.config.layout.merge;
-        let span = |(start, grid): (usize, Grid)| VisionSpan {
-            kind: MediaKind::Image,
-            start,
-            rows: grid.h / merge,
-            columns: grid.w / merge,
-        };
-        let starts = prompt.spans.iter().map(|s| (s.start, images[s.media_index].grid));
-        Ok((chat.text(), prompt.ids, starts.map(span).collect()))
-    }
-
-    fn process(
-        &self,
-        item: &ImageRef,
-        picture: &RgbImage,
-    ) -> Result<(PlannedImage, PackedFrames), ImageError> {
-        let processor = self.for_item(item)?;
-        let size = (picture.width, picture.height);
-        let (width, height) = requested_size(&processor, item, size)?;
-        let resized = if (width, height) == size {
-            processor.resize(picture)?
-        } else {
-            let requested = resize_bicubic(picture, height as usize, width as usize);
-            Cow::Owned(processor.resize(&requested)?.into_owned())
-        };
-        let config = &processor.config;
-        let frames = vec![resized.into_owned()];
-        let packed = PackedFrames::new(frames, config.layout, &config.normalization)?;
-        Ok((processor.plan(width as usize, height as usize)?, packed))
-    }
-
-    fn plan_one(&self, item: &ImageRef, size: (u32, u32)) -> Result<PlannedImage, ImageError> {
-        let processor = self.for_item(item)?;
-        let (width, height) = requested_size(&processor, item, size)?;
-        processor.plan(width as usize, height as usize)
-    }
-
-    /// The image processor with the bounds that a content part brings.
-    fn for_item(&self, item: &ImageRef) -> Result<ImageProcessor, ImageError> {
-        let bound = |value: Option<u64>| value.map(|v| usize::try_from(v).unwrap_or(usize::MAX));
-        let (min, mut max) = (bound(item.min_pixels), bound(item.max_pixels));
-        if item.detail == Some(Detail::Low) && max.is_none() {
-            max = Some(LOW_DETAIL_PIXELS.max(min.unwrap_or(self.images.config.min_pixels)));
-        }
-        Ok(ImageProcessor::new(self.images.config.clone().with_pixel_bounds(min, max)?))
+        let spans = prompt.spans.iter().map(|span| {
+            let grid = media[span.media_index].grid();
+            let (rows, columns) = (grid.h / merge, grid.w / merge);
+            VisionSpan { kind: span.kind, start: span.start, rows, columns }
+        });
+        Ok((chat.text(), prompt.ids, spans.collect()))
     }
 }
 
-/// The size that `resized_height` and `resized_width` of a content part ask for (qwen-vl-utils), else its own.
-fn requested_size(
-    processor: &ImageProcessor,
-    item: &ImageRef,
-    size: (u32, u32),
-) -> Result<(u32, u32), ImageError> {
-    let Some((height, width)) = item.resized else { return Ok(size) };
-    let config = &processor.config;
-    let side = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let (height, width) = smart_resize(
-        side(height),
-        side(width),
-        config.layout.factor(),
-        config.min_pixels,
-        config.max_pixels,
-    )?;
-    Ok((width as u32, height as u32))
-}
-
-fn image_refs(conversation: &Conversation, found: usize) -> Result<Vec<&ImageRef>, ProcessError> {
-    let image = |item: &'_ MediaRef| matches!(item, MediaRef::Image(_));
-    let all = media(&conversation.messages);
-    if !all.iter().all(|item| image(item)) {
-        return Err(ProcessError::Video);
-    }
-    let images: Vec<&ImageRef> = all
-        .into_iter()
-        .filter_map(|item| match item {
-            MediaRef::Image(image) => Some(image),
-            MediaRef::Video(_) => None,
-        })
-        .collect();
-    match images.len() == found {
-        true => Ok(images),
-        false => Err(ProcessError::PictureCount { expected: images.len(), found }),
-    }
-}
-
-fn check_layout(found: &PatchLayout, vision: &VisionConfig) -> Result<(), ProcessError> {
+fn check_layout(
+    file: &'static str,
+    found: &PatchLayout,
+    vision: &VisionConfig,
+) -> Result<(), ProcessError> {
     let expected = PatchLayout {
         patch: vision.patch_size,
         temporal: vision.temporal_patch_size,
@@ -279,12 +255,6 @@ fn check_layout(found: &PatchLayout, vision: &VisionConfig) -> Result<(), Proces
     };
     match *found == expected {
         true => Ok(()),
-        false => Err(ProcessError::Layout { found: *found, expected }),
+        false => Err(ProcessError::Layout { file, found: *found, expected }),
     }
-}
-
-fn named(index: usize, item: &ImageRef, source: ImageError) -> ProcessError {
-    let location = item.source.as_ref().map(|source| source.describe());
-    let name = location.unwrap_or_else(|| format!("image {}", index + 1));
-    ProcessError::Image { name, source: Box::new(source) }
 }

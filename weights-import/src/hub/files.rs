@@ -11,10 +11,11 @@ use super::error::{HubError, io_error};
 /// Without these there is no model.
 pub(super) const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// These are taken where they exist.
-pub(super) const OPTIONAL: [&str; 6] = [
+pub(super) const OPTIONAL: [&str; 7] = [
     "generation_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
+    "processor_config.json",
     "tokenizer_config.json",
     "chat_template.json",
     "chat_template.jinja",

@@ -14,6 +14,13 @@ pub struct PatchLayout {
     pub merge: usize,
 }
 
+impl std::fmt::Display for PatchLayout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { patch, temporal, merge } = self;
+        write!(f, "patch_size {patch}, temporal_patch_size {temporal}, merge_size {merge}")
+    }
+}
+
 impl PatchLayout {
     /// Side of a token in pixels: every picture is a multiple of it.
     #[must_use]

@@ -4,7 +4,8 @@ use serde_json::{Map, Value as Json};
 
 use super::Message;
 use super::error::{MessageError, describe, type_error};
-use super::media::{MediaRef, MediaSource};
+use super::media::{MediaKind, MediaRef, VideoRef};
+use crate::processor::video::with_defaults;
 
 /// What a messages file holds: the messages and, if the file is an object, its tools.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,27 +90,45 @@ pub fn media(messages: &[Message]) -> Vec<&MediaRef> {
     messages.iter().flat_map(|message| &message.media).collect()
 }
 
-/// Gives the image parts that name no source (`{"type": "image"}`) the given sources, in order.
+/// Gives the image and video parts that name no source (`{"type": "image"}`) the given media, in order. A video keeps
+/// what its part says and takes the rest from the given one.
 ///
 /// # Errors
-/// [`MessageError::ImageCount`] unless there are as many sources as such parts; nothing is changed then.
-pub fn fill_images(
-    messages: &mut [Message],
-    sources: Vec<MediaSource>,
-) -> Result<(), MessageError> {
-    let mut open: Vec<&mut Option<MediaSource>> = messages
-        .iter_mut()
-        .flat_map(|message| &mut message.media)
-        .filter_map(|media| match media {
-            MediaRef::Image(image) if image.source.is_none() => Some(&mut image.source),
-            _ => None,
-        })
-        .collect();
-    if open.len() != sources.len() {
-        return Err(MessageError::ImageCount { given: sources.len(), placeholders: open.len() });
+/// [`MessageError::MediaCount`] unless there are as many media of each kind as such parts; nothing is changed then.
+pub fn fill_media(messages: &mut [Message], given: Vec<MediaRef>) -> Result<(), MessageError> {
+    let (images, videos): (Vec<_>, Vec<_>) =
+        given.into_iter().partition(|medium| medium.kind() == MediaKind::Image);
+    for (kind, given) in [(MediaKind::Image, &images), (MediaKind::Video, &videos)] {
+        let placeholders = open(messages, kind).count();
+        if placeholders != given.len() {
+            return Err(MessageError::MediaCount { kind, given: given.len(), placeholders });
+        }
     }
-    for (slot, source) in open.iter_mut().zip(sources) {
-        **slot = Some(source);
+    for (kind, given) in [(MediaKind::Image, images), (MediaKind::Video, videos)] {
+        for (slot, given) in open(messages, kind).zip(given) {
+            match (slot, given) {
+                (MediaRef::Image(slot), MediaRef::Image(given)) => slot.source = given.source,
+                (MediaRef::Video(slot), MediaRef::Video(given)) => {
+                    *slot = with_defaults(slot, &given);
+                }
+                _ => {}
+            }
+        }
     }
     Ok(())
+}
+
+/// The media of one kind that name no source.
+fn open(messages: &mut [Message], kind: MediaKind) -> impl Iterator<Item = &mut MediaRef> {
+    let all = messages.iter_mut().flat_map(|message| &mut message.media);
+    all.filter(move |medium| medium.kind() == kind && medium.source().is_none())
+}
+
+/// Gives all videos the settings of `defaults` that they do not have themselves.
+pub fn default_videos(messages: &mut [Message], defaults: &VideoRef) {
+    for medium in messages.iter_mut().flat_map(|message| &mut message.media) {
+        if let MediaRef::Video(video) = medium {
+            *video = with_defaults(video, &VideoRef { source: None, ..defaults.clone() });
+        }
+    }
 }

@@ -64,12 +64,14 @@ pub enum MessageError {
         /// What would be right.
         must: String,
     },
-    /// Images handed in beside the messages do not match the image parts that wait for one.
+    /// Media handed in beside the messages do not match the parts that wait for one.
     #[error(
-        "{given} image(s) were given, but the messages hold {placeholders} image part(s) without a source (`{{\"type\": \"image\"}}`); the numbers must be equal."
+        "{given} {kind}(s) were given, but the messages hold {placeholders} {kind} part(s) without a source (`{{\"type\": \"{kind}\"}}`); the numbers must be equal."
     )]
-    ImageCount {
-        /// How many images were handed in.
+    MediaCount {
+        /// Images or videos.
+        kind: super::MediaKind,
+        /// How many were handed in.
         given: usize,
         /// How many parts wait for one.
         placeholders: usize,

@@ -96,7 +96,7 @@ pub enum Detail {
 /// An image of a conversation; `None` means "not said here".
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageRef {
-    /// Where the picture is; `None` for a bare `{"type": "image"}`, see [`super::fill_images`].
+    /// Where the picture is; `None` for a bare `{"type": "image"}`, see [`super::fill_media`].
     pub source: Option<MediaSource>,
     /// Smallest area after resizing, in pixels.
     pub min_pixels: Option<u64>,

@@ -253,20 +253,39 @@ fn images_fill_the_parts_that_wait_for_them() {
                    {"role": "user", "content": [{"type": "image", "image": null}]}]"#;
     let mut messages = parse_messages(file).unwrap();
     let before = messages.clone();
-    for given in
-        [vec![], vec!["a.png".into()], vec!["a.png".into(), "b.png".into(), "c.png".into()]]
-    {
-        let count = given.len();
-        let message = fill_images(&mut messages, given).unwrap_err().to_string();
+    let images = |names: &[&str]| -> Vec<MediaRef> {
+        names.iter().map(|name| MediaRef::Image(ImageRef::new(*name))).collect()
+    };
+    for names in [&[][..], &["a.png"], &["a.png", "b.png", "c.png"]] {
+        let count = names.len();
+        let message = fill_media(&mut messages, images(names)).unwrap_err().to_string();
         assert!(
             message.starts_with(&format!("{count} image(s) were given, but the messages hold 2")),
             "{message}"
         );
         assert_eq!(messages, before);
     }
-    fill_images(&mut messages, vec!["a.png".into(), "b.png".into()]).unwrap();
+    fill_media(&mut messages, images(&["a.png", "b.png"])).unwrap();
     let sources: Vec<_> = media(&messages).iter().map(|media| media.source().cloned()).collect();
     assert_eq!(sources, ["a.png", "own.png", "b.png"].map(location));
     assert!(media(&messages).iter().all(|media| media.kind() == MediaKind::Image));
-    fill_images(&mut messages, vec![]).unwrap();
+    fill_media(&mut messages, vec![]).unwrap();
+}
+
+#[test]
+fn videos_keep_what_their_parts_say() {
+    let file = r#"[{"role": "user", "content": [{"type": "video", "fps": 4}, {"type": "image"},
+                   {"type": "video", "video": "own.mp4", "nframes": 8}]}]"#;
+    let mut messages = parse_messages(file).unwrap();
+    let given = VideoRef { fps: Some(1.0), max_frames: Some(9), ..VideoRef::new("a.mp4") };
+    let media_given = vec![MediaRef::Video(given.clone()), MediaRef::Image(ImageRef::new("b.png"))];
+    fill_media(&mut messages, media_given).unwrap();
+    default_videos(&mut messages, &VideoRef { max_frames: Some(7), ..given });
+    let all = media(&messages);
+    let MediaRef::Video(first) = all[0] else { panic!("{all:?}") };
+    assert_eq!((first.fps, first.max_frames), (Some(4.0), Some(9)));
+    assert_eq!(first.source, Some("a.mp4".into()));
+    let MediaRef::Video(last) = all[2] else { panic!("{all:?}") };
+    assert_eq!((last.fps, last.num_frames, last.max_frames), (None, Some(8), Some(7)));
+    assert_eq!(last.source, Some("own.mp4".into()));
 }

@@ -21,7 +21,9 @@ pub enum VideoProcessError {
     )]
     RateAndCount { fps: f64, num_frames: u64 },
     /// The rate that a container states is no rate.
-    #[error("The video says that it has {fps} frames per second; a number above 0 and at most 1000000 is needed.")]
+    #[error(
+        "The video says that it has {fps} frames per second; a number above 0 and at most 1000000 is needed."
+    )]
     SourceRate { fps: f64 },
     /// A source without a frame.
     #[error("The video has no frames (0 were found).")]

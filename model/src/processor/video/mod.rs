@@ -2,7 +2,7 @@
 //!
 //! | step | file | source |
 //! |---|---|---|
-//! | `video_preprocessor_config.json` | `config` | transformers `Qwen3VLVideoProcessor` |
+//! | `video_preprocessor_config.json` | `config` `file` | transformers `Qwen3VLVideoProcessor` |
 //! | settings of one video, checked | `wanted` | the video keys of qwen-vl-utils |
 //! | when each frame of the source is shown | `source` | transformers `VideoMetadata` |
 //! | which frames | `sampling` | `Qwen3VLVideoProcessor.sample_frames`, qwen-vl-utils `smart_nframes` |
@@ -17,6 +17,7 @@
 mod clip;
 mod config;
 mod error;
+mod file;
 mod notice;
 mod process;
 mod sampling;

@@ -2,7 +2,7 @@
 
 use super::VideoProcessError;
 use super::config::LARGEST_AREA;
-use crate::processor::message::VideoRef;
+use crate::processor::message::{MediaSource, VideoRef};
 
 /// Most frames per second that a source or a request may have.
 pub(super) const LARGEST_RATE: f64 = 1e6;
@@ -65,8 +65,7 @@ impl Wanted {
     /// Refuses every setting that chooses frames, because `why`.
     pub(super) fn refuse_sampling(&self, why: &str) -> Result<(), VideoProcessError> {
         let must = || format!("left out: {why}");
-        let numbers =
-            [("fps", self.fps), ("video_start", self.start), ("video_end", self.end)];
+        let numbers = [("fps", self.fps), ("video_start", self.start), ("video_end", self.end)];
         for (name, value) in numbers {
             if let Some(value) = value {
                 return Err(VideoProcessError::setting(name, value, must()));
@@ -92,25 +91,36 @@ impl Wanted {
     }
 }
 
-/// Settings of `video`, and of `defaults` where `video` has none. `fps` and `num_frames` exclude each other, so one of them in
-/// `video` keeps both of `defaults` out.
+/// Settings of `video`, and of `defaults` where `video` has none.
+///
+/// `fps` and `num_frames` exclude each other, so one of them in `video` keeps both of `defaults` out. A list of frames takes no
+/// sampling defaults, since all its frames are used, and a stream takes no rates of lists.
 #[must_use]
 pub fn with_defaults(video: &VideoRef, defaults: &VideoRef) -> VideoRef {
-    let own_rate = video.fps.is_some() || video.num_frames.is_some();
-    VideoRef {
+    let sizes = VideoRef {
         source: video.source.clone().or_else(|| defaults.source.clone()),
         min_pixels: video.min_pixels.or(defaults.min_pixels),
         max_pixels: video.max_pixels.or(defaults.max_pixels),
         total_pixels: video.total_pixels.or(defaults.total_pixels),
         resized: video.resized.or(defaults.resized),
+        ..video.clone()
+    };
+    if matches!(sizes.source, Some(MediaSource::Frames(_))) {
+        return VideoRef {
+            sample_fps: video.sample_fps.or(defaults.sample_fps),
+            raw_fps: video.raw_fps.or(defaults.raw_fps),
+            ..sizes
+        };
+    }
+    let own_rate = video.fps.is_some() || video.num_frames.is_some();
+    VideoRef {
         fps: if own_rate { video.fps } else { defaults.fps },
         num_frames: if own_rate { video.num_frames } else { defaults.num_frames },
         min_frames: video.min_frames.or(defaults.min_frames),
         max_frames: video.max_frames.or(defaults.max_frames),
         start: video.start.or(defaults.start),
         end: video.end.or(defaults.end),
-        sample_fps: video.sample_fps.or(defaults.sample_fps),
-        raw_fps: video.raw_fps.or(defaults.raw_fps),
+        ..sizes
     }
 }
 
