@@ -155,7 +155,7 @@ fn chat_remembers_and_reuses() {
     let output = child.wait_with_output().unwrap();
     let text = stdout(&output);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("user (1 pictures): What is it?"), "{text}");
+    assert!(text.contains("user (1 pictures or videos): What is it?"), "{text}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such.png"));
     assert!(
         text.contains("user: And now?") && text.contains("unknown command /nonsense"),

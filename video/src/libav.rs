@@ -8,10 +8,11 @@ use crate::timeline::{Tick, Timeline};
 use crate::{Delivered, Frame, FrameSource, Progress, Sink, VideoError, VideoInfo, check_wanted};
 use ffmpeg_next::util::frame::side_data::Type as SideData;
 use ffmpeg_next::{
-    Dictionary, Error, Packet, Rational, codec, decoder, filter, format, frame, media, packet,
+    Dictionary, Error, Packet, Rational, codec, decoder, filter, format, frame, media,
 };
 use std::io::Write;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// Most packets that are listed.
@@ -61,10 +62,12 @@ struct Reading {
     decoder: decoder::Video,
     base: Rational,
     rate: Rational,
+    /// The times that an edit list shows; libav marks other packets, but the safe interface hides the mark.
+    shown: Range<i64>,
 }
 
 impl Reading {
-    fn new(name: &str, path: &PathBuf) -> Result<Self, VideoError> {
+    fn new(name: &str, path: &Path) -> Result<Self, VideoError> {
         let not_a_video = |found: String| VideoError::NotAVideo { name: name.into(), found };
         let Some(text) = path.to_str().filter(|text| !text.contains('\0')) else {
             return Err(failed(name, "its path is not valid Unicode"));
@@ -92,13 +95,16 @@ impl Reading {
             tried: format!("libav says: {error}"),
             remedy: "Install FFmpeg's libraries with this codec.",
         })?;
-        Ok(Self { input, stream: index, decoder, base, rate })
+        let (start, length) = (stream.start_time(), stream.duration());
+        let edited = input.format().name().contains("mov") && start >= 0 && length > 0;
+        let shown = if edited { start..start.saturating_add(length) } else { i64::MIN..i64::MAX };
+        Ok(Self { input, stream: index, decoder, base, rate, shown })
     }
 
     /// The next packet of the video stream.
     fn packet(&mut self) -> Option<Packet> {
         let stream = self.stream;
-        self.input.packets().map_while(Result::ok).find(|(s, _)| s.index() == stream).map(|p| p.1)
+        self.input.packets().find(|(s, _)| s.index() == stream).map(|p| p.1)
     }
 
     /// The next decoded picture; damaged packets are passed over as in the `ffmpeg` program.
@@ -127,7 +133,7 @@ impl Reading {
 /// What is known without decoding more than the first picture.
 fn survey(
     name: &str,
-    path: &PathBuf,
+    path: &Path,
     options: &OpenOptions,
 ) -> Result<(VideoInfo, Vec<i64>), VideoError> {
     let mut reading = Reading::new(name, path)?;
@@ -135,7 +141,7 @@ fn survey(
     let codec = reading.decoder.id().name().to_owned();
     let (mut pts, mut packets) = (Vec::new(), 0);
     while let Some(packet) = reading.packet().filter(|_| packets < MAX_PACKETS) {
-        if !packet.flags().contains(packet::Flags::DISCARD) {
+        if packet.pts().is_none_or(|pts| reading.shown.contains(&pts)) {
             packets += 1;
             pts.extend(packet.pts());
         }

@@ -52,6 +52,8 @@ struct Piped {
     name: String,
     input: Input,
     ffmpeg: PathBuf,
+    /// The option that neither repeats nor drops frames, which FFmpeg 5.1 renamed.
+    every_frame: [&'static str; 2],
     stream: usize,
     info: VideoInfo,
     /// Presentation time of every frame in ticks; empty when the container states none.
@@ -127,7 +129,7 @@ impl StreamFacts {
     /// Degrees clockwise, from the display matrix.
     fn rotation(&self) -> u16 {
         let turns = self.side_data_list.iter().filter_map(|data| data.get("rotation")?.as_f64());
-        let degrees = turns.last().unwrap_or(0.0);
+        let degrees = turns.fold(None, |_, turn| Some(turn)).unwrap_or(0.0);
         (-degrees.round() as i64).rem_euclid(360) as u16
     }
 }
@@ -135,8 +137,8 @@ impl StreamFacts {
 /// `a/b` with both parts above 0.
 fn fraction(text: &str) -> Option<(u64, u64)> {
     let (num, den) = text.split_once('/')?;
-    let (num, den) = (num.parse().ok()?, den.parse().ok()?);
-    (num > 0 && den > 0).then_some((num, den))
+    let (num, den): (u32, u32) = (num.parse().ok()?, den.parse().ok()?);
+    (num > 0 && den > 0).then_some((num.into(), den.into()))
 }
 
 /// Opens a file with the programs; `None` when they are not there.
@@ -185,7 +187,25 @@ fn open_with(
     };
     let skip_damaged = options.skip_damaged;
     let (ffmpeg, stream) = (programs.ffmpeg, facts.index);
-    Ok(Box::new(Piped { name, input, ffmpeg, stream, info, pts, skip_damaged }))
+    let every_frame = every_frame(&ffmpeg);
+    Ok(Box::new(Piped { name, input, ffmpeg, every_frame, stream, info, pts, skip_damaged }))
+}
+
+/// `-fps_mode passthrough`, or `-vsync 0` before FFmpeg 5.1.
+fn every_frame(program: &Path) -> [&'static str; 2] {
+    let said = Command::new(program).arg("-version").stdin(Stdio::null()).output();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    match said.ok().as_deref().and_then(version) {
+        Some(found) if found < (5, 1) => ["-vsync", "0"],
+        _ => ["-fps_mode", "passthrough"],
+    }
+}
+
+/// Major and minor version of `ffmpeg version 5.1.9-0+deb12u1 ...` or `ffmpeg version n7.1 ...`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let word = said.strip_prefix("ffmpeg version ")?.trim_start_matches('n');
+    let mut numbers = word.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Starts `ffprobe` with what all calls have in common.
@@ -399,7 +419,9 @@ impl Piped {
             .args(["-hide_banner", "-nostdin", "-v", "level+info", "-nostats"])
             .args(["-protocol_whitelist", "file,pipe", "-copyts", "-i"])
             .arg(self.input.argument())
-            .args(["-map", &map, "-an", "-sn", "-dn", "-vsync", "0", "-vf", &filter])
+            .args(["-map", &map, "-an", "-sn", "-dn"])
+            .args(self.every_frame)
+            .args(["-vf", &filter])
             .args(["-progress", "pipe:2", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -512,5 +534,47 @@ impl FrameSource for Piped {
         // The listener ends with the process, whose pipe is closed now.
         let _ = ear.join();
         self.finish(&said, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_rates_are_read() {
+        assert_eq!(version("ffmpeg version 5.1.9-0+deb12u1 Copyright"), Some((5, 1)));
+        assert_eq!(version("ffmpeg version n7.1 Copyright"), Some((7, 1)));
+        assert_eq!(version("ffmpeg version N-113-gabc Copyright"), None);
+        assert_eq!(fraction("30000/1001"), Some((30000, 1001)));
+        assert_eq!((fraction("0/0"), fraction("25")), (None, None));
+    }
+
+    #[test]
+    fn a_search_tree_asks_for_exactly_the_values() {
+        assert_eq!(expression("n", &[7]), "eq(n,7)");
+        assert_eq!(expression("n", &[3, 7]), "if(lt(n,7),eq(n,3),eq(n,7))");
+        let depth = |text: &str| {
+            let steps = text.chars().map(|c| i32::from(c == '(') - i32::from(c == ')'));
+            steps
+                .scan(0, |now, step| {
+                    *now += step;
+                    Some(*now)
+                })
+                .max()
+        };
+        let many: Vec<i64> = (0..2048).collect();
+        assert_eq!(depth(&expression("pts", &many)), Some(12));
+    }
+
+    #[test]
+    fn lines_of_ffmpeg_are_understood() {
+        let said = Said::default();
+        said.take("[Parsed_showinfo_1 @ 0x5] [info] n:   0 pts:   1536 pts_time:0.12 pos: 48");
+        said.take("[h264 @ 0x5] [error] error while decoding MB 3 4");
+        said.take("out_time_us=1500000");
+        assert_eq!(*locked(&said.shown), [1536]);
+        assert_eq!(said.last(), "[h264 @ 0x5] [error] error while decoding MB 3 4");
+        assert_eq!(*locked(&said.time), 1.5);
     }
 }

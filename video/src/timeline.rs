@@ -40,7 +40,7 @@ impl Timeline {
         let fps = rate(pts.len(), duration, mean, tick);
         let variable = is_variable(pts, mean);
         let times = if variable {
-            pts.iter().map(|&p| tick.seconds(p - first)).collect()
+            pts.iter().map(|&p| tick.seconds(p.saturating_sub(first))).collect()
         } else {
             regular(pts.len(), fps)
         };
@@ -50,9 +50,9 @@ impl Timeline {
     /// From sorted presentation ticks and the average rate `num/den` that FFmpeg states.
     pub fn from_rate(pts: &[i64], (num, den): (u64, u64), tick: Tick) -> Self {
         // A frame lasts den/num seconds; in a clock that is `num` times finer these are whole ticks.
-        let factor = num as i64;
+        let factor = i64::try_from(num).unwrap_or(i64::MAX);
         let fine: Vec<i64> = pts.iter().map(|p| p.saturating_mul(factor)).collect();
-        let step = den * tick.den / tick.num.max(1);
+        let step = den.saturating_mul(tick.den) / tick.num.max(1);
         let mean = Mean { count: 0, ticks: 0 };
         let last = i64::try_from(step / num.max(1)).unwrap_or(i64::MAX);
         let line = Self::from_ticks(pts, last, mean, tick);
@@ -63,7 +63,7 @@ impl Timeline {
         let fps = num as f64 / den as f64;
         if line.variable || fine.iter().enumerate().map(off).any(|off| off > limit) {
             let start = pts.first().copied().unwrap_or(0);
-            let times = pts.iter().map(|&p| tick.seconds(p - start)).collect();
+            let times = pts.iter().map(|&p| tick.seconds(p.saturating_sub(start))).collect();
             return Self { fps, variable: true, times, duration: line.duration };
         }
         Self { fps, variable: false, times: regular(pts.len(), fps), duration: line.duration }
@@ -82,7 +82,8 @@ fn regular(count: usize, fps: f64) -> Arc<[f64]> {
 /// Frames per second as FFmpeg's `avg_frame_rate`: exact integers, divided once.
 fn rate(frames: usize, duration: f64, mean: Mean, tick: Tick) -> f64 {
     if mean.count > 0 && mean.ticks > 0 {
-        return (mean.count * tick.den) as f64 / (mean.ticks * tick.num) as f64;
+        let [count, ticks, num, den] = [mean.count, mean.ticks, tick.num, tick.den].map(u128::from);
+        return count.saturating_mul(den) as f64 / ticks.saturating_mul(num) as f64;
     }
     if duration > 0.0 { frames as f64 / duration } else { 1.0 }
 }
@@ -91,17 +92,18 @@ fn rate(frames: usize, duration: f64, mean: Mean, tick: Tick) -> f64 {
 /// and no frame may be more than one tick away from its place at the mean rate.
 fn is_variable(pts: &[i64], mean: Mean) -> bool {
     let Some(&first) = pts.first() else { return false };
-    let distances = pts.windows(2).map(|w| w[1] - w[0]);
+    let distances = pts.windows(2).map(|w| w[1].saturating_sub(w[0]));
     let low = distances.clone().min().unwrap_or(0);
     let high = distances.max().unwrap_or(0);
-    if pts.len() > 1 && high - low > 1 {
+    if pts.len() > 1 && high.saturating_sub(low) > 1 {
         return true;
     }
     if mean.count == 0 || mean.ticks == 0 {
         return false;
     }
     let step = mean.ticks as f64 / mean.count as f64;
-    pts.iter().enumerate().any(|(i, &p)| ((p - first) as f64 - i as f64 * step).abs() > 1.0 + 1e-6)
+    let off = |(i, &p): (usize, &i64)| (p.saturating_sub(first) as f64 - i as f64 * step).abs();
+    pts.iter().enumerate().map(off).any(|off| off > 1.0 + 1e-6)
 }
 
 #[cfg(test)]

@@ -197,6 +197,10 @@ fn an_edit_list_hides_the_same_frames_as_in_ffmpeg() {
     let (from, to) = (whole.to_str().unwrap(), cut.to_str().unwrap());
     ffmpeg(&["-ss", "1.0", "-i", from, "-t", "0.6", "-c", "copy", to]);
     assert_eq!(check(&cut, DecoderChoice::BuiltIn, 3), "openh264");
+    assert_eq!(check(&cut, DecoderChoice::Ffmpeg, 0), "ffmpeg");
+    if cfg!(feature = "libav") {
+        assert_eq!(check(&cut, DecoderChoice::Libav, 0), "libav");
+    }
 }
 
 #[test]
@@ -246,6 +250,9 @@ fn turned_pictures_are_upright() {
         ffmpeg(&["-i", from, "-c", "copy", "-metadata:s:v:0", &rotate, to]);
         assert_eq!(check(&turned, DecoderChoice::BuiltIn, 3), "openh264");
         assert_eq!(check(&turned, DecoderChoice::Ffmpeg, 0), "ffmpeg");
+        if cfg!(feature = "libav") {
+            assert_eq!(check(&turned, DecoderChoice::Libav, 0), "libav");
+        }
         let rotation = |decoder| open_path(&turned, decoder).unwrap().info().rotation;
         assert_eq!(rotation(DecoderChoice::BuiltIn), rotation(DecoderChoice::Ffmpeg));
     }

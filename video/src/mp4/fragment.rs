@@ -80,7 +80,7 @@ fn add_track(
         if let Some(offset) = run.data_offset {
             cursor.offset = base.saturating_add_signed(i64::from(offset));
         }
-        table.claimed += run.samples.len() as u64;
+        table.claimed = table.claimed.saturating_add(run.samples.len() as u64);
         for entry in run.samples.iter() {
             let duration = entry.duration.unwrap_or(defaults.duration);
             let size = entry.size.unwrap_or(defaults.size);
