@@ -6,6 +6,8 @@ use std::process::Command;
 
 use qwen3_vl::model::processor::prompt::VideoLayout;
 use qwen3_vl::model::processor::{PlannedMedia, VideoRules};
+use qwen3_vl::video::DecoderChoice;
+use qwen3_vl::weights::MediaLimits;
 use qwen3_vl::{Conversation, LoadOptions, Message, Qwen3Vl, Request};
 use serde::Deserialize;
 use serde_json::Value;
@@ -21,8 +23,13 @@ struct Expected {
     frame_indices: Vec<Vec<usize>>,
     timestamps: Vec<Vec<String>>,
     token_ids: Vec<u32>,
+    /// Distance of the best score from the next, per token.
+    margins: Vec<f32>,
     text: String,
 }
+
+/// Tokens with at least this margin do not change when samples of the frames differ by 3 of 255.
+const ROBUST: f32 = 0.3;
 
 #[derive(Deserialize)]
 struct File {
@@ -30,10 +37,15 @@ struct File {
 }
 
 fn load(model: &str, device: &str, layout: VideoLayout) -> Qwen3Vl {
+    load_with(model, device, layout, DecoderChoice::Auto)
+}
+
+fn load_with(model: &str, device: &str, layout: VideoLayout, decoder: DecoderChoice) -> Qwen3Vl {
     let options = LoadOptions {
         device: Some(device.to_owned()),
         dtype: "f32".parse().unwrap(),
         video: VideoRules { layout, ..VideoRules::default() },
+        media: MediaLimits { decoder, ..MediaLimits::default() },
         ..LoadOptions::default()
     };
     Qwen3Vl::load(common::fixtures().join(model).to_str().unwrap(), options).unwrap()
@@ -74,20 +86,26 @@ fn check(model: &str) {
     let file: File = serde_json::from_str(&text).unwrap();
     let rows: Vec<_> = file.requests.iter().filter(|row| row.model == model).collect();
     assert!(rows.len() >= 6, "{model} has {} requests", rows.len());
-    let ffmpeg = has_ffmpeg();
+    // With FFmpeg's frames, which the reference saw, the whole answer is the same; with the built-in decoder's,
+    // whose colours are rounded otherwise, everything but pixels is, and the answer as far as it is robust.
+    let mut decoders = vec![DecoderChoice::BuiltIn];
+    decoders.extend(has_ffmpeg().then_some(DecoderChoice::Ffmpeg));
     for device in common::devices() {
-        for layout in [VideoLayout::Hf4, VideoLayout::Hf5] {
-            let loaded = load(model, &device, layout);
-            let name = if layout == VideoLayout::Hf4 { "hf4" } else { "hf5" };
-            let rows = rows.iter().filter(|row| row.layout == name);
-            for row in rows.filter(|row| ffmpeg || row.name != "matroska") {
-                answer(&loaded, row, &format!("{model}/{} on {device}", row.name));
+        for (layout, name) in [(VideoLayout::Hf4, "hf4"), (VideoLayout::Hf5, "hf5")] {
+            for decoder in &decoders {
+                let loaded = load_with(model, &device, layout, *decoder);
+                let exact = *decoder == DecoderChoice::Ffmpeg;
+                let rows = rows.iter().filter(|row| row.layout == name);
+                for row in rows.filter(|row| exact || row.name != "matroska") {
+                    let what = format!("{model}/{} on {device}, {decoder:?}", row.name);
+                    answer(&loaded, row, exact, &what);
+                }
             }
         }
     }
 }
 
-fn answer(model: &Qwen3Vl, expected: &Expected, what: &str) {
+fn answer(model: &Qwen3Vl, expected: &Expected, exact: bool, what: &str) {
     let request = Request { conversation: conversation(&expected.messages), ..Request::default() };
     let request = request.max_tokens(expected.token_ids.len()).greedy();
     let request = Request { ignore_eos: true, ..request };
@@ -110,8 +128,9 @@ fn answer(model: &Qwen3Vl, expected: &Expected, what: &str) {
     let timestamps: Vec<_> = videos.iter().map(|video| times(&video.frames)).collect();
     assert_eq!(timestamps, expected.timestamps, "{what}");
     assert_eq!(found.prompt_token_ids, expected.prompt_token_ids, "{what}");
-    assert_eq!(found.token_ids, expected.token_ids, "{what}");
-    assert_eq!(found.text, expected.text, "{what}");
+    let robust = expected.margins.iter().take_while(|margin| exact || **margin >= ROBUST).count();
+    assert_eq!(found.token_ids[..robust], expected.token_ids[..robust], "{what}");
+    assert!(!exact || found.text == expected.text, "{what}: {}", found.text);
 }
 
 #[test]
