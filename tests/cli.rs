@@ -355,3 +355,124 @@ fn base64(bytes: &[u8]) -> String {
     }
     out
 }
+
+#[test]
+fn batches_answer_each_row_and_go_on_after_an_interruption() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, results) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    let picture = common::fixtures().join("e2e/blocks.png");
+    let film = common::fixtures().join("videos/animation.gif");
+    let row = |id: &str, content: serde_json::Value| {
+        serde_json::json!({"custom_id": id, "method": "POST", "url": "/v1/chat/completions",
+            "body": {"model": "m", "temperature": 0, "max_tokens": 4, "ignore_eos": true,
+                     "messages": [{"role": "user", "content": content}]}})
+        .to_string()
+    };
+    let part = |kind: &str, path: &std::path::Path| serde_json::json!([{"type": kind, kind: path.to_str().unwrap()}, {"type": "text", "text": "?"}]);
+    let rows = [
+        row("text", "Hello".into()),
+        "{broken".to_owned(),
+        row("picture", part("image", &picture)),
+        row("gone", part("image", std::path::Path::new("/no/such.png"))),
+        row("film", part("video", &film)),
+        row("text", "Again".into()),
+        r#"{"custom_id": "n", "body": {"messages": [{"role":"user","content":"x"}], "n": 3}}"#
+            .to_owned(),
+    ];
+    std::fs::write(&input, rows.join("\n")).unwrap();
+    let model = model();
+    let run = |more: &[&str]| {
+        let paths = [input.to_str().unwrap(), "-o", results.to_str().unwrap(), "-m"];
+        let mut arguments = vec!["batch"];
+        arguments.extend(paths);
+        arguments.push(model.as_str());
+        arguments.extend(["--dtype", "f32"]);
+        arguments.extend(more);
+        output(&arguments)
+    };
+    let found = || -> std::collections::BTreeMap<u64, serde_json::Value> {
+        let text = std::fs::read_to_string(&results).unwrap();
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        rows.map(|row: serde_json::Value| (row["line"].as_u64().unwrap(), row)).collect()
+    };
+    let content = |row: &serde_json::Value| {
+        row["response"]["body"]["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(run(&[]).status.code(), Some(1), "rows failed");
+    let whole = found();
+    assert_eq!(whole.len(), rows.len());
+    for (line, expected) in [(2, "no JSON"), (4, "/no/such.png"), (6, "line 1"), (7, "`n`")] {
+        let message = whole[&line]["error"]["message"].as_str().unwrap();
+        assert!(message.contains(expected), "{line}: {message}");
+    }
+    // Each row is what `run` answers.
+    let path = picture.to_str().unwrap();
+    let arguments = ["--image", path, "-p", "?", "--greedy", "-n", "4", "--ignore-eos", "--json"];
+    let arguments = [&["run", model.as_str(), "--dtype", "f32"], &arguments[..]].concat();
+    let alone: serde_json::Value = serde_json::from_str(&stdout(&output(&arguments))).unwrap();
+    assert_eq!(content(&whole[&3]), alone["text"].as_str().unwrap());
+    assert!(
+        whole[&5]["response"]["body"]["usage"]["prompt_tokens_details"]["video_tokens"].as_u64()
+            > Some(0)
+    );
+    // A killed run leaves half a line; the next one goes on behind the last whole one.
+    let text = std::fs::read_to_string(&results).unwrap();
+    let kept: usize = text.lines().take(2).map(|line| line.len() + 1).sum();
+    std::fs::write(&results, &text[..kept + 20]).unwrap();
+    assert_eq!(run(&["--max-num-seqs", "1"]).status.code(), Some(1));
+    let again = found();
+    assert_eq!(again.len(), rows.len());
+    for line in [1, 3, 5] {
+        assert_eq!(content(&again[&line]), content(&whole[&line]), "line {line}");
+    }
+    std::fs::write(&results, "something else\n").unwrap();
+    let refused = run(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--overwrite"));
+}
+
+#[test]
+fn videos_are_planned_and_answered_with_their_frames() {
+    let film = fixture("videos/constant25.mp4");
+    let (film, model) = (film.as_str(), model());
+    let arguments = ["--video", film, "--num-frames", "4", "-p", "What?", "-n", "2", "--json"];
+    let plan = [&["plan", model.as_str()], &arguments[..]].concat();
+    let plan: serde_json::Value = serde_json::from_str(&stdout(&output(&plan))).unwrap();
+    let run = [&["run", model.as_str(), "--greedy"], &arguments[..]].concat();
+    let run: serde_json::Value = serde_json::from_str(&stdout(&output(&run))).unwrap();
+    assert_eq!(plan["videos"], run["videos"]);
+    assert_eq!(run["videos"][0]["frame_indices"], serde_json::json!([0, 4, 7, 11]));
+    assert_eq!(plan["prompt_tokens"], run["usage"]["prompt_tokens"]);
+    let tiny = ["--max-model-len", "10"];
+    let refused = output(&[&["run", model.as_str()], &arguments[..], &tiny[..]].concat());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && message.contains("more than the context of 10"),
+        "{message}"
+    );
+    let both = output(&[&["run", model.as_str(), "--fps", "1"], &arguments[..]].concat());
+    assert_eq!(both.status.code(), Some(2), "--fps excludes --num-frames");
+}
+
+#[test]
+fn drawing_needs_a_picture_and_a_known_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = common::fixtures().join("e2e/blocks.png");
+    let out = folder.path().join("out.png");
+    let arguments = |file: &std::path::Path| {
+        let mut all: Vec<String> = ["run", &model(), "-p", "?", "--greedy", "-n", "1", "--draw"]
+            .map(str::to_owned)
+            .to_vec();
+        all.push(file.to_str().unwrap().to_owned());
+        all
+    };
+    let run = |all: Vec<String>| output(&all.iter().map(String::as_str).collect::<Vec<_>>());
+    let refused = run(arguments(&out));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--image"));
+    let mut with_picture = arguments(&out);
+    with_picture.extend(["--image".to_owned(), picture.to_str().unwrap().to_owned()]);
+    assert!(run(with_picture.clone()).status.success());
+    assert!(std::fs::read(&out).unwrap().starts_with(b"\x89PNG"));
+    with_picture[8] = folder.path().join("out.xyz").to_str().unwrap().to_owned();
+    assert!(!run(with_picture).status.success());
+}

@@ -25,7 +25,6 @@ struct Expected {
     token_ids: Vec<u32>,
     /// Distance of the best score from the next, per token.
     margins: Vec<f32>,
-    text: String,
 }
 
 /// Tokens with at least this margin do not change when samples of the frames differ by 3 of 255.
@@ -130,7 +129,6 @@ fn answer(model: &Qwen3Vl, expected: &Expected, exact: bool, what: &str) {
     assert_eq!(found.prompt_token_ids, expected.prompt_token_ids, "{what}");
     let robust = expected.margins.iter().take_while(|margin| exact || **margin >= ROBUST).count();
     assert_eq!(found.token_ids[..robust], expected.token_ids[..robust], "{what}");
-    assert!(!exact || found.text == expected.text, "{what}: {}", found.text);
 }
 
 #[test]

@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 # Checkpoints come first: the end-to-end requests load them as a user would.
 STEPS = (
     *("references", "tokenizer", "preproc", "golden", "videos", "sampler_tensors"),
-    *("images", "templates", "sampling", "e2e", "check"),
+    *("images", "templates", "sampling", "e2e", "e2e_videos", "long", "check"),
 )
 
 

@@ -6,6 +6,7 @@ use crate::error::frame_list;
 use crate::source::{Media, OpenOptions};
 use crate::timeline::{Tick, Timeline};
 use crate::{Delivered, Frame, FrameSource, Progress, Sink, VideoError, VideoInfo, check_wanted};
+use ffmpeg_next::packet::side_data::Type as PacketData;
 use ffmpeg_next::util::frame::side_data::Type as SideData;
 use ffmpeg_next::{
     Dictionary, Error, Packet, Rational, codec, decoder, filter, format, frame, media,
@@ -64,6 +65,8 @@ struct Reading {
     rate: Rational,
     /// The times that an edit list shows; libav marks other packets, but the safe interface hides the mark.
     shown: Range<i64>,
+    /// Degrees clockwise, where the stream has a display matrix.
+    rotation: Option<u16>,
 }
 
 impl Reading {
@@ -95,10 +98,12 @@ impl Reading {
             tried: format!("libav says: {error}"),
             remedy: "Install FFmpeg's libraries with this codec.",
         })?;
+        let matrix = stream.side_data().find(|data| data.kind() == PacketData::DisplayMatrix);
+        let rotation = matrix.map(|data| degrees(data.data()));
         let (start, length) = (stream.start_time(), stream.duration());
         let edited = input.format().name().contains("mov") && start >= 0 && length > 0;
         let shown = if edited { start..start.saturating_add(length) } else { i64::MIN..i64::MAX };
-        Ok(Self { input, stream: index, decoder, base, rate, shown })
+        Ok(Self { input, stream: index, decoder, base, rate, shown, rotation })
     }
 
     /// The next packet of the video stream.
@@ -156,7 +161,7 @@ fn survey(
         return Err(VideoError::NoFrames { name: name.into(), found });
     };
     options.check_size(name, picture.width(), picture.height())?;
-    let rotation = rotation(&picture);
+    let rotation = reading.rotation.or_else(|| rotation_of(&picture)).unwrap_or(0);
     let shown = Graph::new(&picture, first.base, rotation)
         .and_then(|mut graph| graph.convert(&picture))
         .map_err(|error| failed(name, error))?;
@@ -194,11 +199,15 @@ fn timeline(reading: &Reading, pts: &[i64], packets: usize) -> Timeline {
     Timeline::from_rate(pts, (num, den), tick)
 }
 
-/// Degrees clockwise by the display matrix.
-fn rotation(picture: &frame::Video) -> u16 {
-    let Some(data) = picture.side_data(SideData::DisplayMatrix) else { return 0 };
+/// The turn that a picture itself states, where the stream does not.
+fn rotation_of(picture: &frame::Video) -> Option<u16> {
+    picture.side_data(SideData::DisplayMatrix).map(|data| degrees(data.data()))
+}
+
+/// Degrees clockwise of a display matrix (nine numbers in the machine's byte order).
+fn degrees(matrix: &[u8]) -> u16 {
     let number = |i: usize| {
-        let bytes = data.data().get(4 * i..4 * i + 4)?;
+        let bytes = matrix.get(4 * i..4 * i + 4)?;
         Some(i32::from_ne_bytes(bytes.try_into().ok()?))
     };
     match (number(0), number(1)) {

@@ -20,7 +20,7 @@ use super::{ModelOps, kernels_on, reference};
 use attention::{Heads, Sizes};
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
-const GEMM_ROWS: usize = 8;
+const GEMM_ROWS: usize = 65;
 
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {

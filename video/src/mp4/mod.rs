@@ -3,6 +3,7 @@
 pub(crate) mod avc;
 mod boxes;
 mod fragment;
+pub(crate) mod nal;
 pub(crate) mod order;
 pub(crate) mod table;
 

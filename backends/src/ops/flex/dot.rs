@@ -1,73 +1,153 @@
-//! Dot products of a few activation rows with every weight row, bound by memory bandwidth.
+//! Products of activation rows with weight rows as they lie in the file: for one row bound by memory bandwidth, for
+//! a batch of them by arithmetic.
+//!
+//! Every element is summed in the same order whatever the number of rows, so that a row of a batch gets the same
+//! bits as alone.
 
 use rayon::prelude::*;
 
 use super::Widen;
 
-/// Independent partial sums, so that additions overlap and vectorise.
-const LANES: usize = 64;
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
+/// Activation rows and weight rows of a tile: their partial sums stay in registers.
+const TILE: usize = 4;
+/// Partial sums per element.
+const LANES: usize = 16;
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
 pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
     let mut transposed = vec![0.0; n * m];
     let tasks = transposed.par_chunks_mut(ROWS_PER_TASK * m).zip(w.par_chunks(ROWS_PER_TASK * k));
-    tasks.for_each(|(out, weights)| {
-        for (out, weight) in out.chunks_mut(m).zip(weights.chunks(k)) {
-            for (out, x) in out.iter_mut().zip(x.chunks(k)) {
-                *out = dot(weight, x);
-            }
-        }
-    });
+    tasks.for_each(|(out, weights)| block(out, weights, x, k));
     if m == 1 { transposed } else { transpose(&transposed, n, m) }
 }
 
 fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
-    (0..m).flat_map(|row| (0..n).map(move |column| values[column * m + row])).collect()
+    let mut out = vec![0.0; n * m];
+    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
+        for (out, column) in out.iter_mut().zip(values.chunks(m)) {
+            *out = column[row];
+        }
+    });
+    out
 }
 
-/// `Σ a·b` in f32, with the widest instructions that the processor has.
+/// `Σ a·b` in f32.
 pub fn dot<W: Widen>(a: &[W], b: &[f32]) -> f32 {
+    let mut out = [0.0];
+    if !a.is_empty() {
+        block(&mut out, a, b, a.len());
+    }
+    out[0]
+}
+
+/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the widest instructions that the processor has.
+fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
             // SAFETY: the processor has just been asked for these features; the function has no other
             // precondition (it only indexes slices).
-            return unsafe { dot_avx512(a, b) };
+            return unsafe { block_avx512(out, weights, x, k) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: as above.
-            return unsafe { dot_avx2(a, b) };
+            return unsafe { block_avx2(out, weights, x, k) };
         }
     }
-    dot_with(a, b, |w, x, sum| w * x + sum)
+    block_with(out, weights, x, k, |w, x, sum| w * x + sum)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn dot_avx512<W: Widen>(a: &[W], b: &[f32]) -> f32 {
-    dot_with(a, b, f32::mul_add)
+fn block_avx512<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
+    block_with(out, weights, x, k, f32::mul_add)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_avx2<W: Widen>(a: &[W], b: &[f32]) -> f32 {
-    dot_with(a, b, f32::mul_add)
+fn block_avx2<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
+    block_with(out, weights, x, k, f32::mul_add)
 }
 
-/// The one body, compiled for each instruction set.
+/// The one body, compiled for each instruction set: tiles of up to 4 x 4 rows.
 #[inline(always)]
-fn dot_with<W: Widen>(a: &[W], b: &[f32], madd: impl Fn(f32, f32, f32) -> f32) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for ((sum, w), x) in sums.iter_mut().zip(a).zip(b) {
-            *sum = madd(w.widen(), *x, *sum);
+fn block_with<W: Widen>(
+    out: &mut [f32],
+    weights: &[W],
+    x: &[f32],
+    k: usize,
+    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
+) {
+    let m = x.len() / k;
+    for (first, x) in x.chunks(TILE * k).enumerate() {
+        let first = first * TILE;
+        for (out, w) in out.chunks_mut(TILE * m).zip(weights.chunks(TILE * k)) {
+            match (x.len() / k, w.len() / k) {
+                (4, 4) => tile::<W, 4, 4>(out, (m, first), w, x, k, madd),
+                (4, _) => singles::<W, 4>(out, (m, first), w, x, k, madd),
+                (3, 4) => tile::<W, 3, 4>(out, (m, first), w, x, k, madd),
+                (3, _) => singles::<W, 3>(out, (m, first), w, x, k, madd),
+                (2, 4) => tile::<W, 2, 4>(out, (m, first), w, x, k, madd),
+                (2, _) => singles::<W, 2>(out, (m, first), w, x, k, madd),
+                (_, 4) => tile::<W, 1, 4>(out, (m, first), w, x, k, madd),
+                (_, _) => singles::<W, 1>(out, (m, first), w, x, k, madd),
+            }
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(w, x)| w.widen() * x).sum();
+}
+
+/// Weight rows that fill no tile, one by one.
+#[inline(always)]
+fn singles<W: Widen, const M: usize>(
+    out: &mut [f32],
+    (m, first): (usize, usize),
+    w: &[W],
+    x: &[f32],
+    k: usize,
+    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
+) {
+    for (out, w) in out.chunks_mut(m).zip(w.chunks(k)) {
+        tile::<W, M, 1>(out, (m, first), w, x, k, madd);
+    }
+}
+
+/// `N` weight rows by `M` activation rows; element `(j, i)` goes to `out[j · m + first + i]`.
+#[inline(always)]
+fn tile<W: Widen, const M: usize, const N: usize>(
+    out: &mut [f32],
+    (m, first): (usize, usize),
+    w: &[W],
+    x: &[f32],
+    k: usize,
+    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
+) {
+    let w: [&[W]; N] = std::array::from_fn(|j| &w[j * k..(j + 1) * k]);
+    let x: [&[f32]; M] = std::array::from_fn(|i| &x[i * k..(i + 1) * k]);
+    let wide = w.map(|w| w.as_chunks::<LANES>().0);
+    let inputs = x.map(|x| x.as_chunks::<LANES>().0);
+    let mut sums = [[[0.0f32; LANES]; M]; N];
+    for at in 0..k / LANES {
+        let x: [[f32; LANES]; M] = std::array::from_fn(|i| inputs[i][at]);
+        for (sums, w) in sums.iter_mut().zip(&wide) {
+            let w: [f32; LANES] = std::array::from_fn(|lane| w[at][lane].widen());
+            for (sums, x) in sums.iter_mut().zip(&x) {
+                *sums = std::array::from_fn(|lane| madd(w[lane], x[lane], sums[lane]));
+            }
+        }
+    }
+    let rest = k / LANES * LANES;
+    for (j, (sums, w)) in sums.iter().zip(&w).enumerate() {
+        for (i, (sums, x)) in sums.iter().zip(&x).enumerate() {
+            let rest = w[rest..].iter().zip(&x[rest..]).map(|(w, x)| w.widen() * x).sum::<f32>();
+            out[j * m + first + i] = total(*sums) + rest;
+        }
+    }
+}
+
+#[inline(always)]
+fn total(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -75,7 +155,7 @@ fn dot_with<W: Widen>(a: &[W], b: &[f32], madd: impl Fn(f32, f32, f32) -> f32) -
         }
         width /= 2;
     }
-    sums[0] + rest
+    sums[0]
 }
 
 #[cfg(test)]
@@ -89,9 +169,32 @@ mod tests {
             let a: Vec<bf16> = (0..len).map(|i| bf16::from_f32((i as f32 * 0.37).sin())).collect();
             let b: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos()).collect();
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| a.to_f64() * *b as f64).sum();
-            let portable = dot_with(&a, &b, |w, x, sum| w * x + sum);
-            for found in [dot(&a, &b), portable] {
+            let mut portable = [0.0];
+            if len > 0 {
+                block_with(&mut portable, &a, &b, len, |w, x, sum| w * x + sum);
+            }
+            for found in [dot(&a, &b), portable[0]] {
                 assert!((found as f64 - exact).abs() < 1e-4, "{len}: {found} against {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_in_every_batch() {
+        let value = |i: usize| ((i * 7919 % 1009) as f32 - 504.0) / 97.0;
+        for (n, k) in [(1, 5), (7, 33), (16, 64), (37, 100)] {
+            let w: Vec<bf16> = (0..n * k).map(|i| bf16::from_f32(value(i))).collect();
+            let x: Vec<f32> = (0..9 * k).map(|i| value(i + 13)).collect();
+            let alone: Vec<f32> = x.chunks(k).flat_map(|x| rows(x, &w, 1, n, k)).collect();
+            for m in 1..=9 {
+                let together = rows(&x[..m * k], &w, m, n, k);
+                assert_eq!(together, alone[..m * n], "{m} rows of {n} x {k}");
+            }
+            for (i, x) in x.chunks(k).enumerate() {
+                for (j, w) in w.chunks(k).enumerate() {
+                    let exact: f64 = w.iter().zip(x).map(|(w, x)| w.to_f64() * *x as f64).sum();
+                    assert!((alone[i * n + j] as f64 - exact).abs() < 1e-2, "{i} {j}");
+                }
             }
         }
     }

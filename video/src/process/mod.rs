@@ -3,49 +3,25 @@
 //!
 //! Programs read one local file only (`-protocol_whitelist file,pipe`), so that a playlist cannot reach the network.
 
+mod probe;
+
 use crate::colour::Colour;
 use crate::error::frame_list;
 use crate::source::{Media, OpenOptions};
-use crate::timeline::{Tick, Timeline};
 use crate::{Delivered, Frame, FrameSource, Progress, Sink, VideoError, VideoInfo, check_wanted};
-use serde::Deserialize;
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Read, Write};
+use probe::{Guard, Input, Programs, every_frame, facts, failed, packet_times, programs, timeline};
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tempfile::NamedTempFile;
 
 /// Most frames that the `select` filter lists (about 60 kB of arguments); with more, all frames are piped.
 const MAX_SELECT: usize = 2048;
-
-/// Most packets that are listed.
-const MAX_PACKETS: usize = 1 << 24;
-
-/// The two programs.
-struct Programs {
-    ffmpeg: PathBuf,
-    ffprobe: PathBuf,
-}
-
-/// Looks for the programs in the given folder, else on `PATH`.
-fn programs(folder: Option<&Path>) -> Option<Programs> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = match folder {
-        Some(folder) => vec![folder.to_owned()],
-        None => std::env::split_paths(&path).collect(),
-    };
-    let find = |name: &str| {
-        let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-        folders.iter().map(|folder| folder.join(&file)).find(|path| path.is_file())
-    };
-    Some(Programs { ffmpeg: find("ffmpeg")?, ffprobe: find("ffprobe")? })
-}
 
 /// A video that `ffmpeg` decodes.
 struct Piped {
@@ -59,86 +35,6 @@ struct Piped {
     /// Presentation time of every frame in ticks; empty when the container states none.
     pts: Vec<i64>,
     skip_damaged: bool,
-}
-
-/// The file that the programs read.
-enum Input {
-    File(PathBuf),
-    /// Bytes from memory: the programs must be able to seek.
-    Copy(NamedTempFile),
-}
-
-impl Input {
-    fn new(media: &Media) -> Result<Self, VideoError> {
-        match media {
-            Media::File { path, .. } => Ok(Self::File(path.clone())),
-            Media::Bytes { bytes, .. } => {
-                let mut copy = NamedTempFile::new().map_err(|source| media.failed(source))?;
-                copy.write_all(bytes).map_err(|source| media.failed(source))?;
-                Ok(Self::Copy(copy))
-            }
-        }
-    }
-
-    /// The argument of `-i`, safe for names that look like options or other protocols.
-    fn argument(&self) -> OsString {
-        let path = match self {
-            Self::File(path) => path.as_path(),
-            Self::Copy(copy) => copy.path(),
-        };
-        let mut argument = OsString::from("file:");
-        argument.push(path);
-        argument
-    }
-}
-
-#[derive(Deserialize)]
-struct Probe {
-    #[serde(default)]
-    streams: Vec<StreamFacts>,
-}
-
-#[derive(Deserialize)]
-struct StreamFacts {
-    index: usize,
-    #[serde(default)]
-    codec_type: String,
-    #[serde(default)]
-    codec_name: String,
-    #[serde(default)]
-    width: u32,
-    #[serde(default)]
-    height: u32,
-    #[serde(default)]
-    pix_fmt: String,
-    color_space: Option<String>,
-    color_range: Option<String>,
-    #[serde(default)]
-    avg_frame_rate: String,
-    #[serde(default)]
-    r_frame_rate: String,
-    #[serde(default)]
-    time_base: String,
-    #[serde(default)]
-    side_data_list: Vec<HashMap<String, serde_json::Value>>,
-    #[serde(default)]
-    disposition: HashMap<String, i64>,
-}
-
-impl StreamFacts {
-    /// Degrees clockwise, from the display matrix.
-    fn rotation(&self) -> u16 {
-        let turns = self.side_data_list.iter().filter_map(|data| data.get("rotation")?.as_f64());
-        let degrees = turns.fold(None, |_, turn| Some(turn)).unwrap_or(0.0);
-        (-degrees.round() as i64).rem_euclid(360) as u16
-    }
-}
-
-/// `a/b` with both parts above 0.
-fn fraction(text: &str) -> Option<(u64, u64)> {
-    let (num, den) = text.split_once('/')?;
-    let (num, den): (u32, u32) = (num.parse().ok()?, den.parse().ok()?);
-    (num > 0 && den > 0).then_some((num.into(), den.into()))
 }
 
 /// Opens a file with the programs; `None` when they are not there.
@@ -189,129 +85,6 @@ fn open_with(
     let (ffmpeg, stream) = (programs.ffmpeg, facts.index);
     let every_frame = every_frame(&ffmpeg);
     Ok(Box::new(Piped { name, input, ffmpeg, every_frame, stream, info, pts, skip_damaged }))
-}
-
-/// `-fps_mode passthrough`, or `-vsync 0` before FFmpeg 5.1.
-fn every_frame(program: &Path) -> [&'static str; 2] {
-    let said = Command::new(program).arg("-version").stdin(Stdio::null()).output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    match said.ok().as_deref().and_then(version) {
-        Some(found) if found < (5, 1) => ["-vsync", "0"],
-        _ => ["-fps_mode", "passthrough"],
-    }
-}
-
-/// Major and minor version of `ffmpeg version 5.1.9-0+deb12u1 ...` or `ffmpeg version n7.1 ...`.
-fn version(said: &str) -> Option<(u32, u32)> {
-    let word = said.strip_prefix("ffmpeg version ")?.trim_start_matches('n');
-    let mut numbers = word.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// Starts `ffprobe` with what all calls have in common.
-fn ffprobe(program: &Path, input: &Input, arguments: &[&str]) -> std::io::Result<Child> {
-    Command::new(program)
-        .args(["-v", "error", "-protocol_whitelist", "file,pipe"])
-        .args(arguments)
-        .arg("-i")
-        .arg(input.argument())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-}
-
-fn failed(name: &str, reason: impl Into<String>) -> VideoError {
-    VideoError::Decoder { decoder: "ffmpeg", name: name.into(), reason: reason.into() }
-}
-
-/// The facts of the first video stream that is no cover picture.
-fn facts(program: &Path, input: &Input, name: &str) -> Result<StreamFacts, VideoError> {
-    let child = ffprobe(program, input, &["-show_streams", "-of", "json"])
-        .map_err(|error| failed(name, format!("ffprobe cannot be started ({error})")))?;
-    let output = child
-        .wait_with_output()
-        .map_err(|error| failed(name, format!("ffprobe broke off ({error})")))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().last().unwrap_or("it gives no reason");
-        let found = format!("ffprobe says: {}", said.trim());
-        return Err(VideoError::NotAVideo { name: name.into(), found });
-    }
-    let probe: Probe = serde_json::from_slice(&output.stdout)
-        .map_err(|error| failed(name, format!("ffprobe's answer is not understood ({error})")))?;
-    let sound = probe.streams.iter().any(|s| s.codec_type == "audio");
-    let cover = |s: &StreamFacts| s.disposition.get("attached_pic") == Some(&1);
-    let video = probe.streams.into_iter().find(|s| s.codec_type == "video" && !cover(s));
-    video.ok_or_else(|| {
-        let found = if sound { "it has sound only" } else { "it has no video track" };
-        VideoError::NoFrames { name: name.into(), found: found.into() }
-    })
-}
-
-/// The sorted presentation times of all shown packets and their number; no times when any packet lacks one or
-/// two packets share one.
-fn packet_times(
-    program: &Path,
-    input: &Input,
-    stream: usize,
-    name: &str,
-) -> Result<(Vec<i64>, usize), VideoError> {
-    let stream = stream.to_string();
-    let arguments =
-        ["-select_streams", &stream, "-show_entries", "packet=pts,flags", "-of", "csv=p=0"];
-    let mut child = Guard(
-        ffprobe(program, input, &arguments)
-            .map_err(|error| failed(name, format!("ffprobe cannot be started ({error})")))?,
-    );
-    let (Some(stdout), Some(stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
-        return Err(failed(name, "ffprobe has no output"));
-    };
-    drain(stderr);
-    let (mut pts, mut packets) = (Vec::new(), 0);
-    for line in BufReader::new(stdout).lines().map_while(Result::ok).take(MAX_PACKETS) {
-        let mut fields = line.split(',');
-        let time = fields.next().and_then(|field| field.parse::<i64>().ok());
-        if line.trim().is_empty() || fields.next().is_some_and(|flags| flags.contains('D')) {
-            continue;
-        }
-        packets += 1;
-        pts.extend(time);
-    }
-    pts.sort_unstable();
-    let unique = pts.windows(2).all(|pair| pair[0] < pair[1]);
-    if !unique || pts.len() != packets {
-        pts.clear();
-    }
-    Ok((pts, packets))
-}
-
-fn timeline(facts: &StreamFacts, pts: &[i64], packets: usize) -> Timeline {
-    let average = fraction(&facts.avg_frame_rate).or_else(|| fraction(&facts.r_frame_rate));
-    let (num, den) = average.unwrap_or((25, 1));
-    let base = fraction(&facts.time_base);
-    let Some((base_num, base_den)) = base.filter(|_| !pts.is_empty()) else {
-        return Timeline::regular(packets, num as f64 / den as f64);
-    };
-    Timeline::from_rate(pts, (num, den), Tick { num: base_num, den: base_den })
-}
-
-/// Ends a child process when it goes out of scope.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // The process may have ended by itself; then there is nothing to end.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Reads a pipe to its end so that the process behind it never waits.
-fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut pipe, &mut std::io::sink());
-    })
 }
 
 /// What `ffmpeg` says while it runs: the times of the frames it hands over, and its last complaints.
@@ -540,15 +313,6 @@ impl FrameSource for Piped {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_and_rates_are_read() {
-        assert_eq!(version("ffmpeg version 5.1.9-0+deb12u1 Copyright"), Some((5, 1)));
-        assert_eq!(version("ffmpeg version n7.1 Copyright"), Some((7, 1)));
-        assert_eq!(version("ffmpeg version N-113-gabc Copyright"), None);
-        assert_eq!(fraction("30000/1001"), Some((30000, 1001)));
-        assert_eq!((fraction("0/0"), fraction("25")), (None, None));
-    }
 
     #[test]
     fn a_search_tree_asks_for_exactly_the_values() {
