@@ -76,8 +76,8 @@ struct LayerCache {
 #[derive(Debug, Clone)]
 enum Store {
     /// `[.., head_dim]`.
-    Float(Tensor<4>),
-    Int8(Int8Rows),
+    Float(Box<Tensor<4>>),
+    Int8(Box<Int8Rows>),
 }
 
 impl KvCache {
@@ -150,21 +150,21 @@ fn write(slot: &mut Option<Store>, new: Tensor<4>, at: usize, shape: &CacheShape
     let (store, all) = match shape.storage {
         KvDtype::Int8 => {
             let old = slot.take().map(|store| match store {
-                Store::Int8(rows) => rows,
+                Store::Int8(rows) => *rows,
                 Store::Float(_) => unreachable!("a cache keeps its storage"),
             });
             let rows = int8::append(old, new, at);
             let all = rows.read(end, shape.head_dim).cast(shape.compute);
-            (Store::Int8(rows), all)
+            (Store::Int8(Box::new(rows)), all)
         }
         KvDtype::Auto | KvDtype::Float(_) => {
             let room = slot.take().map(|store| match store {
-                Store::Float(tensor) => tensor,
+                Store::Float(tensor) => *tensor,
                 Store::Int8(_) => unreachable!("a cache keeps its storage"),
             });
             let filled = append_rows(room, new.cast(shape.float()), at);
             let all = filled.clone().narrow(2, 0, end).cast(shape.compute);
-            (Store::Float(filled), all)
+            (Store::Float(Box::new(filled)), all)
         }
     };
     *slot = Some(store);

@@ -28,9 +28,9 @@ pub enum MediaError {
     #[error(transparent)]
     Video(#[from] VideoError),
     #[error("{name}: {source}")]
-    Clip { name: String, source: VideoProcessError },
+    Clip { name: String, source: Box<VideoProcessError> },
     #[error(transparent)]
-    Process(#[from] ProcessError),
+    Process(#[from] Box<ProcessError>),
     #[error(
         "{kind} {index} of the conversation has no source; give it one, or name it by --{kind} on the command line"
     )]
@@ -170,7 +170,7 @@ impl<'c> OpenedMedia<'c> {
     ) -> Result<DecodedMedia, MediaError> {
         let (expected, found) = (planned.media.len(), self.items.len());
         if expected != found {
-            return Err(ProcessError::MediaCount { expected, found }.into());
+            return Err(process(ProcessError::MediaCount { expected, found }));
         }
         let mut decoded = DecodedMedia::default();
         let mut pairs = self.items.into_iter().zip(&planned.media).enumerate();
@@ -187,7 +187,7 @@ impl<'c> OpenedMedia<'c> {
                 (Content::Film { mut source, .. }, PlannedMedia::Video(plan)) => {
                     decode_film(&name, &mut *source, plan, &mut decoded.warnings, progress)?
                 }
-                _ => return Err(ProcessError::MediaKind { index: index + 1 }.into()),
+                _ => return Err(process(ProcessError::MediaKind { index: index + 1 })),
             };
             decoded.items.push(packed);
             Ok::<_, MediaError>(())
@@ -237,10 +237,14 @@ pub fn load_pictures(
             Content::Picture { bytes, .. } => {
                 Ok(decode_image(&bytes, &opened.name, &limits.decode)?)
             }
-            _ => Err(ProcessError::MediaKind { index: index + 1 }.into()),
+            _ => Err(process(ProcessError::MediaKind { index: index + 1 })),
         }
     };
     pictures.map(decode).collect()
+}
+
+fn process(error: ProcessError) -> MediaError {
+    Box::new(error).into()
 }
 
 fn decode_list(
@@ -251,7 +255,7 @@ fn decode_list(
     progress: &mut dyn MediaProgress,
 ) -> Result<PackedFrames, MediaError> {
     let mut clip = ClipBuilder::new(plan);
-    let broken = |source| MediaError::Clip { name: name.to_owned(), source };
+    let broken = |source| MediaError::Clip { name: name.to_owned(), source: Box::new(source) };
     while let Some(index) = clip.next_index() {
         let label = format!("{name}, frame {}", index + 1);
         let picture = decode_image(&pictures[index.min(pictures.len() - 1)], &label, limits)?;
@@ -274,7 +278,7 @@ fn decode_film(
     warnings: &mut Vec<String>,
     progress: &mut dyn MediaProgress,
 ) -> Result<PackedFrames, MediaError> {
-    let broken = |source| MediaError::Clip { name: name.to_owned(), source };
+    let broken = |source| MediaError::Clip { name: name.to_owned(), source: Box::new(source) };
     let wanted = plan.decoded_indices();
     let mut clip = ClipBuilder::new(plan);
     let mut failed = None;

@@ -37,7 +37,7 @@ pub enum ProcessError {
     #[error("preprocessor_config.json: {0}")]
     ImageConfig(ImageError),
     #[error(transparent)]
-    VideoConfig(VideoProcessError),
+    VideoConfig(Box<VideoProcessError>),
     #[error(
         "{file} cuts pictures into {found}, but vision_config of config.json expects {expected}"
     )]
@@ -106,7 +106,7 @@ impl Processor {
             video: files.video_preprocessor_config,
             image: files.preprocessor_config,
         });
-        let videos = videos.map_err(ProcessError::VideoConfig)?;
+        let videos = videos.map_err(|error| ProcessError::VideoConfig(Box::new(error)))?;
         check_layout("video_preprocessor_config.json", &videos.layout, &config.vision)?;
         let template = ChatTemplate::from_files(TemplateFiles {
             jinja: files.chat_template_jinja,
@@ -211,7 +211,7 @@ impl Processor {
             (MediaRef::Video(video), MediaInfo::Video(clip)) => {
                 let planned = self.videos.plan(clip, video);
                 let video = |e| ProcessError::Video { name: name(), source: Box::new(e) };
-                planned.map(PlannedMedia::Video).map_err(video)
+                planned.map(|clip| PlannedMedia::Video(Box::new(clip))).map_err(video)
             }
             _ => Err(ProcessError::MediaKind { index: index + 1 }),
         }

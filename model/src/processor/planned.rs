@@ -32,7 +32,7 @@ impl MediaInfo<'_> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum PlannedMedia {
     Image(PlannedImage),
-    Video(PlannedVideo),
+    Video(Box<PlannedVideo>),
 }
 
 impl PlannedMedia {

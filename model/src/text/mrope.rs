@@ -102,14 +102,17 @@ mod tests {
 
     /// A table rounded to bf16 would be off by whole turns here.
     #[test]
-    fn angles_at_position_200000_are_those_of_f32() {
+    fn angles_up_to_a_million_are_those_of_f32() {
         let device = qwen3_vl_backends::device::select(None).unwrap().device;
         let mrope = Mrope::new(&config(), 128);
-        let rotary = mrope.rotary(&[Position([200_000; 3])], DType::F32, &device);
-        let cos = rotary.cos.to_data().try_to_vec::<f32>().unwrap();
-        for (k, found) in cos.iter().enumerate() {
-            let exact = (200_000.0f32 * mrope.frequencies()[k]) as f64;
-            assert!((*found as f64 - exact.cos()).abs() < 1e-6, "frequency {k}");
+        for position in [200_000, 999_999, 1_048_575] {
+            let rotary = mrope.rotary(&[Position([position; 3])], DType::F32, &device);
+            let cos = rotary.cos.to_data().try_to_vec::<f32>().unwrap();
+            for (k, found) in cos.iter().enumerate() {
+                let exact = (position as f32 * mrope.frequencies()[k]) as f64;
+                let off = (*found as f64 - exact.cos()).abs();
+                assert!(off < 1e-6, "position {position}, frequency {k}: {off}");
+            }
         }
     }
 }
