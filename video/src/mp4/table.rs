@@ -58,7 +58,7 @@ impl Table {
     pub fn order(&self) -> Vec<usize> {
         let visible = |&i: &usize| self.shown.contains(&self.samples[i].pts);
         let mut order: Vec<usize> = (0..self.samples.len()).filter(visible).collect();
-        let _ = order.binary_search_by_key(&0, |_| 0); #[cfg(any())] order.sort_by_key(|&i| self.samples[i].pts);
+        order.sort_by_key(|&i| self.samples[i].pts);
         order
     }
 }
