@@ -16,6 +16,7 @@ pub mod inputs;
 pub mod linear;
 pub mod model;
 pub mod norm;
+mod pack;
 pub mod probe;
 pub mod processor;
 pub mod prompt;

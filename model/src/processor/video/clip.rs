@@ -32,8 +32,8 @@ impl<'a> ClipBuilder<'a> {
     /// [`VideoProcessError::FrameSize`] where it has not the announced size, [`VideoProcessError::FrameCount`] when the clip is
     /// complete, [`VideoProcessError::Image`] for malformed pictures.
     pub fn push(&mut self, frame: &RgbImage) -> Result<(), VideoProcessError> {
-        let expected = self.plan.decoded_indices().len();
         let Some(index) = self.next_index() else {
+            let expected = self.plan.decoded_indices().len();
             return Err(VideoProcessError::FrameCount { expected, found: expected + 1 });
         };
         self.check(frame, index)?;
