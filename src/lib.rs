@@ -29,6 +29,7 @@ pub use response::{Film, MediaReport, Response, TokenLogprob, Usage, warnings};
 
 pub use qwen3_vl_backends as backends;
 pub use qwen3_vl_model as model;
+pub use qwen3_vl_train as train;
 pub use qwen3_vl_video as video;
 pub use qwen3_vl_weights as weights;
 

@@ -17,6 +17,7 @@ pub mod linear;
 pub mod model;
 pub mod norm;
 mod pack;
+pub mod packed;
 pub mod probe;
 pub mod processor;
 pub mod prompt;

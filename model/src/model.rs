@@ -18,7 +18,7 @@ use crate::processor::image::Grid;
 use crate::processor::message::MediaKind;
 use crate::prompt::Prompt;
 use crate::text::mrope::Mrope;
-use crate::text::{TextContext, TextModel};
+use crate::text::{Past, TextContext, TextModel};
 use crate::vision::{VisionFeatures, VisionPlan, VisionTower};
 
 /// Patches that run through the vision tower at once, unless one frame has more.
@@ -37,7 +37,7 @@ pub struct Qwen3VlModel {
     #[module(skip)]
     config: Qwen3VlConfig,
     #[module(skip)]
-    mrope: Mrope,
+    pub(crate) mrope: Mrope,
     #[module(skip)]
     precision: Precision,
     #[module(skip)]
@@ -87,9 +87,9 @@ impl Qwen3VlModel {
         self.precision
     }
 
-    /// The device of the language model's embedding.
+    /// The device of the language model's embedding; what is uploaded to it takes no part in gradients.
     pub fn device(&self) -> Device {
-        self.language_model.embed_tokens.weight.lazy_device()
+        self.language_model.embed_tokens.weight.lazy_device().without_autodiff()
     }
 
     /// Stores the keys and values of new caches in `dtype`.
@@ -180,7 +180,8 @@ impl Qwen3VlModel {
         }
         let context = TextContext { rotary, lengths: pack.lengths, deepstack };
         let mut caches: Vec<_> = steps.iter_mut().map(|step| &mut *step.cache).collect();
-        let hidden = self.language_model.forward(hidden, &context, &mut caches, probe);
+        let mut past = Past::Cached(&mut caches);
+        let hidden = self.language_model.forward(hidden, &context, &mut past, probe);
         for step in steps {
             if let Work::Prompt { prompt, rows } = &mut step.work {
                 prompt.forget(rows.end);
@@ -191,11 +192,15 @@ impl Qwen3VlModel {
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let weight = match &self.lm_head {
+        ops::linear(hidden, self.head()).cast(DType::F32)
+    }
+
+    /// Weight of the head, `[vocabulary, hidden]`; the embedding table where the two are tied.
+    pub fn head(&self) -> Tensor<2> {
+        match &self.lm_head {
             Some(head) => head.weight.val(),
             None => self.language_model.embed_tokens.weight.val(),
-        };
-        ops::linear(hidden, weight).cast(DType::F32)
+        }
     }
 
     fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {
@@ -222,7 +227,7 @@ impl Qwen3VlModel {
         prompt.vision += start.elapsed();
     }
 
-    fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {
+    pub(crate) fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {
         if inputs.ids.is_empty() {
             return Err(InputError::Empty);
         }

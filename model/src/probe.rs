@@ -7,6 +7,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 pub struct Probe {
     records: Option<Vec<(String, TensorData)>>,
     prefix: String,
+    router: Option<Vec<Tensor<2>>>,
 }
 
 impl Probe {
@@ -17,7 +18,23 @@ impl Probe {
 
     /// Records everything it is shown.
     pub fn on() -> Self {
-        Self { records: Some(Vec::new()), prefix: String::new() }
+        Self { records: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Records nothing, but keeps the logits of every router as they are computed, gradients and all.
+    pub fn router() -> Self {
+        Self { router: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Router logits `[rows, experts]` of the layers so far, where they are kept.
+    pub fn take_router(&mut self) -> Vec<Tensor<2>> {
+        self.router.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(crate) fn keep_router(&mut self, logits: &Tensor<2>) {
+        if let Some(router) = &mut self.router {
+            router.push(logits.clone());
+        }
     }
 
     /// Puts `prefix` before the names that follow.

@@ -194,6 +194,12 @@ impl Prompt {
 }
 
 impl FeatureRows {
+    /// All rows of what one call returned.
+    pub(crate) fn all(features: VisionFeatures) -> Self {
+        let rows = 0..features.embeds.dims()[0];
+        Self { features: Arc::new(features), rows }
+    }
+
     /// Main rows and those of every DeepStack level, `[rows, hidden]` each.
     pub(crate) fn tensors(&self) -> (Tensor<2>, Vec<Tensor<2>>) {
         let rows = |t: &Tensor<2>| t.clone().narrow(0, self.rows.start, self.rows.len());

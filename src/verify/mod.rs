@@ -17,7 +17,7 @@ use qwen3_vl_backends::{BackendKind, ops};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::inputs::InputError;
 
-use reference::Reference;
+pub use reference::Reference;
 
 /// Why a checkpoint could not be compared.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-"""Run every generator, in order: python tests/generate/all.py [--train]"""
+"""Run every generator, in order: python tests/generate/all.py"""
 
 import os
 import subprocess
@@ -21,9 +21,8 @@ def main():
         if not script.exists():
             print(f"{script.name}: absent, skipped")
             continue
-        flags = ["--train"] if step == "references" and "--train" in sys.argv else []
         print(f"{script.name} ...", flush=True)
-        subprocess.run([sys.executable, str(script), *flags], check=True, env=environment)
+        subprocess.run([sys.executable, str(script)], check=True, env=environment)
 
 
 if __name__ == "__main__":

@@ -154,8 +154,18 @@ def write_case(model, name, case, prompts):
     write_tensors(model_dir(name) / f"ref_{case}.safetensors", tensors, margin=repr(margin))
 
 
+# Values of one gradient that are stored.
+SAMPLES = 512
+
+
+def sampled(grad):
+    """Every n-th value of a gradient, at most SAMPLES of them."""
+    flat = grad.flatten()
+    return flat[:: -(-flat.numel() // SAMPLES)].clone()
+
+
 def write_train(model, name):
-    """Loss and every gradient on the two-image prompt, the last six tokens as labels."""
+    """Loss, and norm and samples of every gradient, on the two-image prompt; the last six tokens are labels."""
     inputs = batch(cases(models.patch_size(name))["two_images"])
     labels = inputs["input_ids"].clone()
     labels[:, :-6] = -100
@@ -164,24 +174,23 @@ def write_train(model, name):
     extra = {"output_router_logits": True} if name == "moe" else {}
     out = model(**inputs, labels=labels, use_cache=False, **extra)
     out.loss.backward()
-    grads = {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
-    tensors = grads | {"loss": out.loss.reshape(1), "in.labels": labels}
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    tensors = {f"grad.{n}": sampled(g) for n, g in grads.items()}
+    tensors |= {"norms": torch.stack([grads[n].norm() for n in sorted(grads)])}
+    tensors |= {"loss": out.loss.reshape(1), "in.labels": labels}
     if name == "moe":
         tensors["aux_loss"] = out.aux_loss.reshape(1)
     write_tensors(model_dir(name) / "ref_train.safetensors", tensors)
 
 
-def main(train=False):
+def main():
     for name in MODELS:
         model = models.save(name)
         prompts = cases(models.patch_size(name))
         for case in CASES:
             write_case(model, name, case, prompts[case])
-        if train:
-            write_train(model, name)
+        write_train(model, name)
 
 
 if __name__ == "__main__":
-    import sys
-
-    main("--train" in sys.argv)
+    main()

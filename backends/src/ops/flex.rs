@@ -16,11 +16,14 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
+use super::gradients::ModelGradients;
 use super::{ModelOps, kernels_on, reference};
 use attention::{Heads, Sizes};
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
+
+impl ModelGradients for Flex {}
 
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -3,8 +3,11 @@
 //! Each operation has a reference body in [`reference`], generic over Burn's `Backend` trait; a backend that
 //! can do better overrides it. [`set_kernels`] switches every override off, and the tests compare the two.
 
+pub mod gradients;
 pub mod reference;
 
+#[cfg(feature = "autodiff")]
+mod autodiff;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
 #[cfg(feature = "flex")]
@@ -15,15 +18,16 @@ mod ndarray;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 /// The environment variable that, set to `off`, makes every operation run its reference body.
 pub const KERNELS_VARIABLE: &str = "QWEN3_VL_KERNELS";
 
 /// Operations of Qwen3-VL that are worth a kernel of their own.
 #[backend_extension(
+    Autodiff: cfg(feature = "autodiff"),
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
     Cube: cfg(any(feature = "wgpu", feature = "cuda"))
@@ -52,6 +56,25 @@ pub trait ModelOps: Backend {
     ) -> FloatTensor<Self> {
         reference::rms_norm::<Self>(x, weight, epsilon)
     }
+
+    /// `x/2 · (1 + erf(x/√2))`, see [`gelu`].
+    fn gelu_exact(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu(x)
+    }
+
+    /// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, see [`gelu_tanh`].
+    fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::gelu_tanh::<Self>(x)
+    }
+
+    /// Cross-entropy of each row of `hidden [n, k]` under the head `weight [v, k]`, see [`cross_entropy`].
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::cross_entropy::<Self>(hidden, weight, targets)
+    }
 }
 
 /// `x [m, k] · weight [n, k]ᵀ -> [m, n]`: torch's `linear` without bias, with the weight as Hugging Face stores it.
@@ -74,6 +97,23 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::rms_norm_rows(x, weight, epsilon))
+}
+
+/// The exact GELU, `x/2 · (1 + erf(x/√2))` (torch `nn.GELU()`); its gradient is exact on every device.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::gelu_exact(x.into_dispatch()))
+}
+
+/// GELU by its tanh approximation (HF `gelu_pytorch_tanh`).
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::gelu_by_tanh(x.into_dispatch()))
+}
+
+/// `-log softmax(hidden · weightᵀ)[target]` of each row of `hidden [n, k]`, `[n]` in f32; `weight` is `[v, k]`,
+/// `targets` are `n` ids below `v`. Logits exist for a bounded number of rows at a time, also backwards.
+pub fn cross_entropy(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_cross_entropy(hidden, weight, targets.into_dispatch()))
 }
 
 fn switch() -> &'static AtomicBool {

@@ -1,3 +1,4 @@
 //! The ndarray backend is the CPU reference that tests trust: it takes every reference body.
 
 impl super::ModelOps for burn::backend::NdArray {}
+impl super::gradients::ModelGradients for burn::backend::NdArray {}

@@ -1,11 +1,11 @@
 //! Reference bodies, generic over Burn's `Backend` trait. Every kernel is tested against these.
 
-use burn::backend::tensor::{BoolTensor, FloatTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, FloatDType, Shape, Slice};
 
 /// Most attention scores that exist at one time.
-const SCORE_BUDGET: usize = 1 << 24;
+pub(super) const SCORE_BUDGET: usize = 1 << 24;
 
 /// Body of [`super::ModelOps::linear_nk`].
 pub fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
@@ -51,39 +51,86 @@ pub fn attention<B: Backend>(
         let block = slice_rows::<B>(q.clone(), start, end);
         let (keys, values) =
             (slice_rows::<B>(k.clone(), 0, seen), slice_rows::<B>(v.clone(), 0, seen));
-        blocks.push(attend::<B>(block, keys, values, causal && end - start > 1));
+        let causal_from = (causal && end - start > 1).then_some(t - s + start);
+        let weights = attention_weights::<B>(block, keys, Block { causal_from });
+        blocks.push(B::float_matmul(cast::<B>(weights, values.dtype()), values));
     }
     let out = if blocks.len() == 1 { blocks.remove(0) } else { B::float_cat(blocks, 2) };
     B::float_reshape(out, Shape::new([b, h, s, d]))
 }
 
-/// `softmax(q·kᵀ / sqrt(d)) · v` with every score in memory; causal is aligned at the bottom right.
-fn attend<B: Backend>(
+/// `√(2/π)`.
+const GELU_SLOPE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+const GELU_CUBE: f64 = 0.044_715;
+
+/// Body of [`super::ModelOps::gelu_by_tanh`].
+pub fn gelu_tanh<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let (_, tanh) = gelu_parts::<B>(x.clone());
+    let sum = B::float_add_scalar(tanh, 1.0.into());
+    B::float_mul_scalar(B::float_mul(x, sum), 0.5.into())
+}
+
+/// `x²`, and the hyperbolic tangent inside of the approximation.
+fn gelu_parts<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
+    let square = B::float_mul(x.clone(), x.clone());
+    let factor = B::float_mul_scalar(square.clone(), (GELU_CUBE * GELU_SLOPE).into());
+    let factor = B::float_add_scalar(factor, GELU_SLOPE.into());
+    (square, B::float_tanh(B::float_mul(x, factor)))
+}
+
+/// Derivative of [`gelu_tanh`] at `x`.
+pub(super) fn gelu_tanh_slope<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let (square, tanh) = gelu_parts::<B>(x.clone());
+    let inner = B::float_mul_scalar(square, (3.0 * GELU_CUBE * GELU_SLOPE).into());
+    let inner = B::float_add_scalar(inner, GELU_SLOPE.into());
+    let rest = B::float_mul(tanh.clone(), tanh.clone());
+    let rest = B::float_add_scalar(B::float_neg(rest), 1.0.into());
+    let bend = B::float_mul(B::float_mul(x, inner), rest);
+    B::float_mul_scalar(B::float_add_scalar(B::float_add(tanh, bend), 1.0.into()), 0.5.into())
+}
+
+/// Derivative of the exact GELU at `x`: the normal distribution's integral plus `x` times its density.
+pub(super) fn gelu_slope<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let density = B::float_mul_scalar(B::float_mul(x.clone(), x.clone()), (-0.5).into());
+    let density = B::float_mul_scalar(B::float_exp(density), (0.5 * GELU_SLOPE).into());
+    let erf = B::float_mul_scalar(x.clone(), std::f64::consts::FRAC_1_SQRT_2.into());
+    let integral = B::float_add_scalar(B::float_erf(erf), 1.0.into());
+    let integral = B::float_mul_scalar(integral, 0.5.into());
+    B::float_add(integral, B::float_mul(x, density))
+}
+
+/// Which keys the rows of a block may see.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// Position of the first row, where later positions are hidden.
+    pub causal_from: Option<usize>,
+}
+
+/// `softmax(q·kᵀ / sqrt(d))` in f32, every score in memory.
+pub(super) fn attention_weights<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    causal: bool,
+    block: Block,
 ) -> FloatTensor<B> {
-    let dtype = q.dtype();
     let scale = (q.shape()[3] as f64).powf(-0.5);
     let scores = cast::<B>(B::float_matmul(q, B::float_transpose(k)), DType::F32);
     let mut scores = B::float_mul_scalar(scores, scale.into());
-    if causal {
-        let mask = future_mask::<B>(&scores);
+    if let Some(first) = block.causal_from {
+        let mask = future_mask::<B>(&scores, first);
         scores = B::float_mask_fill(scores, mask, f32::NEG_INFINITY.into());
     }
     let top = B::float_max_dim(scores.clone(), 3);
     let weights = B::float_exp(B::float_sub(scores, top));
     let sum = B::float_sum_dim(weights.clone(), 3);
-    B::float_matmul(cast::<B>(B::float_div(weights, sum), dtype), v)
+    B::float_div(weights, sum)
 }
 
-/// True where a key lies in the future of a query, for scores `[b, h, s, t]` of the last `s` positions.
-fn future_mask<B: Backend>(scores: &FloatTensor<B>) -> BoolTensor<B> {
+/// True where a key lies in the future of a query, for scores `[b, h, s, t]` of the positions from `first` on.
+fn future_mask<B: Backend>(scores: &FloatTensor<B>, first: usize) -> BoolTensor<B> {
     let device = scores.device();
     let [b, h, s, t] = scores.shape().dims();
     let settings = get_or_init_device_settings::<B>(&device);
-    let first = (t - s) as i64;
+    let first = first as i64;
     let rows = B::int_arange(first..first + s as i64, &device, settings.int_dtype);
     let columns = B::int_arange(0..t as i64, &device, settings.int_dtype);
     let rows = B::int_reshape(rows, Shape::new([s, 1]));
@@ -92,7 +139,11 @@ fn future_mask<B: Backend>(scores: &FloatTensor<B>) -> BoolTensor<B> {
     B::bool_expand(B::bool_reshape(mask, Shape::new([1, 1, s, t])), Shape::new([b, h, s, t]))
 }
 
-fn slice_rows<B: Backend>(tensor: FloatTensor<B>, start: usize, end: usize) -> FloatTensor<B> {
+pub(super) fn slice_rows<B: Backend>(
+    tensor: FloatTensor<B>,
+    start: usize,
+    end: usize,
+) -> FloatTensor<B> {
     if start == 0 && end == tensor.shape()[2] {
         return tensor;
     }
@@ -101,9 +152,68 @@ fn slice_rows<B: Backend>(tensor: FloatTensor<B>, start: usize, end: usize) -> F
     B::float_slice(tensor, &[full, full, rows, full])
 }
 
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+pub(super) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if tensor.dtype() == dtype {
         return tensor;
     }
     B::float_cast(tensor, FloatDType::from(dtype))
+}
+
+/// Most logits that exist at one time.
+const LOGIT_BUDGET: usize = 1 << 24;
+
+/// Body of [`super::ModelOps::linear_cross_entropy`]: `log Σ exp(logits) − logits[target]`.
+pub fn cross_entropy<B: super::ModelOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    targets: IntTensor<B>,
+) -> FloatTensor<B> {
+    let [rows, _] = hidden.shape().dims();
+    let chunk = logit_rows(rows, weight.shape()[0]);
+    let mut losses = Vec::with_capacity(rows.div_ceil(chunk));
+    for start in (0..rows).step_by(chunk) {
+        let end = (start + chunk).min(rows);
+        let hidden = slice_first::<B>(hidden.clone(), start, end);
+        let targets = slice_targets::<B>(targets.clone(), start, end);
+        let (logits, top, sum) = softmax_parts::<B>(hidden, weight.clone());
+        let picked = B::float_gather(1, logits, targets);
+        losses.push(B::float_sub(B::float_add(B::float_log(sum), top), picked));
+    }
+    let losses = if losses.len() == 1 { losses.remove(0) } else { B::float_cat(losses, 0) };
+    B::float_reshape(losses, Shape::new([rows]))
+}
+
+/// Logits in f32, the largest of each row, and the row sums of `exp(logits − largest)`.
+pub(super) fn softmax_parts<B: super::ModelOps>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let logits = cast::<B>(B::linear_nk(hidden, weight), DType::F32);
+    let top = B::float_max_dim(logits.clone(), 1);
+    let exp = B::float_exp(B::float_sub(logits.clone(), top.clone()));
+    (logits, top, B::float_sum_dim(exp, 1))
+}
+
+/// Rows whose logits are computed together.
+pub(super) fn logit_rows(rows: usize, vocabulary: usize) -> usize {
+    (LOGIT_BUDGET / vocabulary.max(1)).clamp(1, rows.max(1))
+}
+
+/// Rows `start..end` of a matrix.
+pub(super) fn slice_first<B: Backend>(
+    tensor: FloatTensor<B>,
+    start: usize,
+    end: usize,
+) -> FloatTensor<B> {
+    B::float_slice(tensor, &[Slice::from(start as isize..end as isize), Slice::from(..)])
+}
+
+/// Targets `start..end` as a column.
+pub(super) fn slice_targets<B: Backend>(
+    targets: IntTensor<B>,
+    start: usize,
+    end: usize,
+) -> IntTensor<B> {
+    let part = B::int_slice(targets, &[Slice::from(start as isize..end as isize)]);
+    B::int_reshape(part, Shape::new([end - start, 1]))
 }

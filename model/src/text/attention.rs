@@ -4,8 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use qwen3_vl_backends::ops;
 
-use super::TextContext;
-use crate::cache::KvCache;
+use super::{Past, TextContext};
 use crate::config::TextConfig;
 use crate::init::Init;
 use crate::linear::Linear;
@@ -38,13 +37,13 @@ impl Attention {
         }
     }
 
-    /// `x [rows, hidden]`, same shape out; the keys and values of layer `layer` join the caches.
+    /// `x [rows, hidden]`, same shape out; the keys and values of layer `layer` join the past.
     pub(super) fn forward(
         &self,
         x: Tensor<2>,
         layer: usize,
         context: &TextContext,
-        caches: &mut [&mut KvCache],
+        past: &mut Past<'_, '_>,
     ) -> Tensor<2> {
         // 1. Project, and split into heads.
         let q = self.heads(self.q_proj.forward(x.clone()));
@@ -55,10 +54,11 @@ impl Attention {
         let k = context.rotary.rotate(self.k_norm.forward(k));
         // 3. Each sequence attends to its own past.
         let mut start = 0;
-        let mut outputs = Vec::with_capacity(caches.len());
-        for (cache, length) in caches.iter_mut().zip(&context.lengths) {
+        let mut outputs = Vec::with_capacity(context.lengths.len());
+        for (sequence, length) in context.lengths.iter().enumerate() {
             let rows = |t: &Tensor<3>| t.clone().narrow(0, start, *length);
-            let (keys, values) = cache.append(layer, by_head(rows(&k)), by_head(rows(&v)));
+            let (keys, values) = (by_head(rows(&k)), by_head(rows(&v)));
+            let (keys, values) = past.extend(sequence, layer, keys, values);
             let out = ops::attention(by_head(rows(&q)), keys, values, true);
             outputs.push(out.squeeze_dim::<3>(0).swap_dims(0, 1).flatten::<2>(1, 2));
             start += length;

@@ -3,8 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::{Attention, Mlp, MoeBlock, TextContext};
-use crate::cache::KvCache;
+use super::{Attention, Mlp, MoeBlock, Past, TextContext};
 use crate::config::TextConfig;
 use crate::init::Init;
 use crate::norm::RmsNorm;
@@ -37,16 +36,16 @@ impl TextLayer {
     }
 
     /// `x [rows, hidden]`, same shape out.
-    pub(super) fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<2>,
         index: usize,
         context: &TextContext,
-        caches: &mut [&mut KvCache],
+        past: &mut Past<'_, '_>,
         probe: &mut Probe,
     ) -> Tensor<2> {
         let attended =
-            self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, context, caches);
+            self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, context, past);
         probe.record(format!("attn.{index}"), &attended);
         let x = x + attended;
         let normed = self.post_attention_layernorm.forward(x.clone());

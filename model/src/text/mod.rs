@@ -50,6 +50,37 @@ pub struct TextContext {
     pub deepstack: Vec<Tensor<2>>,
 }
 
+/// The past of every sequence of a pass.
+#[derive(Debug)]
+pub enum Past<'a, 'c> {
+    /// Held in one cache per sequence, which is extended.
+    Cached(&'a mut [&'c mut KvCache]),
+    /// None: every sequence begins with its first row (training).
+    Empty,
+}
+
+impl Past<'_, '_> {
+    /// All keys and values that rows of `sequence` see in `layer`, given the new ones `[1, kv_heads, n, head_dim]`.
+    fn extend(
+        &mut self,
+        sequence: usize,
+        layer: usize,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        match self {
+            Self::Cached(caches) => caches[sequence].append(layer, keys, values),
+            Self::Empty => (keys, values),
+        }
+    }
+
+    fn advance(&mut self, lengths: &[usize]) {
+        if let Self::Cached(caches) = self {
+            caches.iter_mut().zip(lengths).for_each(|(cache, length)| cache.advance(*length));
+        }
+    }
+}
+
 impl TextModel {
     /// A model with lazy parameters.
     pub fn new(config: &TextConfig, init: &Init) -> Self {
@@ -69,26 +100,23 @@ impl TextModel {
         self.embed_tokens.weight.val().select(0, ids).cast(self.compute)
     }
 
-    /// `hidden [rows, hidden]` through all layers and the final norm; one cache per sequence is extended.
+    /// `hidden [rows, hidden]` through all layers and the final norm; caches are extended.
     pub fn forward(
         &self,
         mut hidden: Tensor<2>,
         context: &TextContext,
-        caches: &mut [&mut KvCache],
+        past: &mut Past<'_, '_>,
         probe: &mut Probe,
     ) -> Tensor<2> {
-        assert_eq!(context.lengths.len(), caches.len(), "one cache per sequence");
         for (index, layer) in self.layers.iter().enumerate() {
             probe.record(format!("layer_in.{index}"), &hidden);
-            hidden = layer.forward(hidden, index, context, caches, probe);
+            hidden = layer.forward(hidden, index, context, past, probe);
             probe.record(format!("layer_out.{index}"), &hidden);
             if let Some(level) = context.deepstack.get(index) {
                 hidden = hidden + level.clone();
             }
         }
-        for (cache, length) in caches.iter_mut().zip(&context.lengths) {
-            cache.advance(*length);
-        }
+        past.advance(&context.lengths);
         let normed = self.norm.forward(hidden);
         probe.record("final_norm", &normed);
         normed

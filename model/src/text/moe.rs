@@ -1,13 +1,14 @@
 //! The mixture-of-experts feed-forward part.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::silu;
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::activation::{silu, softmax};
+use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use qwen3_vl_backends::ops;
 
 use crate::config::MoeConfig;
 use crate::init::Init;
 use crate::linear::Linear;
+use crate::pack::index_tensor;
 use crate::probe::Probe;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
@@ -28,10 +29,13 @@ pub struct Experts {
     pub down_proj: Param<Tensor<3>>,
 }
 
-/// Which experts each row goes to. Routing is decided on the host: it reads the router's logits back once.
+/// Which experts each row goes to, and with which weight. The choice is made on the host, which reads the router's
+/// logits back once; the weights stay on the device, where gradients flow through them.
 struct Routing {
     /// `[rows][experts_per_token]`, best first.
-    experts: Vec<Vec<(usize, f32)>>,
+    experts: Vec<Vec<usize>>,
+    /// `[rows · experts_per_token, 1]` in f32.
+    weights: Tensor<2>,
 }
 
 impl MoeBlock {
@@ -51,33 +55,22 @@ impl MoeBlock {
     pub(super) fn forward(&self, x: Tensor<2>, layer: usize, probe: &mut Probe) -> Tensor<2> {
         let logits = self.gate.forward(x.clone());
         probe.record(format!("router_logits.{layer}"), &logits);
+        probe.keep_router(&logits);
         let routing = Routing::new(logits, self.experts_per_token);
-        routing.record(layer, probe, &x.device());
+        routing.record(layer, probe);
         let mut out = x.zeros_like();
         for expert in 0..self.experts.gate_up_proj.dims()[0] {
-            let (rows, weights) = routing.rows_of(expert);
+            let (rows, places) = routing.rows_of(expert);
             if !rows.is_empty() {
-                out = self.add_expert(out, &x, expert, Share { rows, weights });
+                let index = |values| index_tensor(values, &x.device().without_autodiff());
+                let rows = index(rows);
+                let weights = routing.weights.clone().select(0, index(places)).cast(x.dtype());
+                let y = self.experts.forward(x.clone().select(0, rows.clone()), expert) * weights;
+                out = out.select_assign(0, rows, y, IndexingUpdateOp::Add);
             }
         }
         out
     }
-
-    fn add_expert(&self, out: Tensor<2>, x: &Tensor<2>, expert: usize, share: Share) -> Tensor<2> {
-        let device = x.device();
-        let count = share.rows.len();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(share.rows, [count]), &device);
-        let weights = TensorData::new(share.weights, [count, 1]);
-        let weights = Tensor::<2>::from_data(weights, (&device, DType::F32)).cast(x.dtype());
-        let y = self.experts.forward(x.clone().select(0, rows.clone()), expert) * weights;
-        out.select_assign(0, rows, y, IndexingUpdateOp::Add)
-    }
-}
-
-/// The rows of one expert and their router weights.
-struct Share {
-    rows: Vec<i64>,
-    weights: Vec<f32>,
 }
 
 impl Experts {
@@ -96,42 +89,44 @@ impl Routing {
     /// Softmax over all experts in f32, the best `k`, divided by their sum (whatever `norm_topk_prob` says).
     fn new(logits: Tensor<2>, k: usize) -> Self {
         let [rows, experts] = logits.dims();
-        let data = logits.into_data_dtype(DType::F32);
-        let logits = data.try_to_vec::<f32>().expect("logits read back as f32");
+        let logits = logits.cast(DType::F32);
+        let data = logits.to_data();
+        let values = data.try_to_vec::<f32>().expect("logits read back as f32");
         let best = |row: &[f32]| {
-            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let exp: Vec<f32> = row.iter().map(|logit| (logit - top).exp()).collect();
             let mut order: Vec<usize> = (0..experts).collect();
-            order.sort_by(|a, b| exp[*b].total_cmp(&exp[*a]));
+            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
             order.truncate(k);
-            let sum: f32 = order.iter().map(|expert| exp[*expert]).sum();
-            order.into_iter().map(|expert| (expert, exp[expert] / sum)).collect()
+            order
         };
-        let experts = logits.chunks(experts).map(best).collect::<Vec<_>>();
-        debug_assert_eq!(experts.len(), rows);
-        Self { experts }
+        let chosen: Vec<Vec<usize>> = values.chunks(experts).map(best).collect();
+        let columns = chosen.iter().flatten().map(|expert| *expert as i64).collect();
+        let columns = index_tensor(columns, &logits.device().without_autodiff());
+        // Softmax over the chosen logits alone is softmax over all of them, divided by the chosen share.
+        let weights = softmax(logits.gather(1, columns.reshape([rows, k])), 1);
+        Self { experts: chosen, weights: weights.reshape([rows * k, 1]) }
     }
 
-    fn rows_of(&self, expert: usize) -> (Vec<i64>, Vec<f32>) {
+    /// The rows that go to `expert`, and where their weights are.
+    fn rows_of(&self, expert: usize) -> (Vec<i64>, Vec<i64>) {
+        let k = self.experts.first().map_or(0, Vec::len);
         let chosen = self.experts.iter().enumerate().flat_map(|(row, choices)| {
-            let mine = choices.iter().filter(move |(index, _)| *index == expert);
-            mine.map(move |(_, weight)| (row as i64, *weight))
+            let rank = choices.iter().position(|index| *index == expert);
+            rank.map(|rank| (row as i64, (row * k + rank) as i64))
         });
         chosen.unzip()
     }
 
-    fn record(&self, layer: usize, probe: &mut Probe, device: &Device) {
+    fn record(&self, layer: usize, probe: &mut Probe) {
         if !probe.is_on() {
             return;
         }
         let shape = [self.experts.len(), self.experts.first().map_or(0, Vec::len)];
-        let flat = || self.experts.iter().flatten();
-        let index: Vec<f32> = flat().map(|(expert, _)| *expert as f32).collect();
-        let weights: Vec<f32> = flat().map(|(_, weight)| *weight).collect();
-        for (name, values) in [("index", index), ("weights", weights)] {
-            let data = TensorData::new(values, shape);
-            let tensor = Tensor::<2>::from_data(data, (device, DType::F32));
-            probe.record(format!("router_{name}.{layer}"), &tensor);
-        }
+        let index: Vec<f32> = self.experts.iter().flatten().map(|expert| *expert as f32).collect();
+        let index = Tensor::<2>::from_data(
+            TensorData::new(index, shape),
+            (&self.weights.device(), DType::F32),
+        );
+        probe.record(format!("router_index.{layer}"), &index);
+        probe.record(format!("router_weights.{layer}"), &self.weights.clone().reshape(shape));
     }
 }

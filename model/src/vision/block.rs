@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu_approximate;
+use qwen3_vl_backends::ops::gelu_tanh;
 
 use super::VisionPlan;
 use super::attention::VisionAttention;
@@ -32,7 +32,7 @@ impl VisionBlock {
     }
 
     /// `x [patches, hidden]`, same shape out.
-    pub(super) fn forward(&self, x: Tensor<2>, plan: &VisionPlan, rotary: &Rotary) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>, plan: &VisionPlan, rotary: &Rotary) -> Tensor<2> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x), plan, rotary);
         x.clone() + self.mlp.forward(self.norm2.forward(x))
     }
@@ -55,6 +55,6 @@ impl VisionMlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.linear_fc2.forward(gelu_approximate(self.linear_fc1.forward(x)))
+        self.linear_fc2.forward(gelu_tanh(self.linear_fc1.forward(x)))
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
+use qwen3_vl_backends::ops::gelu;
 
 use crate::config::VisionConfig;
 use crate::init::Init;
@@ -34,7 +34,7 @@ impl PatchMerger {
     }
 
     /// `x [patches, hidden] -> [patches / 4, out_hidden]`.
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let [patches, width] = x.dims();
         let wide = [patches / self.group, width * self.group];
         let x = if self.norm_after_grouping {

@@ -3,7 +3,7 @@
 mod attention;
 mod block;
 mod merger;
-mod plan;
+pub(crate) mod plan;
 mod pos_embed;
 
 use burn::module::Module;
@@ -73,13 +73,8 @@ impl VisionTower {
         plan: &VisionPlan,
         probe: &mut Probe,
     ) -> VisionFeatures {
-        let device = &self.device();
-        let pixels = Tensor::<2>::from_data(pixels, (device, DType::F32)).cast(self.compute);
-        let patches = self.patch_embed.proj.forward(pixels);
-        probe.record("patch_embed", &patches);
-        let mut x = patches + self.pos_embed.forward(plan, device).cast(self.compute);
-        probe.record("block_in", &x);
-        let rotary = plan.rotary(device);
+        let mut x = self.enter(pixels, plan, probe);
+        let rotary = plan.rotary(&self.device());
         if probe.is_on() {
             let (cos, sin) = rotary.full();
             probe.record("rope_cos", &cos);
@@ -89,25 +84,38 @@ impl VisionTower {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, plan, &rotary);
             probe.record(format!("block.{index}"), &x);
-            deepstack.extend(self.taps_of(index).map(|level| (level, self.tap(level, &x))));
+            deepstack.extend(self.taps(index, &x));
         }
         let embeds = self.merger.forward(x);
         probe.record("embeds", &embeds);
         VisionFeatures { embeds, deepstack: in_order(deepstack, probe) }
     }
 
-    /// DeepStack levels that read the output of block `index`.
-    fn taps_of(&self, index: usize) -> impl Iterator<Item = usize> {
-        let taps = self.config.deepstack_indexes.iter().enumerate();
-        taps.filter(move |(_, tap)| **tap == index).map(|(level, _)| level)
+    /// What the first block reads: patches with their positions, `[patches, hidden]`.
+    pub(crate) fn enter(
+        &self,
+        pixels: TensorData,
+        plan: &VisionPlan,
+        probe: &mut Probe,
+    ) -> Tensor<2> {
+        let device = &self.device();
+        let pixels = Tensor::<2>::from_data(pixels, (device, DType::F32)).cast(self.compute);
+        let patches = self.patch_embed.proj.forward(pixels);
+        probe.record("patch_embed", &patches);
+        let x = patches + self.pos_embed.forward(plan, device).cast(self.compute);
+        probe.record("block_in", &x);
+        x
     }
 
-    fn tap(&self, level: usize, x: &Tensor<2>) -> Tensor<2> {
-        self.deepstack_merger_list[level].forward(x.clone())
+    /// The DeepStack features that the output `x` of block `index` makes, with their levels.
+    pub(crate) fn taps(&self, index: usize, x: &Tensor<2>) -> Vec<(usize, Tensor<2>)> {
+        let taps = self.config.deepstack_indexes.iter().zip(&self.deepstack_merger_list);
+        let here = taps.enumerate().filter(|(_, (tap, _))| **tap == index);
+        here.map(|(level, (_, merger))| (level, merger.forward(x.clone()))).collect()
     }
 
     fn device(&self) -> Device {
-        self.patch_embed.proj.weight.lazy_device()
+        self.patch_embed.proj.weight.lazy_device().without_autodiff()
     }
 }
 

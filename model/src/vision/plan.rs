@@ -78,7 +78,7 @@ impl VisionPlan {
     }
 
     /// Rotary tables, `[row · freq, column · freq]` per patch (HF `rot_pos_emb`).
-    pub(super) fn rotary(&self, device: &Device) -> Rotary {
+    pub(crate) fn rotary(&self, device: &Device) -> Rotary {
         let quarter = self.head_dim / 4;
         let frequency = |k| self.rope_theta.powf(-((2 * k) as f64) / (self.head_dim / 2) as f64);
         let frequencies: Vec<f32> = (0..quarter).map(|k| frequency(k) as f32).collect();
