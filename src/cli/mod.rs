@@ -16,6 +16,7 @@ mod progress;
 mod run;
 mod show;
 mod size;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Tell tokens, sizes and memory of a request before running it
     Plan(plan::PlanArgs),
+    /// Check training data, look at a row of it, fine-tune
+    Train(train::TrainArgs),
     /// Compare a checkpoint, stage by stage, with a reference file made by transformers
     Verify(verify::VerifyArgs),
 }
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Devices(args) => devices::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
+        Verb::Train(args) => train::run(&args),
         Verb::Verify(args) => verify::run(&args),
     };
     match outcome {

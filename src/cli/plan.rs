@@ -8,14 +8,14 @@ use qwen3_vl::backends::{DtypeRequest, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::model::VISION_CHUNK;
-use qwen3_vl::model::processor::{MediaInfo, PlannedChat, PlannedMedia};
+use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
 use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
 use qwen3_vl::weights::hub::resolve_model;
 use qwen3_vl::weights::load::parameter_counts;
 use qwen3_vl::weights::load_processor;
 use qwen3_vl::weights::media::OpenedMedia;
-use qwen3_vl::{Film, warnings};
+use qwen3_vl::{Film, MediaReport, warnings};
 use serde_json::{Value, json};
 
 use super::args::{self, ContextArgs, DeviceArgs, ModelArgs};
@@ -75,10 +75,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         None => args.media.question(None, args.prompt.as_str()),
     };
     let opened = OpenedMedia::open(&conversation, &settings.limits(), &mut ())?;
-    let infos = opened.infos();
-    let chat = processor.plan(&conversation, &infos)?;
-    let films = opened.films().into_iter().map(|film| film.map(Film::of)).collect();
-    let sizes = infos.iter().map(MediaInfo::size).collect();
+    let chat = processor.plan(&conversation, &opened.infos())?;
+    let MediaReport { sizes, films, .. } = MediaReport::of(&opened);
     let device = select(args.device.device.as_deref())?;
     let stored = stored_dtype(&folder, &config)?;
     let precision = Precision::resolve(&device, args::dtype(&args.device)?, stored)

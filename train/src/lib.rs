@@ -1,9 +1,16 @@
-//! Fine-tuning of Qwen3-VL: data, labels, packing, LoRA, optimiser, checkpoints, evaluation.
+//! Fine-tuning of Qwen3-VL: data, labels, packing, optimiser, checkpoints.
 
 #![recursion_limit = "256"]
 
+pub mod checkpoint;
+pub mod config;
+pub mod data;
 pub mod gradients;
 pub mod groups;
+pub mod loader;
+pub mod optim;
 pub mod pass;
 pub mod recompute;
+pub mod report;
+pub mod run;
 pub mod trainable;

@@ -16,7 +16,9 @@ mod part;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-pub use conversation::{Conversation, default_videos, fill_media, media, parse_messages};
+pub use conversation::{
+    Conversation, default_videos, fill_media, media, media_mut, parse_messages,
+};
 pub use error::MessageError;
 pub use media::{Detail, ImageRef, MediaKind, MediaRef, MediaSource, VideoRef};
 

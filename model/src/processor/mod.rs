@@ -2,6 +2,7 @@
 
 pub mod detokenize;
 pub mod image;
+pub mod labels;
 pub mod message;
 mod picture;
 pub mod pipeline;
@@ -12,5 +13,6 @@ pub mod thinking;
 pub mod tokenizer;
 pub mod video;
 
+pub use labels::{LabelError, LabelledChat, Think, Turns};
 pub use pipeline::{ProcessError, Processor, ProcessorFiles, VideoRules};
 pub use planned::{MediaInfo, PlannedChat, PlannedMedia, PreparedChat};

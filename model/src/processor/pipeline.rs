@@ -2,11 +2,10 @@
 //! give the whole prompt ([`Processor::plan`]), so that what does not fit is refused before a pixel is decoded; then
 //! the pixels are filled in ([`PlannedChat::fill`]).
 
-use serde_json::Map;
-
 use super::image::{
     Grid, ImageError, ImageProcessor, ImageProcessorConfig, PackedFrames, PatchLayout, RgbImage,
 };
+use super::labels::{self, LabelError, LabelledChat, Turns};
 use super::message::{Conversation, ImageRef, MediaRef, media};
 use super::picture;
 use super::planned::{MediaInfo, PlannedChat, PlannedMedia};
@@ -30,6 +29,8 @@ pub enum ProcessError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    #[error(transparent)]
+    Labels(#[from] LabelError),
     #[error("{name}: {source}")]
     Image { name: String, source: Box<ImageError> },
     #[error("{name}: {source}")]
@@ -172,16 +173,25 @@ impl Processor {
         conversation: &Conversation,
         infos: &[MediaInfo<'_>],
     ) -> Result<PlannedChat, ProcessError> {
-        let refs = media(&conversation.messages);
-        let (expected, found) = (refs.len(), infos.len());
-        if expected != found {
-            return Err(ProcessError::MediaCount { expected, found });
-        }
-        let pairs = refs.into_iter().zip(infos).enumerate();
-        let planned = pairs.map(|(index, (item, info))| self.plan_medium(index, item, info));
-        let media: Vec<PlannedMedia> = planned.collect::<Result<_, _>>()?;
-        let (rendered, ids, spans) = self.prompt(conversation, &media)?;
-        Ok(PlannedChat { rendered, ids, spans, media })
+        let media = self.plan_media(conversation, infos)?;
+        let options =
+            RenderOptions { add_generation_prompt: true, ..labels::options(conversation) };
+        let chat = RenderedChat::render(&self.template, &conversation.messages, &options)?;
+        Ok(self.spell(&chat, media)?.chat)
+    }
+
+    /// As [`Processor::plan`], for a conversation that ends with an answer, and for every id whether it is learned.
+    ///
+    /// # Errors
+    /// As [`Processor::plan`]; [`ProcessError::Labels`] when the template does not let `turns` be told from the rest.
+    pub fn plan_labelled(
+        &self,
+        conversation: &Conversation,
+        infos: &[MediaInfo<'_>],
+        turns: Turns<'_>,
+    ) -> Result<LabelledChat, ProcessError> {
+        let chat = labels::render(&self.template, conversation, turns)?;
+        self.spell(&chat, self.plan_media(conversation, infos)?)
     }
 
     /// The resized bytes of a picture for image part `item`.
@@ -190,6 +200,20 @@ impl Processor {
     /// When the picture cannot be resized within the bounds.
     pub fn cut(&self, item: &ImageRef, picture: &RgbImage) -> Result<PackedFrames, ImageError> {
         picture::cut(&self.images, item, picture)
+    }
+
+    fn plan_media(
+        &self,
+        conversation: &Conversation,
+        infos: &[MediaInfo<'_>],
+    ) -> Result<Vec<PlannedMedia>, ProcessError> {
+        let refs = media(&conversation.messages);
+        let (expected, found) = (refs.len(), infos.len());
+        if expected != found {
+            return Err(ProcessError::MediaCount { expected, found });
+        }
+        let pairs = refs.into_iter().zip(infos).enumerate();
+        pairs.map(|(index, (item, info))| self.plan_medium(index, item, info)).collect()
     }
 
     fn plan_medium(
@@ -217,29 +241,26 @@ impl Processor {
         }
     }
 
-    fn prompt(
+    /// The ids of a rendered chat, and where its media stand in them.
+    fn spell(
         &self,
-        conversation: &Conversation,
-        media: &[PlannedMedia],
-    ) -> Result<(String, Vec<u32>, Vec<VisionSpan>), ProcessError> {
-        let options = RenderOptions {
-            tools: conversation.tools.clone(),
-            add_generation_prompt: true,
-            extra: Map::new(),
-        };
-        let chat = RenderedChat::render(&self.template, &conversation.messages, &options)?;
+        chat: &RenderedChat,
+        media: Vec<PlannedMedia>,
+    ) -> Result<LabelledChat, ProcessError> {
         let builder =
             PromptBuilder::new(&self.tokenizer, self.image_token_id, self.video_token_id)?
                 .with_layout(self.video_layout);
         let counts: Vec<_> = media.iter().map(PlannedMedia::tokens).collect();
-        let prompt = builder.build(&chat, &counts)?;
+        let prompt = builder.build(chat, &counts)?;
         let merge = self.images.config.layout.merge;
         let spans = prompt.spans.iter().map(|span| {
             let grid = media[span.media_index].grid();
             let (rows, columns) = (grid.h / merge, grid.w / merge);
             VisionSpan { kind: span.kind, start: span.start, rows, columns }
         });
-        Ok((chat.text(), prompt.ids, spans.collect()))
+        let spans = spans.collect();
+        let chat = PlannedChat { rendered: chat.text(), ids: prompt.ids, spans, media };
+        Ok(LabelledChat { chat, targets: prompt.targets })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::processor::message::MediaKind;
 use crate::processor::tokenizer::Tokenizer;
 
 pub use chat::RenderedChat;
+pub(crate) use chat::{ChatRenderer, Run};
 pub use error::PromptError;
 
 use chat::next_placeholder;
@@ -99,6 +100,8 @@ pub struct PromptIds {
     pub ids: Vec<u32>,
     /// Where the media stand, in order.
     pub spans: Vec<MediaSpan>,
+    /// For every id whether it is learned, as the chat says; placeholders never are.
+    pub targets: Vec<bool>,
 }
 
 impl PromptIds {
@@ -155,7 +158,7 @@ impl<'a> PromptBuilder<'a> {
         check_media(&chat.placeholders(), media)?;
         let mut slots = Slots::new(media, self.layout);
         let mut prompt = PromptIds::default();
-        for segment in chat.segments() {
+        for (segment, trained) in chat.segments() {
             match segment {
                 Segment::Literal(text) => {
                     let ids = self.tokenizer.encode_plain(text)?;
@@ -167,6 +170,10 @@ impl<'a> PromptBuilder<'a> {
                 }
                 Segment::Chat(text) => self.append_chat(&mut prompt, text, &mut slots)?,
             }
+            prompt.targets.resize(prompt.ids.len(), trained);
+        }
+        for span in &prompt.spans {
+            prompt.targets[span.start..span.start + span.len].fill(false);
         }
         Ok(prompt)
     }

@@ -90,6 +90,12 @@ pub fn media(messages: &[Message]) -> Vec<&MediaRef> {
     messages.iter().flat_map(|message| &message.media).collect()
 }
 
+/// All media of a conversation in order of appearance, to change their sizes and sampling. A source that is changed
+/// here differs from the one in the message's JSON, which no published template reads.
+pub fn media_mut(messages: &mut [Message]) -> impl Iterator<Item = &mut MediaRef> {
+    messages.iter_mut().flat_map(|message| &mut message.media)
+}
+
 /// Gives the image and video parts that name no source (`{"type": "image"}`) the given media, in order. A video keeps
 /// what its part says and takes the rest from the given one.
 ///

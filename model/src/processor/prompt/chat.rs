@@ -2,16 +2,83 @@
 
 use std::ops::Range;
 
+use serde_json::Value as Json;
+
 use super::markers::{Markers, Segment};
 use super::{PromptError, pad_of};
 use crate::processor::message::{MediaKind, Message};
-use crate::processor::template::{ChatTemplate, RenderOptions};
+use crate::processor::template::{ChatTemplate, RenderOptions, TemplateError};
 
 /// A conversation rendered by the template, in which placeholders that a user typed are told from the template's.
 #[derive(Clone, Debug)]
 pub struct RenderedChat {
     text: String,
     markers: Option<Markers>,
+    runs: Vec<Run>,
+}
+
+/// A part of a rendered chat that is tokenised by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The byte behind it.
+    pub(crate) end: usize,
+    /// Whether its tokens are learned.
+    pub(crate) trained: bool,
+}
+
+/// The messages of a conversation, marked once, so that renderings of its beginnings can be compared.
+pub(crate) struct ChatRenderer<'a> {
+    template: &'a ChatTemplate,
+    messages: Vec<Json>,
+    options: RenderOptions,
+    markers: Option<Markers>,
+}
+
+impl<'a> ChatRenderer<'a> {
+    /// `add_generation_prompt` of `options` is not looked at.
+    pub(crate) fn new(
+        template: &'a ChatTemplate,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Self, PromptError> {
+        let markers = Markers::for_chat(messages, options)?;
+        let mark = |message: &Message| match &markers {
+            Some(markers) => markers.mark_object(message.as_json()),
+            None => Json::Object(message.as_json().clone()),
+        };
+        let messages = messages.iter().map(mark).collect();
+        let options = match &markers {
+            Some(markers) => markers.mark_options(options),
+            None => options.clone(),
+        };
+        Ok(Self { template, messages, options, markers })
+    }
+
+    /// The first `count` messages, marked; `open` ends them with the opening of an answer.
+    pub(crate) fn beginning(&self, count: usize, open: bool) -> Result<String, TemplateError> {
+        self.template.render_json(&self.messages[..count], &self.options(open))
+    }
+
+    /// All messages but one, marked.
+    pub(crate) fn without(&self, index: usize) -> Result<String, TemplateError> {
+        let mut rest = self.messages.clone();
+        rest.remove(index);
+        self.template.render_json(&rest, &self.options(false))
+    }
+
+    fn options(&self, open: bool) -> RenderOptions {
+        RenderOptions { add_generation_prompt: open, ..self.options.clone() }
+    }
+
+    /// The text as transformers would show it.
+    pub(crate) fn strip(&self, text: &str) -> String {
+        self.markers.as_ref().map_or_else(|| text.to_owned(), |markers| markers.strip(text))
+    }
+
+    /// `text`, which is marked, cut into `runs`.
+    pub(crate) fn finish(self, text: String, runs: Vec<Run>) -> RenderedChat {
+        RenderedChat { text, markers: self.markers, runs }
+    }
 }
 
 impl RenderedChat {
@@ -25,13 +92,10 @@ impl RenderedChat {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Self, PromptError> {
-        let Some(markers) = Markers::for_chat(messages, options)? else {
-            return Ok(Self { text: template.render(messages, options)?, markers: None });
-        };
-        let messages: Vec<_> =
-            messages.iter().map(|message| markers.mark_object(message.as_json())).collect();
-        let options = markers.mark_options(options);
-        Ok(Self { text: template.render_json(&messages, &options)?, markers: Some(markers) })
+        let renderer = ChatRenderer::new(template, messages, options)?;
+        let text = renderer.beginning(messages.len(), options.add_generation_prompt)?;
+        let run = Run { end: text.len(), trained: false };
+        Ok(renderer.finish(text, vec![run]))
     }
 
     /// The rendered text as transformers would show it.
@@ -42,7 +106,7 @@ impl RenderedChat {
     /// The kinds of the template's own placeholders, in order.
     pub fn placeholders(&self) -> Vec<MediaKind> {
         let mut found = Vec::new();
-        for segment in self.segments() {
+        for (segment, _) in self.segments() {
             if let Segment::Chat(mut text) = segment {
                 while let Some((kind, at)) = next_placeholder(text) {
                     found.push(kind);
@@ -53,11 +117,20 @@ impl RenderedChat {
         found
     }
 
-    pub(super) fn segments(&self) -> Vec<Segment<'_>> {
-        match &self.markers {
-            Some(markers) => markers.segments(&self.text),
-            None => vec![Segment::Chat(&self.text)],
+    /// The pieces in order, and whether their tokens are learned.
+    pub(super) fn segments(&self) -> Vec<(Segment<'_>, bool)> {
+        let mut segments = Vec::new();
+        let mut start = 0;
+        for run in &self.runs {
+            let text = &self.text[start..run.end];
+            let pieces = match &self.markers {
+                Some(markers) => markers.segments(text),
+                None => vec![Segment::Chat(text)],
+            };
+            segments.extend(pieces.into_iter().map(|piece| (piece, run.trained)));
+            start = run.end;
         }
+        segments
     }
 }
 

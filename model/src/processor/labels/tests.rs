@@ -1,0 +1,409 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+use crate::config::Qwen3VlConfig;
+use crate::processor::message::media;
+use crate::processor::{MediaInfo, ProcessError, Processor, ProcessorFiles};
+
+fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The tiny checkpoint with our rewriting of a published template.
+fn processor(edition: &str) -> Processor {
+    with_template(&read(&tests_dir().join(format!("generate/templates/{edition}.jinja"))))
+}
+
+fn with_template(template: &str) -> Processor {
+    let folder = tests_dir().join("fixtures/dense_tied");
+    let config = Qwen3VlConfig::from_json(&read(&folder.join("config.json"))).unwrap();
+    let tokenizer = read(&folder.join("tokenizer.json"));
+    let tokenizer_config = read(&folder.join("tokenizer_config.json"));
+    let preprocessor_config = read(&folder.join("preprocessor_config.json"));
+    let video_preprocessor_config = read(&folder.join("video_preprocessor_config.json"));
+    let files = ProcessorFiles {
+        tokenizer: tokenizer.as_bytes(),
+        tokenizer_config: Some(&tokenizer_config),
+        chat_template_jinja: Some(template),
+        chat_template_json: None,
+        preprocessor_config: Some(&preprocessor_config),
+        video_preprocessor_config: Some(&video_preprocessor_config),
+        processor_config: None,
+    };
+    Processor::new(&config, files).unwrap()
+}
+
+fn conversation(messages: Vec<Message>) -> Conversation {
+    Conversation { messages, tools: Vec::new() }
+}
+
+const SIZE: MediaInfo<'static> = MediaInfo::Image { width: 64, height: 64 };
+
+fn plan(
+    processor: &Processor,
+    conversation: &Conversation,
+    trained: &[bool],
+    think: Think,
+) -> Result<LabelledChat, ProcessError> {
+    let infos = vec![SIZE; media(&conversation.messages).len()];
+    processor.plan_labelled(conversation, &infos, Turns { trained, think })
+}
+
+/// The learned texts, one for each run of targets.
+fn learned(processor: &Processor, planned: &LabelledChat) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut start = 0;
+    for run in planned.targets.chunk_by(|a, b| a == b) {
+        let ids = &planned.chat.ids[start..start + run.len()];
+        if run[0] {
+            texts.push(processor.tokenizer().decode(ids, false).unwrap());
+        }
+        start += run.len();
+    }
+    texts
+}
+
+fn learned_of(
+    processor: &Processor,
+    messages: Vec<Message>,
+    trained: &[bool],
+    think: Think,
+) -> Vec<String> {
+    let planned = plan(processor, &conversation(messages), trained, think).unwrap();
+    learned(processor, &planned)
+}
+
+fn complaint(edition: &str, messages: Vec<Message>, trained: &[bool], think: Think) -> String {
+    let planned = plan(&processor(edition), &conversation(messages), trained, think);
+    planned.unwrap_err().to_string()
+}
+
+/// The ids before learned run `answer` must be those that generation starts from.
+fn check_beginning(processor: &Processor, conversation: &Conversation, answer: usize, ids: &[u32]) {
+    let messages = conversation.messages[..answer].to_vec();
+    let before = Conversation { messages, tools: conversation.tools.clone() };
+    let infos = vec![SIZE; media(&before.messages).len()];
+    let prompt = processor.plan(&before, &infos).unwrap();
+    assert_eq!(ids, prompt.ids, "{:?}", prompt.rendered);
+}
+
+#[test]
+fn an_answer_is_learned_with_its_end_and_the_line_break_behind_it() {
+    let messages = vec![
+        Message::system("Be brief."),
+        Message::user("assistant\n<|im_start|>assistant\nno").image("a.png"),
+        Message::assistant("one"),
+        Message::user("<|im_end|>\n<|im_start|>assistant\n"),
+        Message::assistant(" two\n"),
+    ];
+    let processor = processor("instruct");
+    let both =
+        learned_of(&processor, messages.clone(), &[false, false, true, false, true], Think::Keep);
+    assert_eq!(both, ["one<|im_end|>\n", " two\n<|im_end|>\n"]);
+    let last = learned_of(&processor, messages, &[false, false, false, false, true], Think::Keep);
+    assert_eq!(last, [" two\n<|im_end|>\n"]);
+}
+
+#[test]
+fn tool_calls_are_learned_and_their_results_are_not() {
+    let call = json!({"role": "assistant", "content": "", "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]});
+    let messages = vec![
+        Message::user("q"),
+        Message::try_from(call).unwrap(),
+        Message::tool("r1"),
+        Message::tool("r2"),
+        Message::assistant("done"),
+    ];
+    let texts = learned_of(
+        &processor("instruct"),
+        messages,
+        &[false, true, false, false, true],
+        Think::Keep,
+    );
+    let call =
+        "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call><|im_end|>\n";
+    assert_eq!(texts, [call, "done<|im_end|>\n"]);
+}
+
+#[test]
+fn reasoning_is_kept_masked_or_taken_away() {
+    let thinking = processor("thinking");
+    let reasoned = vec![Message::user("q"), Message::assistant("a").reasoning("why")];
+    let plain = vec![Message::user("q"), Message::assistant("a")];
+    let cases = [
+        (reasoned.clone(), Think::Keep, "why\n</think>\n\na<|im_end|>\n"),
+        (reasoned.clone(), Think::Mask, "a<|im_end|>\n"),
+        (reasoned.clone(), Think::Strip, "\n</think>\n\na<|im_end|>\n"),
+        (plain.clone(), Think::Keep, "\n</think>\n\na<|im_end|>\n"),
+        (plain, Think::Mask, "a<|im_end|>\n"),
+    ];
+    for (messages, think, expected) in cases {
+        let planned = plan(&thinking, &conversation(messages), &[false, true], think).unwrap();
+        assert_eq!(learned(&thinking, &planned), [expected], "{think:?}");
+        if think != Think::Mask {
+            let first = planned.targets.iter().position(|target| *target).unwrap();
+            let whole = conversation(vec![Message::user("q")]);
+            check_beginning(&thinking, &whole, 1, &planned.chat.ids[..first]);
+        }
+    }
+    let instruct = processor("instruct");
+    let inline = vec![Message::user("q"), Message::assistant("<think>\nwhy\n</think>\n\na")];
+    let cases = [
+        (Think::Keep, "<think>\nwhy\n</think>\n\na<|im_end|>\n"),
+        (Think::Mask, "a<|im_end|>\n"),
+        (Think::Strip, "a<|im_end|>\n"),
+    ];
+    for (think, expected) in cases {
+        assert_eq!(learned_of(&instruct, inline.clone(), &[false, true], think), [expected]);
+    }
+    assert_eq!(
+        learned_of(&instruct, reasoned.clone(), &[false, true], Think::Strip),
+        ["a<|im_end|>\n"]
+    );
+    let error = complaint("instruct", reasoned, &[false, true], Think::Keep);
+    assert!(error.contains("leaves out the reasoning of answer 2"), "{error}");
+    let closing = vec![Message::user("q"), Message::assistant("why</think>a")];
+    let error = complaint("thinking", closing, &[false, true], Think::Strip);
+    assert!(error.contains("reasoning of answer 2 cannot be taken away"), "{error}");
+}
+
+#[test]
+fn answers_that_a_template_changes_later_are_refused() {
+    let messages = vec![
+        Message::user("q"),
+        Message::assistant("a").reasoning("why"),
+        Message::user("q2"),
+        Message::assistant("b").reasoning("because"),
+    ];
+    let error = complaint("thinking", messages.clone(), &[false, true, false, true], Think::Keep);
+    assert!(error.contains("does not write answer 2 behind its own generation prompt"), "{error}");
+    let last =
+        learned_of(&processor("thinking"), messages, &[false, false, false, true], Think::Keep);
+    assert_eq!(last, ["because\n</think>\n\nb<|im_end|>\n"]);
+    // The end of this template depends on what follows.
+    let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if loop.last %}!{% endif %}{% endfor %}\
+                  {% if add_generation_prompt %}[assistant]{% endif %}";
+    let messages = vec![
+        Message::user("q"),
+        Message::assistant("a"),
+        Message::user("r"),
+        Message::assistant("b"),
+    ];
+    // Up to the answer it ends with `!`, which the whole does not.
+    let odd = with_template(source);
+    let error =
+        plan(&odd, &conversation(messages.clone()), &[false, true, false, true], Think::Keep);
+    assert!(error.unwrap_err().to_string().contains("answer 2"));
+    let source =
+        source.replace("{% if loop.last %}", "{% if loop.last and m.role == 'assistant' %}");
+    let odd = with_template(&source);
+    let error =
+        plan(&odd, &conversation(messages.clone()), &[false, true, false, true], Think::Keep);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("writes answer 2 in another way when more messages follow"), "{error}");
+    assert_eq!(learned_of(&odd, messages, &[false, false, false, true], Think::Keep), ["b!"]);
+}
+
+#[test]
+fn placeholders_inside_an_answer_are_not_learned() {
+    let source = "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}{% else %}\
+                  {% for p in m.content %}{{ '<|image_pad|>' if p.type == 'image' else p.text }}{% endfor %}\
+                  {% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    let odd = with_template(source);
+    let drawn =
+        Message::new(Role::Assistant).text("see ").image("a.png").text(" here <|image_pad|>");
+    let messages = vec![Message::user("draw"), drawn];
+    let texts = learned_of(&odd, messages, &[false, true], Think::Keep);
+    assert_eq!(texts, ["see ", " here <|image_pad|>"]);
+}
+
+#[test]
+fn unusable_turns_are_named() {
+    let pair = || vec![Message::user("q"), Message::assistant("a")];
+    let late = vec![
+        Message::user("q"),
+        Message::system("late"),
+        Message::user("q"),
+        Message::assistant("a"),
+    ];
+    let cases = [
+        (pair(), vec![true], "has 2 messages, but 1 are marked"),
+        (vec![Message::user("q")], vec![false], "ends with a message of role `user`"),
+        (Vec::new(), vec![], "ends with nothing"),
+        (pair(), vec![true, true], "Message 1 is marked as trained, but its role is `user`"),
+        (vec![Message::assistant("a")], vec![true], "nothing before it"),
+        (late, vec![false, false, false, true], "leaves out message 2, a system message"),
+    ];
+    for (messages, trained, expected) in cases {
+        let error = complaint("instruct", messages, &trained, Think::Keep);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn an_answer_that_begins_with_a_line_break_is_cut_where_generation_begins() {
+    let processor = processor("instruct");
+    let whole = conversation(vec![Message::user("q"), Message::assistant("\n\n a")]);
+    let planned = plan(&processor, &whole, &[false, true], Think::Keep).unwrap();
+    assert_eq!(learned(&processor, &planned), ["\n\n a<|im_end|>\n"]);
+    let first = planned.targets.iter().position(|target| *target).unwrap();
+    check_beginning(&processor, &whole, 1, &planned.chat.ids[..first]);
+}
+
+/// A small generator of numbers, so that failures can be repeated (Knuth's MMIX constants).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn text(&mut self) -> String {
+        const WORDS: [&str; 20] = [
+            "assistant",
+            "<|im_start|>assistant\n",
+            "<|im_end|>",
+            "<image>",
+            "<video>",
+            "user",
+            "<|image_pad|>",
+            "<|video_pad|>",
+            "<|vision_start|>",
+            "\n",
+            " ",
+            "é",
+            "漢字",
+            "😀",
+            "<|im_start|>",
+            "</tool_response>",
+            "a",
+            "12",
+            "\u{f0000}",
+            "<|endoftext|>",
+        ];
+        (0..self.below(6)).map(|_| WORDS[self.below(WORDS.len())]).collect()
+    }
+
+    fn conversation(&mut self) -> (Conversation, Vec<bool>) {
+        let (mut messages, mut trained) = (Vec::new(), Vec::new());
+        if self.below(3) == 0 {
+            messages.push(Message::system(self.text()));
+            trained.push(false);
+        }
+        for _ in 0..=self.below(3) {
+            let mut user = Message::new(Role::User);
+            for _ in 0..self.below(4) {
+                let image = self.below(3) == 0;
+                user = if image { user.image("i.png") } else { user.text(self.text() + ".") };
+            }
+            messages.extend([user, Message::assistant(self.text())]);
+            trained.extend([false, self.below(4) > 0]);
+        }
+        (Conversation { messages, tools: Vec::new() }, trained)
+    }
+}
+
+/// Whatever stands in the texts, exactly the trained answers are learned, and the first of them begins where generation does.
+#[test]
+fn the_mask_of_any_conversation_is_its_trained_answers() {
+    let processor = processor("instruct");
+    let mut random = Random(7);
+    for round in 0..400 {
+        let (whole, trained) = random.conversation();
+        let planned = plan(&processor, &whole, &trained, Think::Keep).unwrap();
+        let answers = whole.messages.iter().zip(&trained).filter(|(_, trained)| **trained);
+        let expected: Vec<String> =
+            answers.map(|(message, _)| message.all_text() + "<|im_end|>\n").collect();
+        assert_eq!(learned(&processor, &planned), expected, "round {round}");
+        for span in &planned.chat.spans {
+            assert!(!planned.targets[span.range()].contains(&true), "round {round}");
+        }
+        assert_eq!(planned.targets.len(), planned.chat.ids.len());
+        if let Some(answer) = trained.iter().position(|trained| *trained) {
+            let first = planned.targets.iter().position(|target| *target).unwrap();
+            check_beginning(&processor, &whole, answer, &planned.chat.ids[..first]);
+        }
+    }
+}
+
+/// Labels of qwen-vl-finetune (`golden.json`, `train_labels`), with the official tokenizer. The third row is its known
+/// fault: the word "assistant" of the user begins a bogus span there.
+#[test]
+fn labels_are_those_of_the_official_code() {
+    let folder = std::env::var_os("QWEN3_VL_ASSETS").map(PathBuf::from);
+    let Some(folder) = folder.filter(|folder| folder.join("tokenizer.json").is_file()) else {
+        println!("skipped: set QWEN3_VL_ASSETS to a folder that holds the official tokenizer.json");
+        return;
+    };
+    let config = read(&tests_dir().join("fixtures/dense_tied/config_v4.json"));
+    let config = config_with_official_ids(&config);
+    let tokenizer = read(&folder.join("tokenizer.json"));
+    let tokenizer_config = read(&folder.join("tokenizer_config.json"));
+    let chat_template_jinja = read(&folder.join("chat_template.jinja"));
+    let files = ProcessorFiles {
+        tokenizer: tokenizer.as_bytes(),
+        tokenizer_config: Some(&tokenizer_config),
+        chat_template_jinja: Some(&chat_template_jinja),
+        chat_template_json: None,
+        preprocessor_config: None,
+        video_preprocessor_config: None,
+        processor_config: None,
+    };
+    let processor = Processor::new(&config, files).unwrap();
+    let golden: Json =
+        serde_json::from_str(&read(&tests_dir().join("fixtures/golden.json"))).unwrap();
+    let rows: Vec<(Vec<u32>, Vec<i64>)> =
+        serde_json::from_value(golden["train_labels"].clone()).unwrap();
+    let conversations = [
+        vec![Message::user("q"), Message::assistant("a b c")],
+        vec![
+            Message::user("q"),
+            Message::assistant("a"),
+            Message::user("q2"),
+            Message::assistant("b\n"),
+        ],
+        vec![Message::user("the word\nassistant\nhere"), Message::assistant("z")],
+        vec![Message::user("x"), Message::assistant("")],
+    ];
+    for (index, (messages, (ids, labels))) in conversations.into_iter().zip(rows).enumerate() {
+        let trained: Vec<bool> =
+            messages.iter().map(|message| message.role() == Role::Assistant).collect();
+        let planned = plan(&processor, &conversation(messages), &trained, Think::Keep).unwrap();
+        assert_eq!(planned.chat.ids, ids, "row {index}");
+        let official: Vec<bool> = labels.iter().map(|label| *label != -100).collect();
+        match index {
+            2 => {
+                assert_ne!(planned.targets, official);
+                let expected: Vec<bool> = (0..ids.len()).map(|at| at + 3 >= ids.len()).collect();
+                assert_eq!(planned.targets, expected);
+            }
+            _ => assert_eq!(planned.targets, official, "row {index}"),
+        }
+    }
+}
+
+/// A tiny configuration whose placeholders are those of the official tokenizer.
+fn config_with_official_ids(text: &str) -> Qwen3VlConfig {
+    let mut json: Json = serde_json::from_str(text).unwrap();
+    let ids = [
+        ("image_token_id", 151_655),
+        ("video_token_id", 151_656),
+        ("vision_start_token_id", 151_652),
+        ("vision_end_token_id", 151_653),
+    ];
+    for (key, id) in ids {
+        json[key] = id.into();
+    }
+    json["text_config"]["vocab_size"] = 151_936.into();
+    Qwen3VlConfig::from_json(&json.to_string()).unwrap()
+}

@@ -1,0 +1,275 @@
+//! Checkpoints of a run: trained weights, moments and position, written so that a crash leaves the one before intact.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_model::Qwen3VlModel;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use crate::config::TrainConfig;
+use crate::groups::{Parameter, parameters};
+use crate::loader::Position;
+use crate::optim::{AdamW, Moments};
+
+const WEIGHTS: &str = "weights.safetensors";
+const MOMENTS: &str = "moments.safetensors";
+const STATE: &str = "state.json";
+/// Begins the name of a folder that is being written.
+const PARTIAL: &str = ".partial-";
+
+/// Why a checkpoint cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Tensors { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error("{path}: {source}")]
+    State { path: PathBuf, source: serde_json::Error },
+    #[error(
+        "{path} has no tensor `{name}` of {expected} values; it belongs to another model or configuration"
+    )]
+    Missing { path: PathBuf, name: String, expected: usize },
+    #[error(
+        "{path} was written with another configuration: {changes}; put that back, or choose another `output`"
+    )]
+    Changed { path: PathBuf, changes: String },
+}
+
+/// What a run needs beside weights and moments to go on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Optimiser steps in all.
+    pub steps: u64,
+    pub position: Position,
+    /// Tokens and targets that were trained on.
+    pub tokens: u64,
+    pub targets: u64,
+    pub config: TrainConfig,
+    /// Updates of every trained parameter, by module path.
+    pub updates: HashMap<String, u64>,
+}
+
+/// The newest complete checkpoint in `output`.
+pub fn newest(output: &Path) -> Option<PathBuf> {
+    all(output).pop()
+}
+
+/// Complete checkpoints in `output`, oldest first.
+fn all(output: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(output).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(STATE).is_file())
+        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-")))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Writes a checkpoint beside the others, and removes the oldest where there are more than `keep`.
+///
+/// # Errors
+/// When a file cannot be written; the checkpoints before stay as they are.
+pub fn save(
+    output: &Path,
+    keep: usize,
+    model: &Qwen3VlModel,
+    optimizer: &AdamW,
+    mut state: RunState,
+) -> Result<PathBuf, CheckpointError> {
+    let name = format!("step-{:08}", state.step);
+    let (partial, target) = (output.join(format!("{PARTIAL}{name}")), output.join(&name));
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CheckpointError::Io { path, source }
+    };
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(io(&partial))?;
+    }
+    std::fs::create_dir_all(&partial).map_err(io(&partial))?;
+    let list = parameters(model);
+    let weights = values_of(model, &list);
+    write_tensors(&partial.join(WEIGHTS), &weights)?;
+    let mut moments = Vec::new();
+    for parameter in &list {
+        if let Some(m) = optimizer.moments.get(&parameter.id) {
+            moments.push((format!("first.{}", parameter.path), floats(m.first.clone())));
+            moments.push((format!("second.{}", parameter.path), floats(m.second.clone())));
+            state.updates.insert(parameter.path.clone(), m.updates);
+        }
+    }
+    write_tensors(&partial.join(MOMENTS), &moments)?;
+    let path = partial.join(STATE);
+    let file = File::create(&path).map_err(io(&path))?;
+    serde_json::to_writer_pretty(&file, &state)
+        .map_err(|source| CheckpointError::State { path: path.clone(), source })?;
+    file.sync_all().map_err(io(&path))?;
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(io(&target))?;
+    }
+    std::fs::rename(&partial, &target).map_err(io(&target))?;
+    if let Ok(folder) = File::open(output) {
+        // Makes the new name last; some file systems do not allow it, and none needs it to read the files.
+        let _ = folder.sync_all();
+    }
+    let existing = all(output);
+    for old in existing.iter().take(existing.len().saturating_sub(keep)) {
+        std::fs::remove_dir_all(old).map_err(io(old))?;
+    }
+    Ok(target)
+}
+
+/// Reads what a run was doing.
+///
+/// # Errors
+/// When the file is missing or malformed.
+pub fn read_state(folder: &Path) -> Result<RunState, CheckpointError> {
+    let path = folder.join(STATE);
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    serde_json::from_str(&text).map_err(|source| CheckpointError::State { path, source })
+}
+
+/// Puts trained weights into `model`, and moments into `optimizer`.
+///
+/// # Errors
+/// When a tensor is missing or has another size.
+pub fn restore(
+    folder: &Path,
+    state: &RunState,
+    model: Qwen3VlModel,
+    optimizer: Option<&mut AdamW>,
+) -> Result<Qwen3VlModel, CheckpointError> {
+    let list = parameters(&model);
+    let path = folder.join(WEIGHTS);
+    let bytes = std::fs::read(&path)
+        .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|source| CheckpointError::Tensors { path: path.clone(), source })?;
+    let mut values = Vec::with_capacity(list.len());
+    for parameter in &list {
+        // Frozen parameters are not stored.
+        let stored = tensors.tensor(&parameter.path).is_ok();
+        values.push(match stored {
+            true => Some(read(&tensors, &path, &parameter.path, parameter.len())?),
+            false => None,
+        });
+    }
+    if let Some(optimizer) = optimizer {
+        restore_moments(folder, state, &model, &list, optimizer)?;
+    }
+    Ok(model.map(&mut Fill { values: values.into_iter() }))
+}
+
+fn restore_moments(
+    folder: &Path,
+    state: &RunState,
+    model: &Qwen3VlModel,
+    list: &[Parameter],
+    optimizer: &mut AdamW,
+) -> Result<(), CheckpointError> {
+    let path = folder.join(MOMENTS);
+    let bytes = std::fs::read(&path)
+        .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|source| CheckpointError::Tensors { path: path.clone(), source })?;
+    let device = model.device();
+    for parameter in list {
+        let Some(updates) = state.updates.get(&parameter.path) else { continue };
+        let part = |part: &str| {
+            let name = format!("{part}.{}", parameter.path);
+            let values = read(&tensors, &path, &name, parameter.len())?;
+            let data = TensorData::new(values, [parameter.len()]);
+            Ok::<_, CheckpointError>(Tensor::<1>::from_data(data, (&device, DType::F32)))
+        };
+        let moments = Moments { first: part("first")?, second: part("second")?, updates: *updates };
+        optimizer.moments.insert(parameter.id, moments);
+    }
+    Ok(())
+}
+
+struct Fill {
+    values: std::vec::IntoIter<Option<Vec<f32>>>,
+}
+
+impl ModuleMapper for Fill {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let values = self.values.next().expect("one entry per parameter, in the same order");
+        let Some(values) = values else { return param };
+        let (id, old) = (param.id, param.into_value());
+        let data = TensorData::new(values, old.shape());
+        let new = Tensor::<D>::from_data(data, (&old.device().without_autodiff(), DType::F32));
+        match old.is_autodiff() {
+            true => Param::initialized(id, new.autodiff().require_grad()),
+            false => Param::initialized(id, new),
+        }
+    }
+}
+
+/// The trained parameters, by module path.
+fn values_of(model: &Qwen3VlModel, list: &[Parameter]) -> Vec<(String, Vec<f32>)> {
+    struct Values {
+        found: Vec<Option<Vec<f32>>>,
+    }
+    impl burn::module::ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val();
+            let flat = |v: Tensor<D>| {
+                let count = v.shape().num_elements();
+                floats(v.inner().reshape([count]))
+            };
+            self.found.push(value.is_autodiff().then(|| flat(value)));
+        }
+    }
+    let mut values = Values { found: Vec::new() };
+    model.visit(&mut values);
+    let pairs = list.iter().zip(values.found);
+    pairs.filter_map(|(parameter, values)| Some((parameter.path.clone(), values?))).collect()
+}
+
+fn floats(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data_dtype(DType::F32).try_to_vec().expect("converted to f32")
+}
+
+fn write_tensors(path: &Path, tensors: &[(String, Vec<f32>)]) -> Result<(), CheckpointError> {
+    let bytes: Vec<(String, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, values)| (name.clone(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let failed = |source| CheckpointError::Tensors { path: path.to_owned(), source };
+    let views = bytes.iter().map(|(name, bytes)| {
+        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
+        view.map(|view| (name.as_str(), view))
+    });
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    safetensors::serialize_to_file(views, None, path).map_err(failed)?;
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    File::open(path).and_then(|file| file.sync_all()).map_err(io)
+}
+
+fn read(
+    tensors: &SafeTensors<'_>,
+    path: &Path,
+    name: &str,
+    count: usize,
+) -> Result<Vec<f32>, CheckpointError> {
+    let tensor = tensors.tensor(name).ok();
+    let tensor = tensor.filter(|t| t.dtype() == Dtype::F32 && t.data().len() == 4 * count);
+    let missing = || CheckpointError::Missing {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        expected: count,
+    };
+    let bytes = tensor.ok_or_else(missing)?;
+    let (words, _) = bytes.data().as_chunks::<4>();
+    Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+}

@@ -1,0 +1,407 @@
+//! The file that describes a run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
+use crate::groups::Group;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: `{field}` is {value}; {expected}")]
+    Value { path: PathBuf, field: String, value: String, expected: &'static str },
+}
+
+/// A run, as its TOML file says. Paths are relative to the folder of that file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Checkpoint folder to start from.
+    pub model: PathBuf,
+    /// Where checkpoints and logs go; by default `runs/` and the name of the file.
+    #[serde(default)]
+    pub output: PathBuf,
+    #[serde(default)]
+    pub init: InitFrom,
+    /// Which groups are trained; by default the language model and the mergers, as the official recipe has it.
+    #[serde(default)]
+    pub train: TrainGroups,
+    pub lr: Rates,
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    pub data: Vec<Source>,
+    #[serde(default)]
+    pub limits: LimitTable,
+    #[serde(default)]
+    pub batch: BatchTable,
+    #[serde(default)]
+    pub memory: Memory,
+    #[serde(default)]
+    pub eval: Evaluation,
+    #[serde(default)]
+    pub save: Save,
+    /// Optimiser steps; by default as many as one pass over the data takes, or as many as `epochs` passes.
+    pub steps: Option<u64>,
+    #[serde(default = "one")]
+    pub epochs: f64,
+    #[serde(default)]
+    pub seed: u64,
+    /// Weight of the load-balancing loss of expert models (HF `router_aux_loss_coef`); 0 leaves it out.
+    #[serde(default)]
+    pub router_aux: f64,
+}
+
+/// Where the first weights come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitFrom {
+    /// The weights in the folder.
+    #[default]
+    Checkpoint,
+    /// Random weights, as the folder's `initializer_range` says; it needs no weight file.
+    Random,
+}
+
+/// Whether each group is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainGroups {
+    pub vision: bool,
+    /// The merger and the DeepStack mergers.
+    pub merger: bool,
+    pub llm: bool,
+    pub embed: bool,
+    pub head: bool,
+}
+
+impl Default for TrainGroups {
+    fn default() -> Self {
+        Self { vision: false, merger: true, llm: true, embed: true, head: true }
+    }
+}
+
+impl TrainGroups {
+    /// Whether `group` is trained.
+    pub fn has(&self, group: Group) -> bool {
+        match group {
+            Group::Vision => self.vision,
+            Group::Merger => self.merger,
+            Group::Llm => self.llm,
+            Group::Embed => self.embed,
+            Group::Head => self.head,
+        }
+    }
+}
+
+/// Learning rates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Of groups that do not say their own.
+    pub base: f64,
+    pub vision: Option<f64>,
+    pub merger: Option<f64>,
+    pub llm: Option<f64>,
+    pub embed: Option<f64>,
+    pub head: Option<f64>,
+    /// Share of all steps (below 1) or number of steps over which rates rise from 0.
+    #[serde(default = "warmup")]
+    pub warmup: f64,
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Share of the rate that is left at the end.
+    #[serde(default)]
+    pub floor: f64,
+}
+
+/// How rates fall after the warm-up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    #[default]
+    Cosine,
+    Linear,
+    Constant,
+}
+
+impl Rates {
+    /// The highest rate of `group`.
+    pub fn of(&self, group: Group) -> f64 {
+        let own = match group {
+            Group::Vision => self.vision,
+            Group::Merger => self.merger,
+            Group::Llm => self.llm,
+            Group::Embed => self.embed,
+            Group::Head => self.head,
+        };
+        own.unwrap_or(self.base)
+    }
+
+    /// What all rates are multiplied by at `step`, from 0, of `steps`.
+    pub fn factor(&self, step: u64, steps: u64) -> f64 {
+        let warmup = if self.warmup < 1.0 { self.warmup * steps as f64 } else { self.warmup };
+        let warmup = warmup.ceil();
+        if (step as f64) < warmup {
+            return (step + 1) as f64 / warmup;
+        }
+        let rest = (steps as f64 - warmup).max(1.0);
+        let done = ((step as f64 - warmup) / rest).clamp(0.0, 1.0);
+        let fall = match self.schedule {
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            Schedule::Linear => 1.0 - done,
+            Schedule::Constant => 1.0,
+        };
+        self.floor + (1.0 - self.floor) * fall
+    }
+}
+
+/// AdamW (Loshchilov and Hutter 2019; torch `AdamW`) and clipping.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optimizer {
+    /// Of matrices; biases and norms have none.
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// Largest norm of all gradients together (HF `max_grad_norm`); 0 switches clipping off.
+    pub clip: f64,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip: 1.0 }
+    }
+}
+
+/// Where samples come from: a data file, or scenes drawn as they are needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// JSON list or JSONL. A path that ends in `%50` takes half of the rows.
+    pub path: Option<PathBuf>,
+    /// Draws this many rows instead of reading a file.
+    pub synth: Option<u64>,
+    /// Weights of the kinds of drawn rows: `scenes`, `strings`, `pairs`, `films`.
+    pub mixture: Option<BTreeMap<String, f64>>,
+    /// Folder of media; by default that of the file.
+    pub root: Option<PathBuf>,
+    pub channel: Option<String>,
+    /// Share of the rows that each pass takes.
+    #[serde(default = "one")]
+    pub sample: f64,
+    /// How often each row of it is taken, beside other sources.
+    #[serde(default = "one")]
+    pub weight: f64,
+    pub columns: Option<ColumnMap>,
+    #[serde(default)]
+    pub train_on: TrainOn,
+    #[serde(default = "keep")]
+    pub think: Think,
+}
+
+/// Bounds on samples, see [`Limits`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitTable {
+    pub sequence: usize,
+    pub image_tokens: Option<usize>,
+    pub video_tokens: Option<usize>,
+    pub frames: Option<usize>,
+    pub fps: Option<f64>,
+    pub too_long: TooLong,
+}
+
+impl Default for LimitTable {
+    fn default() -> Self {
+        let too_long = TooLong::Drop;
+        Self {
+            sequence: 4096,
+            image_tokens: None,
+            video_tokens: None,
+            frames: None,
+            fps: None,
+            too_long,
+        }
+    }
+}
+
+impl From<&LimitTable> for Limits {
+    fn from(table: &LimitTable) -> Self {
+        let LimitTable { sequence, image_tokens, video_tokens, frames, fps, too_long } =
+            table.clone();
+        Self { sequence, image_tokens, video_tokens, frames, fps, too_long }
+    }
+}
+
+/// How samples are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchTable {
+    /// Most tokens of a micro-batch; a single longer sample makes one of its own.
+    pub tokens: usize,
+    /// Micro-batches per optimiser step.
+    pub accumulate: usize,
+    /// Whether the samples of a micro-batch run in one pass; otherwise one by one.
+    pub pack: bool,
+}
+
+impl Default for BatchTable {
+    fn default() -> Self {
+        Self { tokens: 8192, accumulate: 1, pack: true }
+    }
+}
+
+/// What is kept for the backward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    pub recompute: Recompute,
+}
+
+/// What is computed a second time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    #[default]
+    None,
+    /// Every block, of whose first run only the input is kept.
+    Block,
+}
+
+/// Losses on rows that are not trained on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evaluation {
+    /// Steps between evaluations; 0 for none.
+    pub every: u64,
+    /// Rows that are used.
+    pub rows: Option<usize>,
+    pub data: Vec<Source>,
+}
+
+/// Checkpoints of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Save {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+}
+
+impl Default for Save {
+    fn default() -> Self {
+        Self { every: 200, keep: 3 }
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn warmup() -> f64 {
+    0.03
+}
+
+fn keep() -> Think {
+    Think::Keep
+}
+
+impl TrainConfig {
+    /// Reads and checks a file, and resolves its paths.
+    ///
+    /// # Errors
+    /// When the file cannot be read, a key is unknown or a value is out of range.
+    pub fn open(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let toml = |source| ConfigError::Toml { path: path.to_owned(), source: Box::new(source) };
+        let mut config: Self = toml::from_str(&text).map_err(toml)?;
+        config.check(path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let stem = path.file_stem().unwrap_or_default();
+        if config.output.as_os_str().is_empty() {
+            config.output = Path::new("runs").join(stem);
+        }
+        config.model = folder.join(&config.model);
+        config.output = folder.join(&config.output);
+        for source in config.data.iter_mut().chain(&mut config.eval.data) {
+            source.resolve(folder);
+        }
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let refuse = |field: &str, value: String, expected| {
+            let (path, field) = (path.to_owned(), field.to_owned());
+            Err(ConfigError::Value { path, field, value, expected })
+        };
+        let positive = "it must be a number above 0";
+        if !(self.lr.base > 0.0 && self.lr.base.is_finite()) {
+            return refuse("lr.base", self.lr.base.to_string(), positive);
+        }
+        if self.data.is_empty() {
+            return refuse("data", "empty".into(), "name at least one source");
+        }
+        if self.batch.tokens == 0 || self.batch.accumulate == 0 {
+            return refuse("batch", "0".into(), "tokens and accumulate must be at least 1");
+        }
+        if !(self.epochs > 0.0) || self.steps == Some(0) {
+            return refuse("steps", "0".into(), "train for at least one step or part of a pass");
+        }
+        if self.save.every == 0 || self.save.keep == 0 {
+            return refuse("save", "0".into(), "every and keep must be at least 1");
+        }
+        if !Group::ALL.iter().any(|group| self.train.has(*group)) {
+            return refuse("train", "all false".into(), "train at least one group");
+        }
+        for (index, source) in self.data.iter().chain(&self.eval.data).enumerate() {
+            let field = format!("data[{index}]");
+            if source.path.is_some() == source.synth.is_some() {
+                return refuse(&field, "ambiguous".into(), "give either `path` or `synth`");
+            }
+            if !(source.sample > 0.0 && source.sample <= 1.0) {
+                return refuse(
+                    &field,
+                    source.sample.to_string(),
+                    "sample lies above 0 and up to 1",
+                );
+            }
+            if !(source.weight > 0.0 && source.weight.is_finite()) {
+                return refuse(&field, source.weight.to_string(), positive);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Splits `%50` off the path, and makes paths relative to `folder`.
+    fn resolve(&mut self, folder: &Path) {
+        if let Some(path) = &self.path {
+            let text = path.to_string_lossy().into_owned();
+            let cut = text.rsplit_once('%').and_then(|(path, share)| {
+                let share: f64 = share.parse().ok()?;
+                (share > 0.0 && share <= 100.0).then(|| (path.to_owned(), share / 100.0))
+            });
+            let path = match cut {
+                Some((path, share)) => {
+                    self.sample *= share;
+                    PathBuf::from(path)
+                }
+                None => path.clone(),
+            };
+            self.path = Some(folder.join(path));
+        }
+        self.root = self.root.as_ref().map(|root| folder.join(root));
+    }
+}

@@ -1,0 +1,117 @@
+//! From data files to rows of token ids, pixels and targets.
+//!
+//! | step | file |
+//! |---|---|
+//! | JSON list or JSONL, row by row | `file` |
+//! | one row of any dialect to turns | `json` `row` `llava` `messages` `columns` |
+//! | placeholders, paths of pictures and videos | `media` |
+//! | `objects` and boxes of answers | `grounding` |
+//! | turns to one [`Sample`] | `draft` |
+//! | tokens, targets and budgets of a sample | `prepare` `budget` `fit` |
+//! | a whole set, before training | `check` |
+//! | what is learned, for people | `show` |
+
+mod budget;
+pub mod check;
+mod columns;
+mod draft;
+mod error;
+mod file;
+mod fit;
+mod grounding;
+mod json;
+mod keys;
+mod llava;
+mod media;
+mod messages;
+pub mod prepare;
+mod row;
+mod sample;
+pub mod show;
+
+use std::sync::Arc;
+
+pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use error::{DataError, Place, RowProblem, SampleError};
+pub use prepare::{Dropped, Limits, Measured, Note, Prepared, Preparer, TooLong, TrainRow};
+pub use qwen3_vl_model::processor::Think;
+pub use sample::{ColumnMap, Sample, SampleBox, SourceOptions, TrainOn};
+pub use show::Piece;
+
+use file::RowFile;
+use row::RowReader;
+
+/// A data file, of which only the places of its rows are held in memory.
+#[derive(Debug)]
+pub struct Dataset {
+    file: RowFile,
+    name: Arc<std::path::Path>,
+    reader: RowReader,
+}
+
+/// Opens a data file and finds its rows; none is parsed yet.
+///
+/// # Errors
+/// [`DataError`] for files that cannot be read, are neither a JSON list nor JSONL, or have no rows.
+pub fn read(options: SourceOptions) -> Result<Dataset, DataError> {
+    let file = RowFile::open(&options.path)?;
+    let name = Arc::from(options.path.as_path());
+    Ok(Dataset { file, name, reader: RowReader::new(options) })
+}
+
+impl Dataset {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.file.rows().len()
+    }
+
+    /// Whether there is no row (which [`read`] refuses).
+    pub fn is_empty(&self) -> bool {
+        self.file.rows().is_empty()
+    }
+
+    /// Where row `index` stands.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn place(&self, index: usize) -> Place {
+        Place { file: self.name.clone(), line: self.file.rows()[index].line }
+    }
+
+    /// The index of the row that begins in `line`, or the last one before it.
+    pub fn row_at_line(&self, line: usize) -> Option<usize> {
+        let rows = self.file.rows();
+        rows.partition_point(|row| row.line <= line).checked_sub(1)
+    }
+
+    /// Name under which losses of this file are summed, where rows do not say it.
+    pub fn channel(&self) -> &Arc<str> {
+        self.reader.channel()
+    }
+
+    /// The conversations of row `index`: one, or those of a packed row (a list of rows), in order.
+    ///
+    /// # Errors
+    /// [`SampleError`] with place and field.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn samples(&self, index: usize) -> Result<Vec<Sample>, SampleError> {
+        self.parse(index, &self.bytes(index)?)
+    }
+
+    /// The conversations of row `index`, whose bytes are at hand.
+    pub(crate) fn parse(&self, index: usize, bytes: &[u8]) -> Result<Vec<Sample>, SampleError> {
+        let place = self.place(index);
+        self.reader.samples(bytes, &place).map_err(|problem| problem.at(&place))
+    }
+
+    /// The bytes of row `index`, as they stand in the file.
+    pub(crate) fn bytes(&self, index: usize) -> Result<Vec<u8>, SampleError> {
+        let row = self.file.rows()[index];
+        self.file.read(row).map_err(|problem| problem.at(&self.place(index)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! Rows in the order of a run: shuffled per pass, mixed over sources, put together to micro-batches. The order depends
+//! on the seed and the position alone, so that a resumed run goes on with the very next row.
+
+use std::sync::Arc;
+
+use qwen3_vl_model::processor::Processor;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{BatchTable, Source, TrainConfig};
+use crate::data::{
+    self, DataError, Dataset, Limits, Prepared, Preparer, Sample, SampleError, SourceOptions,
+    TrainRow,
+};
+
+/// Why rows cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoaderError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error("none of the {rows} rows fits into {limit} tokens; raise limits.sequence")]
+    NothingFits { rows: usize, limit: usize },
+}
+
+/// How far a run has read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Passes over the data so far.
+    pub epoch: u64,
+    /// Rows of this pass so far.
+    pub row: usize,
+    /// Samples left out so far because they were too long.
+    pub dropped: u64,
+}
+
+/// The micro-batches of one optimiser step.
+#[derive(Debug)]
+pub struct StepRows {
+    pub micro: Vec<Vec<TrainRow>>,
+    /// Where the next step begins.
+    pub after: Position,
+}
+
+impl StepRows {
+    /// Tokens that are predicted with loss.
+    pub fn targets(&self) -> usize {
+        // Nothing predicts the first token of a row.
+        let row = |row: &TrainRow| row.targets.iter().skip(1).filter(|t| **t).count();
+        self.micro.iter().flatten().map(row).sum()
+    }
+
+    /// Tokens of all samples.
+    pub fn tokens(&self) -> usize {
+        self.micro.iter().flatten().map(|row| row.inputs.ids.len()).sum()
+    }
+}
+
+/// Reads rows step by step.
+pub struct Loader {
+    sources: Vec<(Source, Dataset)>,
+    processor: Arc<Processor>,
+    limits: Limits,
+    batch: BatchTable,
+    seed: u64,
+    position: Position,
+    /// (source, row) of this pass.
+    order: Vec<(u32, u32)>,
+}
+
+impl Loader {
+    /// A loader that begins at `position`.
+    ///
+    /// # Errors
+    /// When a data file cannot be read.
+    pub fn new(
+        config: &TrainConfig,
+        sources: &[Source],
+        processor: Arc<Processor>,
+        position: Position,
+    ) -> Result<Self, LoaderError> {
+        let sources = sources.iter().cloned().zip(datasets(sources)?).collect();
+        let mut loader = Self {
+            sources,
+            processor,
+            limits: Limits::from(&config.limits),
+            batch: config.batch,
+            seed: config.seed,
+            position,
+            order: Vec::new(),
+        };
+        loader.order = loader.order_of(position.epoch);
+        Ok(loader)
+    }
+
+    /// Rows of one pass.
+    pub fn rows(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Micro-batches of the next optimiser step.
+    ///
+    /// # Errors
+    /// When a row is malformed, a medium is missing or damaged, or no row at all fits.
+    pub fn next_step(&mut self) -> Result<StepRows, LoaderError> {
+        let mut micro = Vec::with_capacity(self.batch.accumulate);
+        for _ in 0..self.batch.accumulate {
+            micro.push(self.next_micro()?);
+        }
+        Ok(StepRows { micro, after: self.position })
+    }
+
+    /// All rows of one pass as micro-batches, in file order.
+    ///
+    /// # Errors
+    /// As [`Self::next_step`].
+    pub fn all(&mut self, most: Option<usize>) -> Result<Vec<Vec<TrainRow>>, LoaderError> {
+        let mut order = self.order.clone();
+        order.sort_unstable();
+        order.truncate(most.unwrap_or(usize::MAX));
+        let mut micro = Vec::new();
+        let mut current: Vec<TrainRow> = Vec::new();
+        for place in order {
+            for row in self.read(place)? {
+                let tokens: usize = current.iter().map(TrainRow::tokens).sum();
+                if !current.is_empty() && tokens + row.tokens() > self.batch.tokens {
+                    micro.push(std::mem::take(&mut current));
+                }
+                current.push(row);
+            }
+        }
+        if !current.is_empty() {
+            micro.push(current);
+        }
+        Ok(micro)
+    }
+
+    fn next_micro(&mut self) -> Result<Vec<TrainRow>, LoaderError> {
+        let (mut rows, mut tokens) = (Vec::new(), 0);
+        let mut empty = 0;
+        while tokens < self.batch.tokens {
+            let before = self.position;
+            let next = self.next_rows()?;
+            let more: usize = next.iter().map(TrainRow::tokens).sum();
+            empty = if next.is_empty() { empty + 1 } else { 0 };
+            if rows.is_empty() && empty > self.order.len() {
+                let (rows, limit) = (self.order.len(), self.limits.sequence);
+                return Err(LoaderError::NothingFits { rows, limit });
+            }
+            if !rows.is_empty() && tokens + more > self.batch.tokens {
+                // It begins the next micro-batch; a resumed run reads it again.
+                self.position = before;
+                break;
+            }
+            rows.extend(next);
+            tokens += more;
+        }
+        Ok(rows)
+    }
+
+    /// The samples of the next row; none where they are too long.
+    fn next_rows(&mut self) -> Result<Vec<TrainRow>, LoaderError> {
+        if self.position.row >= self.order.len() {
+            self.position.epoch += 1;
+            self.position.row = 0;
+            self.order = self.order_of(self.position.epoch);
+        }
+        let place = self.order[self.position.row];
+        self.position.row += 1;
+        self.read(place)
+    }
+
+    fn read(&mut self, (source, row): (u32, u32)) -> Result<Vec<TrainRow>, LoaderError> {
+        let (_, dataset) = &self.sources[source as usize];
+        let samples: Vec<Sample> = dataset.samples(row as usize)?;
+        let preparer = Preparer::new(&self.processor, self.limits.clone());
+        let mut rows = Vec::with_capacity(samples.len());
+        for sample in &samples {
+            match preparer.prepare(sample)? {
+                Prepared::Row(row) => rows.push(*row),
+                Prepared::Dropped(dropped) => {
+                    tracing::debug!(place = ?dropped.place, tokens = dropped.tokens, "too long");
+                    self.position.dropped += 1;
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The rows of pass `epoch` in order.
+    fn order_of(&self, epoch: u64) -> Vec<(u32, u32)> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (epoch + 1).wrapping_mul(0x9E37_79B9));
+        let mut order = Vec::new();
+        for (index, (source, dataset)) in self.sources.iter().enumerate() {
+            let mut rows: Vec<u32> = (0..dataset.len() as u32).collect();
+            rows.shuffle(&mut rng);
+            let wanted = (rows.len() as f64 * source.sample * source.weight).round() as usize;
+            let taken = rows.iter().cycle().take(wanted.max(1));
+            order.extend(taken.map(|row| (index as u32, *row)));
+        }
+        order.shuffle(&mut rng);
+        order
+    }
+}
+
+/// Opens the data files of `sources`, in order.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn datasets(sources: &[Source]) -> Result<Vec<Dataset>, DataError> {
+    sources.iter().map(open).collect()
+}
+
+fn open(source: &Source) -> Result<Dataset, DataError> {
+    let path = source.path.clone().unwrap_or_default();
+    data::read(SourceOptions {
+        root: source.root.clone(),
+        channel: source.channel.clone(),
+        columns: source.columns.clone(),
+        train_on: source.train_on,
+        think: source.think,
+        ..SourceOptions::new(path)
+    })
+}

@@ -1,0 +1,354 @@
+//! The loop: rows in, one optimiser step after the other, checkpoints and logs out.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use qwen3_vl_backends::{Precision, SelectedDevice};
+use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::init::Init;
+use qwen3_vl_model::inputs::InputError;
+use qwen3_vl_model::processor::Processor;
+use qwen3_vl_weights::checkpoint::read_config;
+use qwen3_vl_weights::{Checkpoint, LoadError, ProcessorError, load_model, load_processor};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, CheckpointError, RunState};
+use crate::config::{InitFrom, Recompute, TrainConfig};
+use crate::data::TrainRow;
+use crate::gradients::ModelGradients;
+use crate::groups::{Group, Parameter, parameters};
+use crate::loader::{Loader, LoaderError, Position, StepRows};
+use crate::optim::AdamW;
+use crate::pass::{self, Batch, PassOptions};
+use crate::recompute::without_gradients;
+use crate::report::{Log, ReportError};
+use crate::trainable::trainable;
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Processor(#[from] ProcessorError),
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(
+        "step {step}: {what} is not finite; rows: {rows}; the last good checkpoint is {checkpoint}"
+    )]
+    NotFinite { step: u64, what: String, rows: String, checkpoint: String },
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Steps done, of `steps`.
+    pub step: u64,
+    pub steps: u64,
+    /// Mean cross-entropy of the targets of this step.
+    pub loss: f64,
+    /// Norm of all gradients before clipping.
+    pub norm: f64,
+    /// Base learning rate of this step.
+    pub lr: f64,
+    pub tokens: u64,
+    pub targets: u64,
+    pub seconds: f64,
+    pub epoch: u64,
+    /// Samples left out so far because they were too long.
+    pub dropped: u64,
+    /// Mean cross-entropy on the evaluation rows, where this step ended with an evaluation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub eval_loss: Option<f64>,
+}
+
+/// Follows a run, and may stop it; a stopped run leaves a checkpoint.
+pub trait Observer {
+    /// After every step.
+    fn step(&mut self, report: &StepReport) -> ControlFlow<()>;
+    /// After every checkpoint.
+    fn saved(&mut self, folder: &std::path::Path);
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    pub step: u64,
+    pub steps: u64,
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// A model in training.
+pub struct Trainer {
+    config: TrainConfig,
+    model: Qwen3VlModel,
+    optimizer: AdamW,
+    loader: Loader,
+    processor: Arc<Processor>,
+    state: RunState,
+    resumed: bool,
+}
+
+impl Trainer {
+    /// Loads the model and, where there is a checkpoint in the output folder, goes on from it.
+    ///
+    /// # Errors
+    /// When the model or the data cannot be loaded, or the checkpoint was written with another configuration.
+    pub fn new(config: TrainConfig, device: &SelectedDevice) -> Result<Self, TrainError> {
+        let newest = checkpoint::newest(&config.output);
+        let before = newest.as_deref().map(checkpoint::read_state).transpose()?;
+        let model = load(&config, device)?;
+        let processor = Arc::new(load_processor(&config.model, model.config())?);
+        let model = trainable(model, |parameter| config.train.has(parameter.group));
+        let trained = trained_of(&config, &model);
+        let mut optimizer = AdamW::new(config.optimizer, &config.lr, &trained);
+        let position = before.as_ref().map_or(Position::default(), |state| state.position);
+        let loader = Loader::new(&config, &config.data, processor.clone(), position)?;
+        let Some((folder, state)) = newest.zip(before) else {
+            let steps = steps_of(&config, &loader);
+            let state = RunState {
+                step: 0,
+                steps,
+                position,
+                tokens: 0,
+                targets: 0,
+                config: config.clone(),
+                updates: Default::default(),
+            };
+            let trainer =
+                Self { config, model, optimizer, loader, processor, state, resumed: false };
+            return Ok(trainer);
+        };
+        let changes = changes(&state.config, &config);
+        if !changes.is_empty() {
+            return Err(CheckpointError::Changed { path: folder, changes }.into());
+        }
+        let model = checkpoint::restore(&folder, &state, model, Some(&mut optimizer))?;
+        let steps = config.steps.unwrap_or(state.steps);
+        let state = RunState { steps, ..state };
+        Ok(Self { config, model, optimizer, loader, processor, state, resumed: true })
+    }
+
+    /// The model as it is.
+    pub fn model(&self) -> &Qwen3VlModel {
+        &self.model
+    }
+
+    /// Steps and position.
+    pub fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// Whether a checkpoint was found.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Trained and all parameters of each group.
+    pub fn counts(&self) -> Vec<(Group, u64, u64)> {
+        let list = parameters(&self.model);
+        let count = |group: Group| {
+            let all = list.iter().filter(|p| p.group == group).map(|p| p.len() as u64).sum();
+            (group, if self.config.train.has(group) { all } else { 0 }, all)
+        };
+        Group::ALL.into_iter().map(count).collect()
+    }
+
+    /// Trains to the end, or until `observer` stops it.
+    ///
+    /// # Errors
+    /// When a row cannot be read, a value is not finite or a file cannot be written.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
+        let mut log = Log::open(&self.config.output, self.state.step)?;
+        let evaluation = self.evaluation_rows()?;
+        let mut last = checkpoint::newest(&self.config.output);
+        while self.state.step < self.state.steps {
+            let mut report = self.step(last.as_deref())?;
+            let step = self.state.step;
+            let every = self.config.eval.every;
+            if every > 0 && (step.is_multiple_of(every) || step == self.state.steps) {
+                report.eval_loss = self.evaluate(&evaluation)?;
+            }
+            log.write(&report)?;
+            let stop = observer.step(&report).is_break();
+            if stop || step.is_multiple_of(self.config.save.every) || step == self.state.steps {
+                let folder = self.save()?;
+                log.draw()?;
+                observer.saved(&folder);
+                last = Some(folder);
+            }
+            if stop {
+                break;
+            }
+        }
+        let RunState { step, steps, .. } = self.state;
+        Ok(Finished { step, steps, checkpoint: last })
+    }
+
+    fn save(&self) -> Result<PathBuf, TrainError> {
+        let (output, keep) = (&self.config.output, self.config.save.keep);
+        let state = self.state.clone();
+        Ok(checkpoint::save(output, keep, &self.model, &self.optimizer, state)?)
+    }
+
+    /// One optimiser step.
+    fn step(&mut self, last: Option<&std::path::Path>) -> Result<StepReport, TrainError> {
+        let start = Instant::now();
+        let rows = self.loader.next_step()?;
+        let (tokens, targets) = (rows.tokens() as u64, rows.targets());
+        let (gradients, loss) = self.gradients(&rows)?;
+        let norm = gradients.norm();
+        let (loss, step) = (loss / targets.max(1) as f64, self.state.step);
+        for (what, value) in [("the loss", loss), ("the gradient", norm)] {
+            if !value.is_finite() {
+                return Err(self.not_finite(what, &gradients, &rows, last));
+            }
+        }
+        let factor = self.config.lr.factor(step, self.state.steps);
+        self.model = self.optimizer.step(self.model.clone(), gradients, norm, factor);
+        self.state.step += 1;
+        self.state.position = rows.after;
+        self.state.tokens += tokens;
+        self.state.targets += targets as u64;
+        Ok(StepReport {
+            step: self.state.step,
+            steps: self.state.steps,
+            loss,
+            norm,
+            lr: self.config.lr.base * factor,
+            tokens,
+            targets: targets as u64,
+            seconds: start.elapsed().as_secs_f64(),
+            epoch: rows.after.epoch,
+            dropped: rows.after.dropped,
+            eval_loss: None,
+        })
+    }
+
+    /// Gradients of the mean loss over all targets of the step, and the summed loss.
+    fn gradients(&self, rows: &StepRows) -> Result<(ModelGradients, f64), TrainError> {
+        let mut gradients = ModelGradients::default();
+        let mut loss = 0.0;
+        let options = PassOptions {
+            scale: 1.0 / rows.targets().max(1) as f64,
+            recompute: self.config.memory.recompute == Recompute::Block,
+            router_aux: self.config.router_aux / rows.micro.len() as f64,
+        };
+        for micro in rows.micro.iter().flat_map(|micro| self.passes(micro)) {
+            let batch = self.batch(micro)?;
+            let result = pass::backward(&self.model, batch, &options, &mut gradients);
+            loss += result.losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        }
+        Ok((gradients, loss))
+    }
+
+    /// All rows in one pass, or each in its own.
+    fn passes<'r>(&self, rows: &'r [TrainRow]) -> Vec<&'r [TrainRow]> {
+        match self.config.batch.pack {
+            true => vec![rows],
+            false => rows.chunks(1).collect(),
+        }
+    }
+
+    fn batch(&self, rows: &[TrainRow]) -> Result<Batch, InputError> {
+        let packed = self.model.pack(rows.iter().map(|row| &row.inputs))?;
+        let trained: Vec<bool> = rows.iter().flat_map(|row| row.targets.iter().copied()).collect();
+        Ok(Batch::new(packed, &trained))
+    }
+
+    fn evaluation_rows(&self) -> Result<Vec<Vec<TrainRow>>, TrainError> {
+        let eval = &self.config.eval;
+        if eval.every == 0 || eval.data.is_empty() {
+            return Ok(Vec::new());
+        }
+        let processor = self.processor.clone();
+        let mut loader = Loader::new(&self.config, &eval.data, processor, Position::default())?;
+        Ok(loader.all(eval.rows)?)
+    }
+
+    fn evaluate(&self, rows: &[Vec<TrainRow>]) -> Result<Option<f64>, TrainError> {
+        let model = without_gradients(&self.model);
+        let (mut sum, mut count) = (0.0, 0);
+        for micro in rows {
+            let losses = pass::losses(&model, self.batch(micro)?);
+            count += losses.len();
+            sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        }
+        Ok((count > 0).then(|| sum / count as f64))
+    }
+
+    fn not_finite(
+        &self,
+        what: &str,
+        gradients: &ModelGradients,
+        rows: &StepRows,
+        last: Option<&std::path::Path>,
+    ) -> TrainError {
+        let broken = parameters(&self.model).into_iter().find(|parameter| {
+            let sum = gradients.get(parameter.id).map(|g| g.clone().abs().sum());
+            sum.is_some_and(|sum| !sum.into_scalar::<f32>().is_finite())
+        });
+        let what = match broken {
+            Some(parameter) => format!("{what} (first at {})", parameter.path),
+            None => what.to_owned(),
+        };
+        let places = rows.micro.iter().flatten().map(|row| row.place.to_string());
+        let rows = places.take(8).collect::<Vec<_>>().join(", ");
+        let checkpoint = last.map_or("not there yet".into(), |path| path.display().to_string());
+        TrainError::NotFinite { step: self.state.step + 1, what, rows, checkpoint }
+    }
+}
+
+fn load(config: &TrainConfig, device: &SelectedDevice) -> Result<Qwen3VlModel, TrainError> {
+    match config.init {
+        InitFrom::Checkpoint => {
+            let checkpoint = Checkpoint::open(&config.model)?;
+            Ok(load_model(&checkpoint, device, Precision::F32, &mut ())?.0)
+        }
+        InitFrom::Random => {
+            device.device.seed(config.seed);
+            let init = Init::new(&device.device, Precision::F32);
+            Ok(Qwen3VlModel::new(&read_config(&config.model)?, &init))
+        }
+    }
+}
+
+fn trained_of(config: &TrainConfig, model: &Qwen3VlModel) -> Vec<Parameter> {
+    parameters(model).into_iter().filter(|p| config.train.has(p.group)).collect()
+}
+
+/// Steps that the wanted passes take, where the number is not given: every row counted as one of full length.
+fn steps_of(config: &TrainConfig, loader: &Loader) -> u64 {
+    let rows = loader.rows() as f64 * config.epochs;
+    config.steps.unwrap_or_else(|| (rows / config.batch.accumulate as f64).ceil().max(1.0) as u64)
+}
+
+/// What differs between two configurations and decides on results. More steps, other logs and checkpoints do not.
+fn changes(before: &TrainConfig, now: &TrainConfig) -> String {
+    let comparable = |config: &TrainConfig| {
+        let mut config = config.clone();
+        config.steps = None;
+        config.epochs = 1.0;
+        config.save = Default::default();
+        config.eval = Default::default();
+        config.memory = Default::default();
+        config.output = PathBuf::new();
+        serde_json::to_value(&config).unwrap_or_default()
+    };
+    let (before, now) = (comparable(before), comparable(now));
+    let keys = before.as_object().into_iter().flatten();
+    let changed = keys.filter(|(key, value)| now.get(key) != Some(value));
+    let line = |(key, value): (&String, &serde_json::Value)| {
+        format!("`{key}` was {value} and is {}", now.get(key).unwrap_or(&serde_json::Value::Null))
+    };
+    changed.map(line).collect::<Vec<_>>().join("; ")
+}
