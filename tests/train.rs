@@ -1,0 +1,242 @@
+//! Training as a whole: it learns, and what should make no difference makes none.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use qwen3_vl::backends::device;
+use qwen3_vl::train::checkpoint;
+use qwen3_vl::train::config::TrainConfig;
+use qwen3_vl::train::run::{Observer, StepReport, Trainer};
+use safetensors::SafeTensors;
+
+/// Eight samples: one picture, two pictures, a video, boxes, text.
+const ROWS: &str = r#"{"image":"p0.png","conversations":[{"from":"human","value":"<image>\nWhat colour?"},{"from":"gpt","value":"The square is red."}]}
+{"image":["p1.png","p2.png"],"conversations":[{"from":"human","value":"<image>\n<image>\nDifference?"},{"from":"gpt","value":"One is green, one is blue."}]}
+{"messages":[{"role":"user","content":"Say hi"},{"role":"assistant","content":"Hi there."}]}
+{"messages":[{"role":"user","content":[{"type":"image","image":"p3.png"},{"type":"text","text":"box?"}]},{"role":"assistant","content":"[{\"bbox_2d\": [312, 125, 812, 625], \"label\": \"square\"}]"}]}
+{"messages":[{"role":"user","content":[{"type":"video","video":["p0.png","p1.png","p2.png","p3.png"],"sample_fps":2.0},{"type":"text","text":"Which way?"}]},{"role":"assistant","content":"It moves right."}]}
+{"image":"p2.png","conversations":[{"from":"human","value":"<image>\nWhat colour?"},{"from":"gpt","value":"The square is blue."}]}
+{"image":"p1.png","conversations":[{"from":"human","value":"<image>\nWhat colour?"},{"from":"gpt","value":"The square is green."}]}
+{"conversations":[{"from":"human","value":"1+1?"},{"from":"gpt","value":"2"}]}
+"#;
+
+/// A folder with data, pictures and a place for runs.
+struct Folder {
+    folder: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("data.jsonl"), ROWS).unwrap();
+        let colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]];
+        for (index, colour) in colours.into_iter().enumerate() {
+            let left = 8 + 4 * index as u32;
+            let square = |x: u32, y: u32| {
+                let inside = (left..left + 32).contains(&x) && (8..40).contains(&y);
+                image::Rgb(if inside { colour } else { [255; 3] })
+            };
+            let path = folder.path().join(format!("p{index}.png"));
+            image::RgbImage::from_fn(64, 64, square).save(path).unwrap();
+        }
+        Self { folder }
+    }
+
+    /// A configuration with `more` lines, whose output folder is `name`.
+    fn config(&self, model: &str, name: &str, more: &str) -> TrainConfig {
+        let model = common::fixtures().join(model);
+        let text = format!(
+            "model = {model:?}\noutput = \"{name}\"\ndata = [{{ path = \"data.jsonl\" }}]\n{more}"
+        );
+        let path = self.folder.path().join(format!("{name}.toml"));
+        std::fs::write(&path, text).unwrap();
+        TrainConfig::open(&path).unwrap()
+    }
+
+    fn output(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// Collects reports, and stops after some.
+#[derive(Default)]
+struct Steps {
+    reports: Vec<StepReport>,
+    stop_after: Option<u64>,
+}
+
+impl Observer for Steps {
+    fn step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        self.reports.push(report.clone());
+        match self.stop_after {
+            Some(last) if report.step >= last => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn saved(&mut self, _folder: &Path) {}
+}
+
+fn train(config: TrainConfig, stop_after: Option<u64>) -> Vec<StepReport> {
+    let device = device::select(Some("flex")).unwrap();
+    let mut steps = Steps { stop_after, ..Steps::default() };
+    Trainer::new(config, &device).unwrap().run(&mut steps).unwrap();
+    steps.reports
+}
+
+/// Trained weights of the newest checkpoint, by module path.
+fn weights(output: &Path) -> BTreeMap<String, Vec<f32>> {
+    let folder = checkpoint::newest(output).expect("a checkpoint");
+    let bytes = std::fs::read(folder.join("weights.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |bytes: &[u8]| {
+        bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>()
+    };
+    tensors.iter().map(|(name, view)| (name.to_owned(), values(view.data()))).collect()
+}
+
+fn assert_close(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, bound: f32) {
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, values) in a {
+        for (x, y) in values.iter().zip(&b[name]) {
+            assert!((x - y).abs() <= bound, "{name}: {x} and {y}");
+        }
+    }
+}
+
+/// Everything is trained. The large epsilon keeps Adam from blowing up rounding where a gradient is nearly zero.
+const ALL: &str = "train = { vision = true }\noptimizer = { epsilon = 1e-3 }\n";
+
+#[test]
+fn eight_mixed_samples_are_learned_by_heart() {
+    let folder = Folder::new();
+    let more = "steps = 60\nlr = { base = 3e-3, warmup = 5, schedule = \"constant\" }\nbatch = { tokens = 300 }\n";
+    let all = "train = { vision = true }\n";
+    let reports = train(folder.config("dense_tied", "run", &format!("{all}{more}")), None);
+    let last = reports.last().unwrap();
+    assert!(reports[0].loss > 3.0, "{:?}", reports[0]);
+    assert!(last.loss < 0.05, "{last:?}");
+    assert!(folder.output("run").join("loss.svg").exists());
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one_bit_by_bit() {
+    let folder = Folder::new();
+    let more = "steps = 12\nlr = { base = 1e-3 }\nbatch = { tokens = 100, accumulate = 2 }\nsave = { every = 5 }\nseed = 3\n";
+    let whole = train(folder.config("dense_tied", "whole", &format!("{ALL}{more}")), None);
+    let mut parts = train(folder.config("dense_tied", "parts", &format!("{ALL}{more}")), Some(7));
+    parts.extend(train(folder.config("dense_tied", "parts", &format!("{ALL}{more}")), None));
+    let losses = |reports: &[StepReport]| {
+        reports.iter().map(|r| (r.step, r.loss.to_bits(), r.targets)).collect::<Vec<_>>()
+    };
+    assert_eq!(losses(&whole), losses(&parts));
+    assert_eq!(weights(&folder.output("whole")), weights(&folder.output("parts")));
+}
+
+#[test]
+fn packed_samples_train_like_separate_ones() {
+    let folder = Folder::new();
+    let more = "steps = 4\nlr = { base = 1e-3 }\n";
+    for (name, pack) in [("packed", true), ("separate", false)] {
+        let batch = format!("{ALL}{more}batch = {{ tokens = 300, pack = {pack} }}\n");
+        train(folder.config("dense_tied", name, &batch), None);
+    }
+    let weights = ["packed", "separate"].map(|name| weights(&folder.output(name)));
+    assert_close(&weights[0], &weights[1], 2e-5);
+}
+
+/// With one sample per micro-batch, four micro-batches of one step are one batch of four.
+#[test]
+fn accumulated_steps_equal_one_batch() {
+    let folder = Folder::new();
+    let same = ROWS.lines().next().unwrap();
+    let rows: String = (0..4).map(|_| format!("{same}\n")).collect();
+    std::fs::write(folder.folder.path().join("data.jsonl"), rows).unwrap();
+    let more = "steps = 4\nlr = { base = 1e-3 }\n";
+    let mut targets = Vec::new();
+    for (name, batch) in [("one", "tokens = 100000"), ("four", "tokens = 1, accumulate = 4")] {
+        // The large batch takes as many rows as it is allowed, so it is bounded by their tokens.
+        let tokens = if name == "one" { sample_tokens(&folder) * 4 } else { 0 };
+        let batch = if name == "one" { format!("tokens = {tokens}") } else { batch.to_owned() };
+        let config =
+            folder.config("dense_tied", name, &format!("{ALL}{more}batch = {{ {batch} }}\n"));
+        targets.push(train(config, None).iter().map(|r| r.targets).collect::<Vec<_>>());
+    }
+    assert_eq!(targets[0], targets[1]);
+    let weights = ["one", "four"].map(|name| weights(&folder.output(name)));
+    assert_close(&weights[0], &weights[1], 2e-5);
+}
+
+fn sample_tokens(folder: &Folder) -> u64 {
+    let more = "steps = 1\nlr = { base = 1e-3 }\nbatch = { tokens = 1 }\n";
+    train(folder.config("dense_tied", "count", more), None)[0].tokens
+}
+
+#[test]
+fn recomputing_blocks_trains_the_same_weights() {
+    let folder = Folder::new();
+    for (name, recompute) in [("plain", "none"), ("again", "block")] {
+        let more = format!(
+            "{ALL}steps = 4\nlr = {{ base = 1e-3 }}\nbatch = {{ tokens = 300 }}\nmemory = {{ recompute = \"{recompute}\" }}\n"
+        );
+        train(folder.config("dense_untied", name, &more), None);
+    }
+    let weights = ["plain", "again"].map(|name| weights(&folder.output(name)));
+    assert_close(&weights[0], &weights[1], 2e-5);
+}
+
+/// A checkpoint holds what is trained; everything else stays what the source says.
+#[test]
+fn frozen_groups_stay_bit_equal() {
+    let folder = Folder::new();
+    let more = "train = { merger = true, llm = false, embed = false, head = false }\nsteps = 10\nlr = { base = 1e-2 }\nbatch = { tokens = 300 }\n";
+    let config = folder.config("dense_untied", "run", more);
+    let device = device::select(Some("flex")).unwrap();
+    train(config.clone(), None);
+    let trained = weights(&folder.output("run"));
+    assert!(trained.keys().all(|name| name.contains("merger")), "{:?}", trained.keys());
+    assert!(trained.keys().any(|name| name.contains("deepstack_merger_list")));
+    let resumed = Trainer::new(config, &device).unwrap();
+    let before = common::load(&common::fixtures().join("dense_untied"), "flex");
+    let bits = |model: &qwen3_vl::model::Qwen3VlModel, name: &str| {
+        let tensor = match name {
+            "head" => model.head(),
+            "embed" => model.language_model.embed_tokens.weight.val(),
+            _ => model.visual.patch_embed.proj.weight.val(),
+        };
+        tensor.into_data().try_to_vec::<f32>().unwrap()
+    };
+    for name in ["head", "embed", "patches"] {
+        assert_eq!(bits(resumed.model(), name), bits(before.model(), name), "{name}");
+    }
+}
+
+#[test]
+fn a_changed_configuration_is_not_resumed() {
+    let folder = Folder::new();
+    let more =
+        |lr: &str| format!("steps = 2\nlr = {{ base = {lr} }}\nbatch = {{ tokens = 300 }}\n");
+    train(folder.config("dense_tied", "run", &more("1e-3")), None);
+    let device = device::select(Some("flex")).unwrap();
+    let error = Trainer::new(folder.config("dense_tied", "run", &more("2e-3")), &device).err();
+    let message = error.expect("another rate is another run").to_string();
+    assert!(message.contains("`lr` was") && message.contains("0.001"), "{message}");
+}
+
+/// What a crash leaves behind is no checkpoint.
+#[test]
+fn a_checkpoint_cut_short_is_passed_over() {
+    let folder = Folder::new();
+    let more = "steps = 3\nlr = { base = 1e-3 }\nbatch = { tokens = 300 }\nsave = { every = 1 }\n";
+    train(folder.config("dense_tied", "run", more), None);
+    let output = folder.output("run");
+    let good = checkpoint::newest(&output).unwrap();
+    std::fs::create_dir(output.join(".partial-step-00000004")).unwrap();
+    std::fs::create_dir(output.join("step-00000009")).unwrap();
+    std::fs::write(output.join("step-00000009").join("weights.safetensors"), b"half").unwrap();
+    assert_eq!(checkpoint::newest(&output), Some(good));
+    assert!(train(folder.config("dense_tied", "run", more), None).is_empty(), "it is finished");
+}
