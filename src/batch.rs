@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use qwen3_vl_model::batch::{Batch, BatchEvent, BatchOptions, SequenceId};
 use qwen3_vl_model::generate::FinishReason;
-use qwen3_vl_model::processor::thinking::ThinkingSplitter;
-use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::TextAssembler;
 
 use crate::{Error, Prepared, Qwen3Vl, Request, Response};
@@ -38,14 +36,9 @@ impl<K> Requests<'_, K> {
     /// When the request does not fit the model; the others are not touched.
     pub fn submit(&mut self, key: K, prepared: Prepared, request: &Request) -> Result<(), Error> {
         let options = self.model.options(request)?;
-        let stops = StopMatcher::new(request.stop.clone())?;
-        let Prepared { chat, report } = prepared;
-        let id = self.batch.submit(&chat.inputs, options)?;
-        let thinking = ThinkingSplitter::for_prompt(&chat.rendered);
-        let tokenizer = self.model.processor().tokenizer();
-        let text = TextAssembler::new(tokenizer, stops, thinking);
-        let response = Response::begun(chat, report, request.logprobs.is_some());
-        self.open.insert(id, Open { key, text, response });
+        let text = self.model.assembler(&prepared, request)?;
+        let id = self.batch.submit(&prepared.chat.inputs, options)?;
+        self.open.insert(id, Open { key, text, response: prepared.begin(request) });
         Ok(())
     }
 

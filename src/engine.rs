@@ -8,7 +8,7 @@ use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::processor::thinking::ThinkingSplitter;
-use qwen3_vl_model::processor::{MediaInfo, PreparedChat, Processor, VideoRules};
+use qwen3_vl_model::processor::{PreparedChat, Processor, VideoRules};
 use qwen3_vl_model::sample::GenerationDefaults;
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
@@ -21,7 +21,7 @@ use qwen3_vl_weights::{
     load_processor,
 };
 
-use crate::response::{Film, MediaReport};
+use crate::response::MediaReport;
 use crate::{Error, Request, Response};
 
 /// New tokens when neither the request nor the checkpoint sets a limit.
@@ -203,17 +203,21 @@ impl Qwen3Vl {
         request: &Request,
     ) -> Result<AnswerStream<'a>, Error> {
         let options = self.options(request)?;
+        let text = self.assembler(&prepared, request)?;
+        let generation = Generation::start(&self.model, session, &prepared.chat.inputs, options)?;
+        let stream = TextStream::new(generation, text);
+        Ok(AnswerStream { stream, response: prepared.begin(request) })
+    }
+
+    /// Makes text of the tokens that answer a request.
+    pub(crate) fn assembler(
+        &self,
+        prepared: &Prepared,
+        request: &Request,
+    ) -> Result<TextAssembler<'_>, Error> {
         let stops = StopMatcher::new(request.stop.clone())?;
-        let Prepared { chat, report } = prepared;
-        let generation = Generation::start(&self.model, session, &chat.inputs, options)?;
-        let thinking = ThinkingSplitter::for_prompt(&chat.rendered);
-        Ok(AnswerStream {
-            stream: TextStream::new(
-                generation,
-                TextAssembler::new(self.processor.tokenizer(), stops, thinking),
-            ),
-            response: Response::begun(chat, report, request.logprobs.is_some()),
-        })
+        let thinking = ThinkingSplitter::for_prompt(&prepared.chat.rendered);
+        Ok(TextAssembler::new(self.processor.tokenizer(), stops, thinking))
     }
 
     /// Reads the media of a request and makes its prompt. What does not fit the context is refused from sizes and
@@ -230,11 +234,9 @@ impl Qwen3Vl {
         let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
         let planned = self.processor.plan(&request.conversation, &opened.infos())?;
         self.check_context(planned.tokens())?;
-        let sizes = opened.infos().iter().map(MediaInfo::size).collect();
-        let films = opened.films().into_iter().map(|film| film.map(Film::of)).collect();
+        let report = MediaReport::of(&opened);
         let decoded = opened.decode(&self.processor, &planned, &self.media, progress)?;
-        let report =
-            MediaReport { sizes, films, warnings: decoded.warnings, time: start.elapsed() };
+        let report = MediaReport { warnings: decoded.warnings, time: start.elapsed(), ..report };
         Ok(Prepared { chat: planned.fill(decoded.items)?, report })
     }
 
@@ -271,6 +273,13 @@ impl Qwen3Vl {
 pub struct Prepared {
     pub chat: PreparedChat,
     pub report: MediaReport,
+}
+
+impl Prepared {
+    /// The response to a request, nothing of which is written yet.
+    pub(crate) fn begin(self, request: &Request) -> Response {
+        Response::begun(self.chat, self.report, request.logprobs.is_some())
+    }
 }
 
 /// A conversation with its cache: a turn that begins like the one before is computed from where it differs.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use qwen3_vl_model::generate::{Answer, FinishReason, Timings};
 use qwen3_vl_model::processor::message::MediaKind;
-use qwen3_vl_model::processor::{PlannedMedia, PreparedChat};
+use qwen3_vl_model::processor::{MediaInfo, PlannedMedia, PreparedChat};
 use qwen3_vl_model::sample::TokenLogprobs;
 use qwen3_vl_model::stream::StreamEvent;
 use qwen3_vl_video::VideoInfo;
+use qwen3_vl_weights::media::OpenedMedia;
 
 /// Token counts of a request (OpenAI `usage`, with the share of pictures).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -133,6 +134,15 @@ pub struct MediaReport {
     pub warnings: Vec<String>,
     /// From the first byte to patches.
     pub time: Duration,
+}
+
+impl MediaReport {
+    /// What is known before anything is decoded.
+    pub fn of(opened: &OpenedMedia<'_>) -> Self {
+        let sizes = opened.infos().iter().map(MediaInfo::size).collect();
+        let films = opened.films().into_iter().map(|film| film.map(Film::of)).collect();
+        Self { sizes, films, ..Self::default() }
+    }
 }
 
 /// A video file, as its container describes it.

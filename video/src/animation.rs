@@ -1,7 +1,7 @@
 //! GIF, APNG and animated WebP, and plain pictures as videos of one frame.
 
 use crate::chunks::{self, Delays};
-use crate::error::frame_list;
+use crate::error::Loss;
 use crate::source::{Media, OpenOptions, Stream};
 use crate::timeline::Timeline;
 use crate::{
@@ -221,13 +221,8 @@ impl FrameSource for Animation {
             return Ok(done);
         }
         let Some(reason) = self.play(wanted, sink, progress, &mut done)? else { return Ok(done) };
-        let lost = &wanted[done.frames..];
-        let frames = frame_list(lost);
-        if !self.skip_damaged {
-            return Err(VideoError::Damaged { name: self.media.name(), frames, reason });
-        }
-        done.missing = lost.to_vec();
-        done.warnings.push(format!("{frames} cannot be decoded ({reason})."));
+        let frames = wanted[done.frames..].to_vec();
+        done.lose(Loss { name: self.media.name(), frames, reason }, self.skip_damaged)?;
         Ok(done)
     }
 }

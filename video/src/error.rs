@@ -119,6 +119,16 @@ pub enum VideoError {
     },
 }
 
+/// Wanted frames that cannot be decoded.
+pub(crate) struct Loss {
+    /// The file or the name given to the bytes.
+    pub name: String,
+    /// Their indices, increasing.
+    pub frames: Vec<usize>,
+    /// What the decoder said.
+    pub reason: String,
+}
+
 /// The first few of some frame numbers in words: `frame 3`, `frames 3 to 9`, `frames 1, 4, 9 and 5 more`.
 pub(crate) fn frame_list(frames: &[usize]) -> String {
     match frames {

@@ -5,7 +5,7 @@
 //! no picture is therefore known too, and nothing can shift.
 
 use crate::colour::{Orientation, Planes, to_rgb};
-use crate::error::frame_list;
+use crate::error::Loss;
 use crate::mp4::avc::Config;
 use crate::mp4::nal::{IDR, first_slice, with_start_codes};
 use crate::mp4::table::{Sample, Table};
@@ -168,13 +168,8 @@ impl Film {
         lost: BTreeMap<String, Vec<usize>>,
         mut done: Delivered,
     ) -> Result<Delivered, VideoError> {
-        for (reason, indices) in lost {
-            let frames = frame_list(&indices);
-            if !self.skip_damaged {
-                return Err(VideoError::Damaged { name: self.media.name(), frames, reason });
-            }
-            done.warnings.push(format!("{frames} cannot be decoded ({reason})."));
-            done.missing.extend(indices);
+        for (reason, frames) in lost {
+            done.lose(Loss { name: self.media.name(), frames, reason }, self.skip_damaged)?;
         }
         done.missing.sort_unstable();
         Ok(done)

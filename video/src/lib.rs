@@ -39,6 +39,7 @@ pub use error::VideoError;
 pub use images::{ImageDecoder, decode_image};
 pub use source::{DecoderChoice, OpenOptions, VideoInput, open};
 
+use error::{Loss, frame_list};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -100,6 +101,20 @@ pub struct Delivered {
     pub decoded: usize,
     /// Sentences on what went wrong without being fatal (missing frames, what a decoder complained of).
     pub warnings: Vec<String>,
+}
+
+impl Delivered {
+    /// Notes frames that are lost: an error, or with [`OpenOptions::skip_damaged`] a warning.
+    pub(crate) fn lose(&mut self, loss: Loss, skip_damaged: bool) -> Result<(), VideoError> {
+        let Loss { name, frames: lost, reason } = loss;
+        let frames = frame_list(&lost);
+        if !skip_damaged {
+            return Err(VideoError::Damaged { name, frames, reason });
+        }
+        self.warnings.push(format!("{frames} cannot be decoded ({reason})."));
+        self.missing.extend(lost);
+        Ok(())
+    }
 }
 
 /// Receives a frame's index and the frame; `Break` stops decoding.

@@ -2,7 +2,7 @@
 //! `ffmpeg` program, by a filter graph, without a process.
 
 use crate::colour::Colour;
-use crate::error::frame_list;
+use crate::error::Loss;
 use crate::source::{Media, OpenOptions};
 use crate::timeline::{Tick, Timeline};
 use crate::{Delivered, Frame, FrameSource, Progress, Sink, VideoError, VideoInfo, check_wanted};
@@ -330,12 +330,9 @@ impl FrameSource for Linked {
         if done.missing.is_empty() || done.stopped {
             return Ok(done);
         }
-        let frames = frame_list(&done.missing);
+        let frames = std::mem::take(&mut done.missing);
         let reason = "libav hands over none".to_owned();
-        if !self.skip_damaged {
-            return Err(VideoError::Damaged { name: self.name.clone(), frames, reason });
-        }
-        done.warnings.push(format!("{frames} cannot be decoded ({reason})."));
+        done.lose(Loss { name: self.name.clone(), frames, reason }, self.skip_damaged)?;
         Ok(done)
     }
 }

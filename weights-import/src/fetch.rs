@@ -3,17 +3,18 @@
 //! Everything here is bounded: in bytes (counted while reading, whatever `Content-Length` says), in time and in
 //! redirects. Nothing is decoded; the caller gets the bytes as they are.
 
+mod data_uri;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use url::Url;
+
+pub use data_uri::data_uri;
 
 /// What this program calls itself to the servers it talks to.
 pub const USER_AGENT: &str = concat!("qwen3-vl/", env!("CARGO_PKG_VERSION"));
@@ -110,7 +111,7 @@ fn at_least(size: &Option<u64>, limit: &u64) -> String {
 /// [`FetchError`], naming the source.
 pub fn read_source(source: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchError> {
     match scheme(source).as_deref() {
-        Some("data") => bounded_data_uri(source, limits),
+        Some("data") => data_uri::bounded(source, limits),
         Some("http" | "https") => fetch(source, limits),
         Some("file") => read_file(&file_url_path(source)?, limits),
         Some(other) => Err(unsupported(source, other)),
@@ -208,71 +209,6 @@ fn check_read(
         return Ok(());
     }
     Err(FetchError::TooLarge { from: from(), size: None, limit: limits.max_bytes })
-}
-
-// --- data URIs
-
-/// Decodes `data:image/png;base64,...` or the percent-encoded form `data:,...`; white space within base64 is skipped,
-/// the URL-safe alphabet and missing padding are accepted.
-///
-/// # Errors
-/// [`FetchError::DataUri`] with at most the first 40 characters of the URI.
-pub fn data_uri(uri: &str) -> Result<Vec<u8>, FetchError> {
-    let uri = uri.trim();
-    let (is_base64, payload) = split_data_uri(uri)?;
-    let decoded = percent_decode_str(payload);
-    if !is_base64 {
-        return Ok(decoded.collect());
-    }
-    let text: Vec<u8> =
-        decoded.filter(|b| !b.is_ascii_whitespace()).map(standard_alphabet).collect();
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    GeneralPurpose::new(&alphabet::STANDARD, config)
-        .decode(text)
-        .map_err(|error| malformed(uri, format!("its base64 is invalid: {error}")))
-}
-
-fn standard_alphabet(byte: u8) -> u8 {
-    match byte {
-        b'-' => b'+',
-        b'_' => b'/',
-        other => other,
-    }
-}
-
-fn split_data_uri(uri: &str) -> Result<(bool, &str), FetchError> {
-    let rest = match uri.get(..5) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("data:") => &uri[5..],
-        _ => return Err(malformed(uri, "it does not begin with `data:`")),
-    };
-    let (header, payload) = rest
-        .split_once(',')
-        .ok_or_else(|| malformed(uri, "it has no comma between its type and its data"))?;
-    let last = header.rsplit(';').next().unwrap_or_default().trim();
-    Ok((last.eq_ignore_ascii_case("base64"), payload))
-}
-
-fn malformed(uri: &str, reason: impl Into<String>) -> FetchError {
-    FetchError::DataUri { start: data_uri_start(uri), reason: reason.into() }
-}
-
-fn data_uri_start(uri: &str) -> String {
-    match uri.char_indices().nth(40) {
-        Some((end, _)) => format!("{}...", &uri[..end]),
-        None => uri.to_string(),
-    }
-}
-
-fn bounded_data_uri(uri: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchError> {
-    let from = || data_uri_start(uri);
-    // Even percent-encoded base64 ("%41" per character) needs at most 4 characters a byte.
-    if (uri.len() as u64).saturating_sub(256) / 4 > limits.max_bytes {
-        return Err(FetchError::TooLarge { from: from(), size: None, limit: limits.max_bytes });
-    }
-    let bytes = data_uri(uri)?;
-    check_size(Some(bytes.len() as u64), limits, from)?;
-    Ok(bytes)
 }
 
 // --- http

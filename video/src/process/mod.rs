@@ -6,7 +6,7 @@
 mod probe;
 
 use crate::colour::Colour;
-use crate::error::frame_list;
+use crate::error::Loss;
 use crate::source::{Media, OpenOptions};
 use crate::{Delivered, Frame, FrameSource, Progress, Sink, VideoError, VideoInfo, check_wanted};
 use probe::{Guard, Input, Programs, every_frame, facts, failed, packet_times, programs, timeline};
@@ -269,12 +269,9 @@ impl Piped {
             }
             return Ok(done);
         }
-        let frames = frame_list(&done.missing);
+        let frames = std::mem::take(&mut done.missing);
         let reason = if reason.is_empty() { "ffmpeg hands over none".into() } else { reason };
-        if !self.skip_damaged {
-            return Err(VideoError::Damaged { name: self.name.clone(), frames, reason });
-        }
-        done.warnings.push(format!("{frames} cannot be decoded ({reason})."));
+        done.lose(Loss { name: self.name.clone(), frames, reason }, self.skip_damaged)?;
         Ok(done)
     }
 }
