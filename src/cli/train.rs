@@ -14,6 +14,7 @@ use qwen3_vl::train::data::{CheckOptions, CheckReport, Dataset, Limits, Preparer
 use qwen3_vl::train::groups::Group;
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
+use qwen3_vl::train::synth::{Mixture, SynthOptions, write_dataset};
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::load_processor;
 
@@ -25,7 +26,8 @@ use super::{Outcome, print};
 #[command(after_help = "Examples:\n  \
     qwen3-vl train check run.toml\n  \
     qwen3-vl train show run.toml --row 17\n  \
-    qwen3-vl train run run.toml        (again to go on where it stopped)")]
+    qwen3-vl train run run.toml        (again to go on where it stopped)\n  \
+    qwen3-vl train synth drawn --rows 1000 --seed 7")]
 pub struct TrainArgs {
     #[command(subcommand)]
     step: TrainVerb,
@@ -39,6 +41,8 @@ enum TrainVerb {
     Show(ShowArgs),
     /// Train, from the newest checkpoint in the output folder where there is one
     Run(RunArgs),
+    /// Draw pictures and films with questions and answers, as training or test data
+    Synth(SynthArgs),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +75,18 @@ struct RunArgs {
     quiet: bool,
 }
 
+#[derive(Debug, Args)]
+struct SynthArgs {
+    /// Folder for data.jsonl and the pictures
+    out: PathBuf,
+    /// Number of rows
+    #[arg(long, default_value_t = 1000)]
+    rows: u64,
+    /// Rows of different seeds have nothing in common
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -80,6 +96,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
         TrainVerb::Check(args) => check_data(args),
         TrainVerb::Show(args) => show(args),
         TrainVerb::Run(args) => train(args),
+        TrainVerb::Synth(args) => synth(args),
     }
 }
 
@@ -204,6 +221,21 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
         ));
     }
     Ok(if finished.step < finished.steps { Outcome::Interrupted } else { Outcome::Done })
+}
+
+fn synth(args: &SynthArgs) -> anyhow::Result<Outcome> {
+    let options = SynthOptions {
+        rows: args.rows,
+        seed: args.seed,
+        mixture: Mixture::default(),
+        channel: None,
+    };
+    let bar = ProgressBar::new(args.rows);
+    bar.set_style(ProgressStyle::with_template("drawing {bar:30} {pos}/{len} rows {eta}")?);
+    write_dataset(&args.out, &options, &mut |done, _| bar.set_position(done))?;
+    bar.finish_and_clear();
+    print::aside(&format!("{} rows in {}\n", args.rows, args.out.join("data.jsonl").display()));
+    Ok(Outcome::Done)
 }
 
 fn head(trainer: &Trainer, device: &str) -> String {

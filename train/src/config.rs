@@ -1,12 +1,12 @@
 //! The file that describes a run.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
 use crate::groups::Group;
+use crate::synth::Mixture;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -188,10 +188,8 @@ impl Default for Optimizer {
 pub struct Source {
     /// JSON list or JSONL. A path that ends in `%50` takes half of the rows.
     pub path: Option<PathBuf>,
-    /// Draws this many rows instead of reading a file.
-    pub synth: Option<u64>,
-    /// Weights of the kinds of drawn rows: `scenes`, `strings`, `pairs`, `films`.
-    pub mixture: Option<BTreeMap<String, f64>>,
+    /// Draws rows instead of reading a file.
+    pub synth: Option<Drawing>,
     /// Folder of media; by default that of the file.
     pub root: Option<PathBuf>,
     pub channel: Option<String>,
@@ -206,6 +204,42 @@ pub struct Source {
     pub train_on: TrainOn,
     #[serde(default = "keep")]
     pub think: Think,
+}
+
+/// Rows that are drawn as they are needed, see [`crate::synth`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drawing {
+    /// Different rows.
+    pub rows: u64,
+    /// Rows of different seeds have nothing in common.
+    pub seed: u64,
+    #[serde(default)]
+    pub mixture: DrawingMixture,
+}
+
+/// How often each kind of subject is drawn, relative to the others (see [`Mixture`]).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrawingMixture {
+    pub scenes: f64,
+    pub strings: f64,
+    pub pairs: f64,
+    pub films: f64,
+}
+
+impl Default for DrawingMixture {
+    fn default() -> Self {
+        let Mixture { scenes, strings, pairs, films } = Mixture::default();
+        Self { scenes, strings, pairs, films }
+    }
+}
+
+impl From<DrawingMixture> for Mixture {
+    fn from(table: DrawingMixture) -> Self {
+        let DrawingMixture { scenes, strings, pairs, films } = table;
+        Self { scenes, strings, pairs, films }
+    }
 }
 
 /// Bounds on samples, see [`Limits`].

@@ -13,4 +13,5 @@ pub mod pass;
 pub mod recompute;
 pub mod report;
 pub mod run;
+pub mod synth;
 pub mod trainable;

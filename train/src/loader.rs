@@ -14,6 +14,7 @@ use crate::data::{
     self, DataError, Dataset, Limits, Prepared, Preparer, Sample, SampleError, SourceOptions,
     TrainRow,
 };
+use crate::synth::SynthOptions;
 
 /// Why rows cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +217,15 @@ pub fn datasets(sources: &[Source]) -> Result<Vec<Dataset>, DataError> {
 }
 
 fn open(source: &Source) -> Result<Dataset, DataError> {
-    let path = source.path.clone().unwrap_or_default();
+    let Some(path) = &source.path else {
+        let synth = source.synth.unwrap_or_default();
+        return Ok(data::drawn(SynthOptions {
+            rows: synth.rows,
+            seed: synth.seed,
+            mixture: synth.mixture.into(),
+            channel: None,
+        }));
+    };
     data::read(SourceOptions {
         root: source.root.clone(),
         channel: source.channel.clone(),

@@ -46,6 +46,8 @@ pub enum RowProblem {
     Json(serde_json::Error),
     #[error("The row cannot be read: {0}.")]
     Io(std::io::Error),
+    #[error("The row cannot be drawn: {reason}.")]
+    Drawing { reason: String },
     #[error("The file was changed after it had been opened.")]
     Changed,
     #[error("{at}: expected {expected}, but found {found}.")]
@@ -103,7 +105,7 @@ impl RowProblem {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Json(_) => "json",
-            Self::Io(_) | Self::Changed => "file",
+            Self::Io(_) | Self::Changed | Self::Drawing { .. } => "file",
             Self::Type { .. } | Self::Missing { .. } | Self::Value { .. } => "value",
             Self::UnknownKey { .. } => "unknown_key",
             Self::UnknownRole { .. } => "unknown_role",

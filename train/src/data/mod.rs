@@ -31,6 +31,10 @@ pub mod show;
 
 use std::sync::Arc;
 
+use base64::Engine;
+use image::ImageEncoder;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use error::{DataError, Place, RowProblem, SampleError};
 pub use prepare::{Dropped, Limits, Measured, Note, Prepared, Preparer, TooLong, TrainRow};
@@ -38,15 +42,30 @@ pub use qwen3_vl_model::processor::Think;
 pub use sample::{ColumnMap, Sample, SampleBox, SourceOptions, TrainOn};
 pub use show::Piece;
 
+use crate::synth::{Drawn, SynthOptions};
 use file::RowFile;
 use row::RowReader;
 
-/// A data file, of which only the places of its rows are held in memory.
+/// A data file, of which only the places of its rows are held in memory, or rows that are drawn when they are read.
 #[derive(Debug)]
 pub struct Dataset {
-    file: RowFile,
+    rows: Rows,
     name: Arc<std::path::Path>,
     reader: RowReader,
+}
+
+/// Where the bytes of rows come from.
+#[derive(Debug)]
+enum Rows {
+    File(RowFile),
+    Drawn(SynthOptions),
+}
+
+/// A set that is drawn row by row, as [`crate::synth::write_dataset`] would write it; pictures travel as data URIs.
+pub fn drawn(options: SynthOptions) -> Dataset {
+    let name = format!("synth seed {}", options.seed);
+    let reader = RowReader::new(SourceOptions { root: None, ..SourceOptions::new(&name) });
+    Dataset { rows: Rows::Drawn(options), name: Arc::from(std::path::Path::new(&name)), reader }
 }
 
 /// Opens a data file and finds its rows; none is parsed yet.
@@ -56,18 +75,21 @@ pub struct Dataset {
 pub fn read(options: SourceOptions) -> Result<Dataset, DataError> {
     let file = RowFile::open(&options.path)?;
     let name = Arc::from(options.path.as_path());
-    Ok(Dataset { file, name, reader: RowReader::new(options) })
+    Ok(Dataset { rows: Rows::File(file), name, reader: RowReader::new(options) })
 }
 
 impl Dataset {
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.file.rows().len()
+        match &self.rows {
+            Rows::File(file) => file.rows().len(),
+            Rows::Drawn(options) => options.rows as usize,
+        }
     }
 
     /// Whether there is no row (which [`read`] refuses).
     pub fn is_empty(&self) -> bool {
-        self.file.rows().is_empty()
+        self.len() == 0
     }
 
     /// Where row `index` stands.
@@ -75,13 +97,19 @@ impl Dataset {
     /// # Panics
     /// When there is no such row.
     pub fn place(&self, index: usize) -> Place {
-        Place { file: self.name.clone(), line: self.file.rows()[index].line }
+        let line = match &self.rows {
+            Rows::File(file) => file.rows()[index].line,
+            Rows::Drawn(_) => index + 1,
+        };
+        Place { file: self.name.clone(), line }
     }
 
     /// The index of the row that begins in `line`, or the last one before it.
     pub fn row_at_line(&self, line: usize) -> Option<usize> {
-        let rows = self.file.rows();
-        rows.partition_point(|row| row.line <= line).checked_sub(1)
+        match &self.rows {
+            Rows::File(file) => file.rows().partition_point(|row| row.line <= line).checked_sub(1),
+            Rows::Drawn(_) => line.min(self.len()).checked_sub(1),
+        }
     }
 
     /// Name under which losses of this file are summed, where rows do not say it.
@@ -108,9 +136,26 @@ impl Dataset {
 
     /// The bytes of row `index`, as they stand in the file.
     pub(crate) fn bytes(&self, index: usize) -> Result<Vec<u8>, SampleError> {
-        let row = self.file.rows()[index];
-        self.file.read(row).map_err(|problem| problem.at(&self.place(index)))
+        match &self.rows {
+            Rows::File(file) => {
+                file.read(file.rows()[index]).map_err(|problem| problem.at(&self.place(index)))
+            }
+            Rows::Drawn(options) => {
+                let row = options.row(index as u64).to_json(&mut data_uri);
+                row.map(|row| row.to_string().into_bytes()).map_err(|error| {
+                    RowProblem::Drawing { reason: error.to_string() }.at(&self.place(index))
+                })
+            }
+        }
     }
+}
+
+/// A drawn picture as the URI of a PNG file.
+fn data_uri(drawn: &Drawn) -> Result<String, image::ImageError> {
+    let mut png = Vec::new();
+    let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Fast, FilterType::Sub);
+    encoder.write_image(&drawn.rgb, drawn.width, drawn.height, image::ExtendedColorType::Rgb8)?;
+    Ok(format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(png)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,205 @@
+//! Short printed strings: typeface, weight, width, slant and spacing of the letters.
+
+use std::sync::LazyLock;
+
+use ab_glyph::{Font, FontRef, OutlineCurve};
+use tiny_skia::{LineCap, LineJoin, Path, PathBuilder, Stroke, Transform};
+
+use super::rng::Dice;
+use super::strokes::{dot_path, path_of, strokes};
+
+/// The characters that strings are made of.
+pub(super) const CHARACTERS: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+
+/// Height of a capital letter in the units that letters are laid out in.
+const CAP: f32 = 6.0;
+
+static HACK: LazyLock<Option<FontRef<'static>>> =
+    LazyLock::new(|| FontRef::try_from_slice(epaint_default_fonts::HACK_REGULAR).ok());
+static UBUNTU: LazyLock<Option<FontRef<'static>>> =
+    LazyLock::new(|| FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT).ok());
+
+/// How the letters of one string look.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Hand {
+    face: Face,
+    /// Width of the pen, in sixths of the height of a capital; outlines are thickened by it.
+    pen: f32,
+    /// Widths of letters times this.
+    width: f32,
+    /// Sideways shift per height.
+    slant: f32,
+    /// Added after every letter.
+    spacing: f32,
+    round: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Face {
+    Hack,
+    Ubuntu,
+    Strokes { plain: bool },
+    Dots { gap: f32 },
+}
+
+/// Letters ready for drawing: capitals are 6 units high, the first letter starts at 0.
+#[derive(Debug)]
+pub(super) struct Lettering {
+    /// The letters.
+    pub path: Path,
+    /// Pen to draw the path with.
+    pub stroke: Option<Stroke>,
+    /// Whether the path's inside is filled.
+    pub fill: bool,
+}
+
+impl Hand {
+    pub fn new(dice: &mut Dice) -> Self {
+        let face = match dice.weighted(&[0.3, 0.34, 0.28, 0.08]) {
+            0 => Face::Hack,
+            1 => Face::Ubuntu,
+            2 => Face::Strokes { plain: dice.chance(0.5) },
+            _ => Face::Dots { gap: if dice.chance(0.3) { 0.15 } else { -0.03 } },
+        };
+        let pen = match face {
+            Face::Hack => f64::max(0.0, dice.real(-0.2, 0.55)),
+            Face::Ubuntu => f64::max(0.0, dice.real(-0.1, 0.8)),
+            Face::Strokes { .. } => dice.real(0.5, 1.35),
+            Face::Dots { .. } => 0.0,
+        };
+        let slant = if dice.chance(0.2) { dice.real(-0.05, 0.22) } else { 0.0 };
+        Self {
+            face,
+            pen: pen as f32,
+            width: if dice.chance(0.5) { 1.0 } else { dice.real(0.82, 1.25) as f32 },
+            slant: slant as f32,
+            spacing: if dice.chance(0.5) { 0.0 } else { dice.real(-0.1, 1.2) as f32 },
+            round: dice.chance(0.5),
+        }
+    }
+
+    /// The letters of `text`; `None` where nothing can be drawn.
+    pub fn write(&self, text: &str) -> Option<Lettering> {
+        let mut builder = PathBuilder::new();
+        let mut x = 0.0;
+        for character in text.chars() {
+            let (path, advance) = self.glyph(character)?;
+            let place = Transform::from_row(self.width, 0.0, -self.slant, 1.0, x, 0.0);
+            builder.push_path(&path.transform(place)?);
+            x += advance * self.width + self.spacing;
+        }
+        let stroke = (self.pen > 0.0).then(|| Stroke {
+            width: self.pen,
+            line_cap: if self.round { LineCap::Round } else { LineCap::Square },
+            line_join: if self.round { LineJoin::Round } else { LineJoin::Miter },
+            ..Stroke::default()
+        });
+        let fill = !matches!(self.face, Face::Strokes { .. });
+        Some(Lettering { path: builder.finish()?, stroke, fill })
+    }
+
+    /// One letter and the distance to the next.
+    fn glyph(&self, character: char) -> Option<(Path, f32)> {
+        match self.face {
+            Face::Hack => outline(HACK.as_ref()?, character),
+            Face::Ubuntu => outline(UBUNTU.as_ref()?, character),
+            // A heavy pen would fill a zero with its own stroke.
+            Face::Strokes { plain } => {
+                let plain = plain || self.pen > 0.9;
+                let path = path_of(strokes(character, plain))?;
+                let advance = path.bounds().right() + 0.9 + self.pen;
+                Some((path, advance))
+            }
+            Face::Dots { gap } => {
+                let scale = CAP / 7.0;
+                let path = dot_path(character, gap)?;
+                Some((path.transform(Transform::from_scale(scale, scale))?, 6.0 * scale))
+            }
+        }
+    }
+}
+
+/// A letter of a typeface, scaled so that its capital H is 6 units high.
+fn outline(font: &FontRef<'static>, character: char) -> Option<(Path, f32)> {
+    let capital = font.outline(font.glyph_id('H'))?.bounds;
+    let scale = CAP / (capital.max.y - capital.min.y).abs();
+    let id = font.glyph_id(character);
+    let mut builder = PathBuilder::new();
+    let mut last = None;
+    for curve in font.outline(id)?.curves {
+        push(&mut builder, &mut last, curve);
+    }
+    builder.close();
+    let place = Transform::from_row(scale, 0.0, 0.0, -scale, 0.0, CAP);
+    Some((builder.finish()?.transform(place)?, font.h_advance_unscaled(id) * scale))
+}
+
+/// Appends a curve; a new contour starts where it does not go on from the last one.
+fn push(builder: &mut PathBuilder, last: &mut Option<ab_glyph::Point>, curve: OutlineCurve) {
+    let (start, end) = match curve {
+        OutlineCurve::Line(a, b)
+        | OutlineCurve::Quad(a, _, b)
+        | OutlineCurve::Cubic(a, _, _, b) => (a, b),
+    };
+    if *last != Some(start) {
+        if last.is_some() {
+            builder.close();
+        }
+        builder.move_to(start.x, start.y);
+    }
+    match curve {
+        OutlineCurve::Line(_, b) => builder.line_to(b.x, b.y),
+        OutlineCurve::Quad(_, c, b) => builder.quad_to(c.x, c.y, b.x, b.y),
+        OutlineCurve::Cubic(_, c, d, b) => builder.cubic_to(c.x, c.y, d.x, d.y, b.x, b.y),
+    }
+    *last = Some(end);
+}
+
+/// 1 to 8 characters: mixed, letters only or digits only.
+pub(super) fn any_string(dice: &mut Dice) -> String {
+    let length = dice.whole(1, 8);
+    let set = match dice.weighted(&[0.6, 0.25, 0.15]) {
+        0 => &CHARACTERS[..],
+        1 => &CHARACTERS[..26],
+        _ => &CHARACTERS[26..],
+    };
+    (0..length).map(|_| char::from(*dice.pick(set))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_face_writes_every_character() {
+        let mut dice = Dice::new(3, 1);
+        for _ in 0..60 {
+            let hand = Hand::new(&mut dice);
+            for character in CHARACTERS {
+                let letter = hand.write(&char::from(*character).to_string()).expect("a letter");
+                let height = letter.path.bounds().height();
+                assert!((5.5..7.6).contains(&height), "{hand:?} {} {height}", *character as char);
+            }
+        }
+    }
+
+    #[test]
+    fn longer_strings_are_wider() {
+        let hand = Hand::new(&mut Dice::new(3, 2));
+        let width = |text| hand.write(text).expect("letters").path.bounds().width();
+        assert!(width("HHHH") > 3.0 * width("H"));
+    }
+
+    #[test]
+    fn strings_have_one_to_eight_characters() {
+        let mut dice = Dice::new(3, 3);
+        let mut lengths = [0; 9];
+        for _ in 0..4000 {
+            let text = any_string(&mut dice);
+            assert!(text.bytes().all(|byte| CHARACTERS.contains(&byte)), "{text}");
+            lengths[text.len()] += 1;
+        }
+        assert_eq!(lengths[0], 0);
+        assert!(lengths[1..].iter().all(|count| *count > 350), "{lengths:?}");
+    }
+}
