@@ -240,3 +240,17 @@ fn a_checkpoint_cut_short_is_passed_over() {
     assert_eq!(checkpoint::newest(&output), Some(good));
     assert!(train(folder.config("dense_tied", "run", more), None).is_empty(), "it is finished");
 }
+
+/// Without `steps`, every row is seen as often as `epochs` says.
+#[test]
+fn passes_over_the_data_are_counted() {
+    let folder = Folder::new();
+    for (epochs, rows) in [("1.0", 8), ("2.5", 20)] {
+        let name = format!("run{rows}");
+        let more = format!("epochs = {epochs}\nlr = {{ base = 1e-4 }}\nbatch = {{ tokens = 1 }}\n");
+        let reports = train(folder.config("dense_tied", &name, &more), None);
+        assert_eq!(reports.len(), rows, "one row is a step here");
+        let tokens: u64 = reports[..8].iter().map(|r| r.tokens).sum();
+        assert_eq!(tokens, 291, "each row once in the first pass");
+    }
+}

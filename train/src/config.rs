@@ -48,7 +48,7 @@ pub struct TrainConfig {
     pub eval: Evaluation,
     #[serde(default)]
     pub save: Save,
-    /// Optimiser steps; by default as many as one pass over the data takes, or as many as `epochs` passes.
+    /// Optimiser steps; by default as many as `epochs` passes over the data take. Drawn rows need it.
     pub steps: Option<u64>,
     #[serde(default = "one")]
     pub epochs: f64,
@@ -391,6 +391,10 @@ impl TrainConfig {
         }
         if !(self.epochs > 0.0) || self.steps == Some(0) {
             return refuse("steps", "0".into(), "train for at least one step or part of a pass");
+        }
+        if self.steps.is_none() && self.data.iter().any(|source| source.synth.is_some()) {
+            let expected = "drawn rows are too many to be counted first; say how many steps";
+            return refuse("steps", "missing".into(), expected);
         }
         if self.save.every == 0 || self.save.keep == 0 {
             return refuse("save", "0".into(), "every and keep must be at least 1");

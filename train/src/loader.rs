@@ -1,6 +1,7 @@
 //! Rows in the order of a run: shuffled per pass, mixed over sources, put together to micro-batches. The order depends
 //! on the seed and the position alone, so that a resumed run goes on with the very next row.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use qwen3_vl_model::processor::Processor;
@@ -98,9 +99,52 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Rows of one pass.
-    pub fn rows(&self) -> usize {
-        self.order.len()
+    /// Optimiser steps that `epochs` passes take, from the tokens of every row; nothing is decoded.
+    ///
+    /// # Errors
+    /// When a row is malformed or a medium is missing.
+    pub fn steps_of(&self, epochs: f64) -> Result<u64, LoaderError> {
+        let preparer = Preparer::new(&self.processor, self.limits.clone());
+        let mut known: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut rest = (self.order.len() as f64 * epochs).ceil() as usize;
+        let (mut micro, mut held, mut epoch) = (0u64, 0, 0);
+        while rest > 0 {
+            let order = self.order_of(epoch);
+            for place in order.iter().take(rest) {
+                let tokens = match known.get(place) {
+                    Some(tokens) => *tokens,
+                    None => self.measure(&preparer, *place)?,
+                };
+                known.insert(*place, tokens);
+                // As in `next_micro`: a row that does not fit begins the next micro-batch.
+                if held > 0 && held + tokens > self.batch.tokens {
+                    (micro, held) = (micro + 1, 0);
+                }
+                held += tokens;
+                if held >= self.batch.tokens {
+                    (micro, held) = (micro + 1, 0);
+                }
+            }
+            rest -= rest.min(order.len());
+            epoch += 1;
+        }
+        micro += u64::from(held > 0);
+        Ok(micro.div_ceil(self.batch.accumulate as u64).max(1))
+    }
+
+    /// Tokens of a row without the samples that are dropped.
+    fn measure(
+        &self,
+        preparer: &Preparer<'_>,
+        (source, row): (u32, u32),
+    ) -> Result<usize, LoaderError> {
+        let (_, dataset) = &self.sources[source as usize];
+        let mut tokens = 0;
+        for sample in dataset.samples(row as usize)? {
+            let measured = preparer.measure(&sample)?;
+            tokens += if measured.dropped { 0 } else { measured.tokens };
+        }
+        Ok(tokens)
     }
 
     /// Micro-batches of the next optimiser step.

@@ -114,7 +114,10 @@ impl Trainer {
         let position = before.as_ref().map_or(Position::default(), |state| state.position);
         let loader = Loader::new(&config, &config.data, processor.clone(), position)?;
         let Some((folder, state)) = newest.zip(before) else {
-            let steps = steps_of(&config, &loader);
+            let steps = match config.steps {
+                Some(steps) => steps,
+                None => loader.steps_of(config.epochs)?,
+            };
             let state = RunState {
                 step: 0,
                 steps,
@@ -324,12 +327,6 @@ fn load(config: &TrainConfig, device: &SelectedDevice) -> Result<Qwen3VlModel, T
 
 fn trained_of(config: &TrainConfig, model: &Qwen3VlModel) -> Vec<Parameter> {
     parameters(model).into_iter().filter(|p| config.train.has(p.group)).collect()
-}
-
-/// Steps that the wanted passes take, where the number is not given: every row counted as one of full length.
-fn steps_of(config: &TrainConfig, loader: &Loader) -> u64 {
-    let rows = loader.rows() as f64 * config.epochs;
-    config.steps.unwrap_or_else(|| (rows / config.batch.accumulate as f64).ceil().max(1.0) as u64)
 }
 
 /// What differs between two configurations and decides on results. More steps, other logs and checkpoints do not.

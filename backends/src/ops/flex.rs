@@ -6,11 +6,13 @@
 
 mod attention;
 mod dot;
+mod elementwise;
 mod matmul;
 mod panel;
 mod softmax;
 
 use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape, bf16, f16};
@@ -23,7 +25,17 @@ use attention::{Heads, Sizes};
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
 
-impl ModelGradients for Flex {}
+impl ModelGradients for Flex {
+    fn gelu_by_tanh_grad(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        match (kernels_on(), x.as_slice::<f32>(), grad.as_slice::<f32>()) {
+            (true, Some(values), Some(grads)) => {
+                f32_tensor(elementwise::gelu_tanh_grad(values, grads), x.shape())
+            }
+            _ => Self::float_mul(grad, reference::gelu_tanh_slope::<Self>(x)),
+        }
+    }
+}
 
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -56,6 +68,14 @@ impl ModelOps for Flex {
         let sizes = Sizes { heads, groups, s, t, d, causal };
         let out = attention::attention(rows_of(&q), heads_of(&k), heads_of(&v), sizes);
         f32_tensor(out, Shape::new([batch, heads, s, d]))
+    }
+
+    fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let x = x.to_contiguous();
+        match x.as_slice::<f32>() {
+            Some(values) if kernels_on() => f32_tensor(elementwise::gelu_tanh(values), x.shape()),
+            _ => reference::gelu_tanh::<Self>(x),
+        }
     }
 
     fn rms_norm_rows(

@@ -112,7 +112,7 @@ pub fn attention<B: ModelOps>(
     let mut for_q = Vec::with_capacity(s.div_ceil(rows));
     for start in (0..s).step_by(rows) {
         let end = (start + rows).min(s);
-        let block = Block { causal_from: causal.then_some(t - s + start) };
+        let block = Block { causal_from: causal.then(|| t - s + start) };
         let (q, grad) =
             (slice_rows::<B>(q.clone(), start, end), slice_rows::<B>(grad.clone(), start, end));
         let [dq, dk, dv] = block_grads::<B>([q, k.clone(), v.clone()], block, grad);

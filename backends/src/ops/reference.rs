@@ -51,7 +51,7 @@ pub fn attention<B: Backend>(
         let block = slice_rows::<B>(q.clone(), start, end);
         let (keys, values) =
             (slice_rows::<B>(k.clone(), 0, seen), slice_rows::<B>(v.clone(), 0, seen));
-        let causal_from = (causal && end - start > 1).then_some(t - s + start);
+        let causal_from = (causal && end - start > 1).then(|| t - s + start);
         let weights = attention_weights::<B>(block, keys, Block { causal_from });
         blocks.push(B::float_matmul(cast::<B>(weights, values.dtype()), values));
     }

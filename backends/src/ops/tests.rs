@@ -114,3 +114,47 @@ fn rms_norm_agrees_on_tiny_and_large_rows() {
         assert!(difference < 1e-5, "{scale}: {difference}");
     }
 }
+
+/// The gradients with hand-written backward passes against those of the same mathematics in Burn's own operations.
+#[cfg(feature = "autodiff")]
+mod gradients {
+    use super::*;
+
+    fn pair<const D: usize>(shape: [usize; D], seed: f32) -> [Tensor<D>; 2] {
+        let plain = tensor(shape, seed, DType::F32);
+        [plain.clone().autodiff().require_grad(), plain.autodiff().require_grad()]
+    }
+
+    /// Weights each value of a result differently, so that no gradient cancels.
+    fn loss<const D: usize>(y: Tensor<D>) -> Tensor<1> {
+        let weights = tensor(y.dims(), 3.3, DType::F32);
+        (y * weights).sum()
+    }
+
+    #[test]
+    fn of_attention_with_groups() {
+        for (s, t, causal) in [(5, 5, true), (3, 7, true), (9, 4, false)] {
+            let [q, q2] = pair([2, 4, s, 8], 0.3);
+            let [k, k2] = pair([2, 2, t, 8], 1.1);
+            let [v, v2] = pair([2, 2, t, 8], 2.2);
+            let ours = loss(attention(q.clone(), k.clone(), v.clone(), causal));
+            let wide =
+                |x: Tensor<4>| x.reshape([2, 2, 1, t, 8]).repeat_dim(2, 2).reshape([2, 4, t, 8]);
+            let mut scores = q2.clone().matmul(wide(k2.clone()).swap_dims(2, 3)) / 8f32.sqrt();
+            if causal {
+                let device = scores.device().without_autodiff();
+                let mask =
+                    Tensor::<2, burn::tensor::Bool>::tril_mask([s, t], (t - s) as i64, &device);
+                scores = scores.mask_fill(mask.unsqueeze::<4>(), f32::NEG_INFINITY);
+            }
+            let weights = burn::tensor::activation::softmax(scores, 3);
+            let theirs = loss(weights.matmul(wide(v2.clone())));
+            let (ours, theirs) = (ours.backward(), theirs.backward());
+            for (a, b) in [(&q, &q2), (&k, &k2), (&v, &v2)] {
+                let (a, b) = (a.grad(&ours).unwrap(), b.grad(&theirs).unwrap());
+                let difference = (a - b).abs().max().into_scalar::<f32>();
+                assert!(difference < 2e-4, "{s}x{t}: {difference}");
+            }
+        }
+    }
+}

@@ -59,7 +59,7 @@ fn exponentials_with(row: &mut [f32], madd: impl Fn(f32, f32, f32) -> f32 + Copy
 
 /// `e^x` for `x <= 0`, within 2 units in the last place (polynomial of the Cephes library); 0 below about -87.
 #[inline(always)]
-fn exp(x: f32, madd: impl Fn(f32, f32, f32) -> f32) -> f32 {
+pub(super) fn exp(x: f32, madd: impl Fn(f32, f32, f32) -> f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     /// Adding and subtracting this rounds to the nearest whole number.
     const ROUND: f32 = 12_582_912.0;
