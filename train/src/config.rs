@@ -389,7 +389,7 @@ impl TrainConfig {
         if self.batch.tokens == 0 || self.batch.accumulate == 0 {
             return refuse("batch", "0".into(), "tokens and accumulate must be at least 1");
         }
-        if !(self.epochs > 0.0) || self.steps == Some(0) {
+        if self.epochs.is_nan() || self.epochs <= 0.0 || self.steps == Some(0) {
             return refuse("steps", "0".into(), "train for at least one step or part of a pass");
         }
         if self.steps.is_none() && self.data.iter().any(|source| source.synth.is_some()) {

@@ -358,6 +358,29 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
     Some(Turn::new(Channel::Relation, question, answer))
 }
 
+/// In which part of the picture an object is, if it is clearly in one; a kind that evaluation leaves out.
+pub(super) fn position(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
+    let named = scene.matching(|thing| scene.kind_is_unique(thing.kind()));
+    let thing = *any(dice, &named)?;
+    let [x, y] = thing.rect.centre();
+    let third = |part: f64| match part {
+        ..0.3 => Some(0),
+        0.4..0.6 => Some(1),
+        0.7.. => Some(2),
+        _ => None,
+    };
+    let row = third(y / f64::from(scene.size.1))?;
+    let column = third(x / f64::from(scene.size.0))?;
+    let place = [
+        ["in the top left", "at the top", "in the top right"],
+        ["on the left", "in the center", "on the right"],
+        ["in the bottom left", "at the bottom", "in the bottom right"],
+    ][row][column];
+    let asked = called(scene, thing, dice);
+    let question = phrase(dice, p::POSITION, &[("x", &asked)]);
+    Some(Turn::new(Channel::Relation, question, format!("The {} is {place}.", thing.name())))
+}
+
 fn related(dice: &mut Dice, patterns: &[&str], names: &(String, String), place: Side) -> String {
     let way = *dice.pick(place.ways());
     phrase(dice, patterns, &[("x", &names.0), ("y", &names.1), ("r", way)])

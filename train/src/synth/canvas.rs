@@ -100,7 +100,7 @@ impl Look {
             noise_in_colour: false,
             noise_seed: 0,
             samples: 1,
-            antialias: false,
+            antialias: true,
             blur: 0,
             jpeg: None,
         }

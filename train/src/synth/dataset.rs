@@ -157,7 +157,7 @@ mod tests {
         for row in written(&options).1 {
             assert_eq!(row["channel"], "count");
             assert_eq!(row["messages"].as_array().map(Vec::len), Some(2));
-            assert_eq!(row["messages"][1]["channel"], "count");
+            assert_eq!(row["messages"][1]["role"], "assistant");
         }
     }
 

@@ -6,7 +6,7 @@ use ab_glyph::{Font, FontRef, OutlineCurve};
 use tiny_skia::{LineCap, LineJoin, Path, PathBuilder, Stroke, Transform};
 
 use super::rng::Dice;
-use super::strokes::{dot_path, path_of, strokes};
+use super::strokes::{dot_path, path_of, strokes, with_serifs};
 
 /// The characters that strings are made of.
 pub(super) const CHARACTERS: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -32,13 +32,15 @@ pub(super) struct Hand {
     /// Added after every letter.
     spacing: f32,
     round: bool,
+    /// Upright lines are this many times as thick as level ones.
+    stems: f32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Face {
     Hack,
     Ubuntu,
-    Strokes { plain: bool },
+    Strokes { plain: bool, serifs: bool },
     Dots { gap: f32 },
 }
 
@@ -51,6 +53,8 @@ pub(super) struct Lettering {
     pub stroke: Option<Stroke>,
     /// Whether the path's inside is filled.
     pub fill: bool,
+    /// Everything is to be drawn this many times as wide.
+    pub stretch: f32,
 }
 
 impl Hand {
@@ -58,7 +62,7 @@ impl Hand {
         let face = match dice.weighted(&[0.3, 0.34, 0.28, 0.08]) {
             0 => Face::Hack,
             1 => Face::Ubuntu,
-            2 => Face::Strokes { plain: dice.chance(0.5) },
+            2 => Face::Strokes { plain: dice.chance(0.5), serifs: dice.chance(0.3) },
             _ => Face::Dots { gap: if dice.chance(0.3) { 0.15 } else { -0.03 } },
         };
         let pen = match face {
@@ -71,31 +75,34 @@ impl Hand {
         Self {
             face,
             pen: pen as f32,
-            width: if dice.chance(0.5) { 1.0 } else { dice.real(0.82, 1.25) as f32 },
+            // An O must not become as narrow as a zero that has no dot.
+            width: if dice.chance(0.5) { 1.0 } else { dice.real(0.88, 1.14) as f32 },
             slant: slant as f32,
             spacing: if dice.chance(0.5) { 0.0 } else { dice.real(-0.1, 1.2) as f32 },
             round: dice.chance(0.5),
+            stems: if dice.chance(0.3) { dice.real(1.0, 1.7) as f32 } else { 1.0 },
         }
     }
 
     /// The letters of `text`; `None` where nothing can be drawn.
     pub fn write(&self, text: &str) -> Option<Lettering> {
         let mut builder = PathBuilder::new();
-        let mut x = 0.0;
+        let (mut x, width) = (0.0, self.width / self.stems);
         for character in text.chars() {
             let (path, advance) = self.glyph(character)?;
-            let place = Transform::from_row(self.width, 0.0, -self.slant, 1.0, x, 0.0);
+            let place = Transform::from_row(width, 0.0, -self.slant / self.stems, 1.0, x, 0.0);
             builder.push_path(&path.transform(place)?);
-            x += advance * self.width + self.spacing;
+            x += advance * width + self.spacing / self.stems;
         }
         let stroke = (self.pen > 0.0).then(|| Stroke {
             width: self.pen,
             line_cap: if self.round { LineCap::Round } else { LineCap::Square },
             line_join: if self.round { LineJoin::Round } else { LineJoin::Miter },
+            miter_limit: 1.5,
             ..Stroke::default()
         });
         let fill = !matches!(self.face, Face::Strokes { .. });
-        Some(Lettering { path: builder.finish()?, stroke, fill })
+        Some(Lettering { path: builder.finish()?, stroke, fill, stretch: self.stems })
     }
 
     /// One letter and the distance to the next.
@@ -104,10 +111,11 @@ impl Hand {
             Face::Hack => outline(HACK.as_ref()?, character),
             Face::Ubuntu => outline(UBUNTU.as_ref()?, character),
             // A heavy pen would fill a zero with its own stroke.
-            Face::Strokes { plain } => {
+            Face::Strokes { plain, serifs } => {
                 let plain = plain || self.pen > 0.9;
                 let path = path_of(strokes(character, plain))?;
-                let advance = path.bounds().right() + 0.9 + self.pen;
+                let advance = path.bounds().right() + 0.9 + self.pen * self.stems;
+                let path = if serifs { with_serifs(&path)? } else { path };
                 Some((path, advance))
             }
             Face::Dots { gap } => {
@@ -178,7 +186,7 @@ mod tests {
             for character in CHARACTERS {
                 let letter = hand.write(&char::from(*character).to_string()).expect("a letter");
                 let height = letter.path.bounds().height();
-                assert!((5.5..7.6).contains(&height), "{hand:?} {} {height}", *character as char);
+                assert!((5.5..8.2).contains(&height), "{hand:?} {} {height}", *character as char);
             }
         }
     }

@@ -80,7 +80,7 @@ impl Default for Mixture {
 /// What a row is about, before anything is drawn.
 enum Subject {
     Scene(Scene),
-    Pair(Pair),
+    Pair(Box<Pair>),
     Film(Film),
 }
 
@@ -118,7 +118,7 @@ impl Subject {
         match dice.weighted(&weights) {
             0 => Self::Scene(Scene::shapes(dice)),
             1 => Self::Scene(Scene::string(dice)),
-            2 => Self::Pair(Pair::new(dice)),
+            2 => Self::Pair(Box::new(Pair::new(dice))),
             _ => Self::Film(Film::new(dice)),
         }
     }
@@ -127,7 +127,7 @@ impl Subject {
     fn of(dice: &mut Dice, channel: Channel) -> Self {
         match channel {
             Channel::Text => Self::Scene(Scene::string(dice)),
-            Channel::Compare => Self::Pair(Pair::new(dice)),
+            Channel::Compare => Self::Pair(Box::new(Pair::new(dice))),
             Channel::Motion | Channel::Interval | Channel::VideoDescribe => {
                 Self::Film(Film::new(dice))
             }
@@ -202,6 +202,9 @@ impl Subject {
         match self {
             Self::Scene(scene) if channel == Channel::Text && dice.chance(0.3) => {
                 ask_scene::character(scene, dice)
+            }
+            Self::Scene(scene) if channel == Channel::Relation && dice.chance(0.2) => {
+                ask_scene::position(scene, dice)
             }
             Self::Film(film) if channel == Channel::Interval && dice.chance(0.35) => {
                 film.ask_moment(dice)

@@ -20,7 +20,6 @@ pub(super) const DESCRIBE: &[&str] = &[
     "describe the [scene|content|contents][ of the {pic}|].",
     "what is depicted [here|in this {pic}]?",
     "[from left to right, |]what [objects|shapes] are [there|visible]?",
-    "what objects do you see from left to right?",
     "I cannot see the {pic}. What [is on it|does it show]?",
     "what can you tell me about [this|the] {pic}?",
 ];
@@ -85,17 +84,15 @@ pub(super) const COUNT: &[&str] = &[
     "how many {k} are [there|in the {pic}|in this {pic}|on the {pic}|shown|visible]?",
     "how many {k} [do|can] you [see|count|find][| in the {pic}| here]?",
     "[please |]count the {k}[| in the {pic}| in this {pic}].",
-    "what is the number of {k}[| in the {pic}]?",
+    "[what is|what's] the number of {k}[| in the {pic}]?",
     "how many {k} does [the|this] {pic} [have|show|contain]?",
     "[please |]tell me how many {k} [there are|you see|are in the {pic}].",
-    "number of {k}?",
     "[give|tell] me the number of {k}[| in this {pic}].",
-    "how many {k}?",
+    "[how many|number of] {k}?",
     "[can|could] you count the {k}[ for me| in the {pic}|]?",
     "say how many {k} [there are|you see|you can see].",
     "how many {k} [appear|are visible|can be seen] in [this|the] {pic}?",
     "[are there any {k}, and how many|how many {k} are there in total]?",
-    "what's the number of {k}?",
     "count how many {k} [there are|you see|are shown].",
     "I want to know how many {k} there are.",
     "find the number of {k}.",
@@ -189,6 +186,18 @@ pub(super) const BOX_ONE: &[&str] = &[
     "[can|could] you locate {x}[ for me|]?",
 ];
 
+/// In which part of the picture something is.
+pub(super) const POSITION: &[&str] = &[
+    "where is {x}[| in the {pic}| in this {pic}| on the {pic}]?",
+    "where [do|can] you [see|find] {x}[| in the {pic}]?",
+    "[in|on] which [part|side|corner|area] of the {pic} is {x}?",
+    "what is the position of {x}[| in the {pic}]?",
+    "[tell me|say] where {x} is[| in the {pic}].",
+    "[describe|name] the position of {x}[| in the {pic}].",
+    "whereabouts is {x}?",
+    "where in the {pic} is {x}?",
+];
+
 /// Of all objects that `{k}` names.
 pub(super) const BOX_MANY: &[&str] = &[
     "locate [every|each] {one}[| in the {pic}| in the image], report [bbox|bounding box|box] coordinates in [JSON|json] format.",
@@ -197,7 +206,7 @@ pub(super) const BOX_MANY: &[&str] = &[
     "[give|return|output|show|report|list] [me |][the |][bounding boxes|boxes|bbox coordinates|coordinates] [of|for] [all |][the |]{k}[| in JSON format| as JSON].",
     "where are [all |][the |]{k}? [Give|Return|Report|Output] [bounding boxes|boxes|coordinates].",
     "[find|detect|locate] [all |][the |]{k} and [give|return|report|output] [their |][boxes|bounding boxes|coordinates|bbox coordinates].",
-    "[draw|put] a box around [every|each] {one}.",
+    "[draw|put|show] a box around [every|each] {one}.",
     "what are the [coordinates|bounding boxes|boxes] of [all |][the |]{k}?",
     "detect [every|each] {one} and report [bbox|box] coordinates in [JSON|json].",
     "bounding boxes of [all |][the |]{k}[|?]",
@@ -363,7 +372,8 @@ pub(super) const INTERVAL: &[&str] = &[
     "at [what|which] [time|times] is {x} [visible|shown|on the screen]?",
     "give the [time interval|interval|time range|start and end time] in which {x} is visible.",
     "[tell me|say] when {x} is visible.",
-    "[in |]what [part|seconds] of the video [shows|show] {x}?",
+    "[which|what] part of the video shows {x}?",
+    "in which [part|seconds] of the video [can you see|do you see] {x}?",
     "when does {x} appear and [disappear|vanish]?",
     "how long is {x} visible, from when to when?",
     "when is {x} [shown|on screen|in the picture|there]?",

@@ -76,7 +76,6 @@ pub(super) struct Label {
     rgb: Rgb,
     hand: Hand,
     place: Transform,
-    rect: Rect,
 }
 
 /// A picture before it is drawn.
@@ -164,7 +163,8 @@ fn whole((width, height): (u32, u32)) -> Rect {
 fn any_size(dice: &mut Dice) -> (u32, u32) {
     let aspect = if dice.chance(0.45) { dice.real(1.0, 1.12) } else { dice.real(1.0, 2.0) };
     let short = dice.real(96.0, 320.0 / aspect);
-    let sides = (short as u32, ((short * aspect) as u32).clamp(96, 320));
+    let (short, long) = (short as u32, (short * aspect) as u32);
+    let sides = (short, long.clamp(96, 320.min(2 * short)));
     if dice.chance(0.5) { sides } else { (sides.1, sides.0) }
 }
 
@@ -302,24 +302,26 @@ fn placed(dice: &mut Dice, text: String, ink: (Colour, Rgb), zone: Rect) -> Opti
     let degrees = if dice.chance(0.35) { dice.real(-4.0, 4.0) } else { 0.0 };
     let (sin, cos) = sin_cos(degrees * std::f64::consts::PI / 180.0);
     let [a, b] = [scale * cos, scale * sin].map(|value| value as f32);
-    let turn = Transform::from_row(a, b, -b, a, 0.0, 0.0);
+    let turn = Transform::from_row(a, b, -b, a, 0.0, 0.0).pre_scale(lettering.stretch, 1.0);
     let bounds = lettering.path.clone().transform(turn)?.bounds();
     let [x1, y1, x2, y2] =
         [bounds.left(), bounds.top(), bounds.right(), bounds.bottom()].map(f64::from);
-    let rect = Rect { x1, y1, x2, y2 }.grown(pen * scale * 0.71);
+    let rect = Rect { x1, y1, x2, y2 }.grown(pen * scale * 1.45);
     let by = shift(dice, rect, zone)?;
     let place = turn.post_translate(by[0] as f32, by[1] as f32);
     let least = if text.len() < 4 { 0.25 } else { low * 0.9 };
     let readable = scale * 6.0 >= 12.0 && rect.width() >= least.min(low) * zone.width();
     let (colour, rgb) = ink;
-    readable.then(|| Label { text, colour, rgb, hand, place, rect: rect.moved(by) })
+    readable.then_some(Label { text, colour, rgb, hand, place })
 }
 
 /// Width, height and half the pen of letters before they are scaled.
 fn extent(lettering: &Lettering) -> (f64, f64, f64) {
     let pen = lettering.stroke.as_ref().map_or(0.0, |stroke| f64::from(stroke.width));
     let bounds = lettering.path.bounds();
-    (f64::from(bounds.width()) + pen, f64::from(bounds.height()) + pen, pen / 2.0)
+    let stretch = f64::from(lettering.stretch);
+    let (wide, tall) = (f64::from(bounds.width()) + pen, f64::from(bounds.height()) + pen);
+    (wide * stretch, tall, pen * stretch / 2.0)
 }
 
 #[cfg(test)]

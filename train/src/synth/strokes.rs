@@ -1,6 +1,6 @@
 //! Two typefaces of our own: letters as pen strokes, and letters of 5 x 7 dots.
 
-use tiny_skia::{Path, PathBuilder, Rect};
+use tiny_skia::{Path, PathBuilder, PathSegment, Point, Rect};
 
 /// Pen strokes of `character` (A-Z, 0-9), 6 units high, y downwards; `M`, `L` and `Q` as in SVG. `plain` leaves out what makes
 /// `0`, `1` and `I` easier to tell apart.
@@ -75,6 +75,44 @@ pub(super) fn path_of(text: &str) -> Option<Path> {
     builder.finish()
 }
 
+/// The path with a short level line at every end of a steep straight one.
+pub(super) fn with_serifs(path: &Path) -> Option<Path> {
+    let mut builder = PathBuilder::new();
+    builder.push_path(path);
+    let mut last: Option<(Point, bool)> = None;
+    for segment in path.segments() {
+        match segment {
+            PathSegment::MoveTo(point) => {
+                serif(&mut builder, last);
+                last = Some((point, false));
+            }
+            PathSegment::LineTo(point) => {
+                let from = last.map_or(point, |(from, _)| from);
+                let steep = (point.y - from.y).abs() > 2.0 * (point.x - from.x).abs();
+                if steep && matches!(last, Some((_, false))) {
+                    serif(&mut builder, Some((from, true)));
+                }
+                last = Some((point, steep));
+            }
+            PathSegment::QuadTo(_, point) | PathSegment::CubicTo(_, _, point) => {
+                last = Some((point, false));
+            }
+            PathSegment::Close => {}
+        }
+    }
+    serif(&mut builder, last);
+    builder.finish()
+}
+
+/// A level line through the point, if a steep line ends there at the top or at the bottom of the letter.
+fn serif(builder: &mut PathBuilder, end: Option<(Point, bool)>) {
+    if let Some((Point { x, y }, true)) = end.filter(|(point, _)| point.y == 0.0 || point.y == 6.0)
+    {
+        builder.move_to(x - 0.6, y);
+        builder.line_to(x + 0.6, y);
+    }
+}
+
 /// Seven rows of five dots, the highest bit on the left.
 fn dots(character: char) -> [u8; 7] {
     match character {
@@ -147,6 +185,9 @@ mod tests {
                 let heights = 6.0..7.0;
                 assert!(heights.contains(&bounds.height()), "{one} {bounds:?}");
                 assert!(bounds.left() >= 0.0 && bounds.right() < 6.0, "{one} {bounds:?}");
+                assert!(
+                    with_serifs(&path).expect("serifs").bounds().width() < bounds.width() + 1.3
+                );
             }
             assert!(dot_path(*one, 0.0).is_some());
             for two in &all[place + 1..] {
@@ -154,6 +195,9 @@ mod tests {
                 assert_ne!(strokes(*one, true), strokes(*two, true), "{one} {two}");
             }
         }
+        let length = |path: Option<Path>| path.map_or(0, |path| path.len());
+        let plain = path_of("M0 0 L0 6 M4 0 L4 6 M0 3 L4 3");
+        assert_eq!(length(plain.as_ref().and_then(with_serifs)), length(plain) + 8);
         assert!(path_of("").is_none() && dot_path('?', 0.0).is_none());
     }
 }

@@ -68,16 +68,23 @@ pub enum TrainTokenizerError {
     },
 }
 
-/// Text of `tokenizer.json` in Hugging Face's layout, learnt from the rows of `seed`; equal for equal seeds.
+/// Text of `tokenizer.json` in Hugging Face's layout, learnt from 20,000 rows of `seed`; equal for equal seeds.
+///
+/// A change of phrasings changes it, and a trained checkpoint needs the one it was trained with.
 ///
 /// Words with two capitals in a row are left out of the training text, so that letters of printed strings stay single tokens.
 ///
 /// # Errors
 /// [`TrainTokenizerError`].
 pub fn train(seed: u64) -> Result<String, TrainTokenizerError> {
+    learn(seed, ROWS)
+}
+
+/// As [`train`], from this many rows.
+fn learn(seed: u64, rows: u64) -> Result<String, TrainTokenizerError> {
     let base = VOCABULARY - SPECIAL.len();
-    let mut model =
-        learnt(&corpus(seed), base).map_err(|source| TrainTokenizerError::Train { source })?;
+    let mut model = learnt(&corpus(seed, rows), base)
+        .map_err(|source| TrainTokenizerError::Train { source })?;
     let found = model["vocab"].as_object().map_or(0, serde_json::Map::len);
     if found != base {
         return Err(TrainTokenizerError::TooFew { found, wanted: base });
@@ -136,10 +143,10 @@ fn learnt(
 }
 
 /// The texts to learn from, in a fixed order.
-fn corpus(seed: u64) -> Vec<String> {
+fn corpus(seed: u64, rows: u64) -> Vec<String> {
     let mixture = Mixture::default();
-    let rows = (0..ROWS).flat_map(|index| turns(seed, index, &mixture));
-    let spoken = rows.flat_map(|turn| [turn.question, turn.answer]);
+    let asked = (0..rows).flat_map(|index| turns(seed, index, &mixture));
+    let spoken = asked.flat_map(|turn| [turn.question, turn.answer]);
     let patterns = phrases::ALL.iter().flat_map(|list| list.iter().map(|text| plain(text)));
     let words = std::iter::repeat_n(plain(WORDS), REPEATS);
     let roles = std::iter::repeat_n("user\nassistant\nsystem\n".to_owned(), 200);
@@ -169,8 +176,8 @@ fn without_strings(text: &str) -> String {
 fn is_string(word: &str, quoted: bool) -> bool {
     let coded = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
     let has_capital = word.bytes().any(|byte| byte.is_ascii_uppercase());
-    let pair = word.as_bytes().windows(2).any(|pair| pair.iter().all(|byte| coded(byte)));
-    has_capital && (pair || (quoted && word.bytes().all(|byte| coded(&byte))))
+    let pair = word.as_bytes().windows(2).any(|pair| pair.iter().all(coded));
+    has_capital && (pair || (quoted && word.as_bytes().iter().all(coded)))
 }
 
 #[cfg(test)]

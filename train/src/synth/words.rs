@@ -45,6 +45,7 @@ pub(super) fn phrase(dice: &mut Dice, patterns: &[&str], slots: Slots<'_>) -> St
     let pattern = *dice.pick(patterns);
     let text = fill(&expand(dice, pattern), &all);
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = [" ?", " .", " ,"].iter().fold(text, |text, end| text.replace(end, &end[1..]));
     typed(dice, capital(&text))
 }
 
