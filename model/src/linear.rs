@@ -26,10 +26,9 @@ impl Linear {
 
     /// `x [n, in] -> [n, out]` in the dtype of `x`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = ops::linear(x, self.weight.val());
         match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
+            Some(bias) => ops::affine(x, self.weight.val(), bias.val()),
+            None => ops::linear(x, self.weight.val()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The two norms: RMSNorm of the language model, LayerNorm of the vision tower.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use qwen3_vl_backends::ops;
 
 use crate::init::Init;
@@ -42,20 +42,14 @@ impl LayerNorm {
 
     /// `x [n, width]`, same shape and dtype out.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let centred = x.clone() - x.mean_dim(1);
-        let variance = (centred.clone() * centred.clone()).mean_dim(1);
-        let normed = centred / (variance + Self::EPSILON).sqrt();
-        let affine = |param: &Param<Tensor<1>>| param.val().cast(DType::F32).unsqueeze::<2>();
-        (normed * affine(&self.weight) + affine(&self.bias)).cast(dtype)
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), Self::EPSILON)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::TensorData;
+    use burn::tensor::{DType, TensorData};
     use qwen3_vl_backends::{Precision, device};
 
     /// Rows of tiny variance tell epsilon 1e-6 from 1e-5, which ordinary rows do not.

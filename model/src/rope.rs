@@ -1,6 +1,7 @@
 //! Rotation by half-split pairs, shared by the vision tower and the language model.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use qwen3_vl_backends::ops;
 
 /// Cosines and sines of the rotary angles of `n` rows, `[n, 1, head_dim / 2]` each, in f32.
 ///
@@ -30,13 +31,7 @@ impl Rotary {
     /// HF `rotate_half` form: `x [n, heads, head_dim]`, halves `a|b` become `a·cos − b·sin | b·cos + a·sin`.
     /// Runs in the tables' dtype and returns the dtype of `x`.
     pub fn rotate(&self, x: Tensor<3>) -> Tensor<3> {
-        let half = self.cos.dims()[2];
-        let dtype = x.dtype();
-        let x = x.cast(self.cos.dtype());
-        let (a, b) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
-        let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
-        let second = b * self.cos.clone() + a * self.sin.clone();
-        Tensor::cat(vec![first, second], 2).cast(dtype)
+        ops::rotate(x, self.cos.clone(), self.sin.clone())
     }
 
     /// The tables as transformers shows them: `[n, head_dim]` with both halves.

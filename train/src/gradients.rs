@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Gradients, Tensor};
+use qwen3_vl_backends::ops::update::sum_of_squares;
 use qwen3_vl_model::Qwen3VlModel;
 
 /// One flat gradient in f32 per trained parameter. A parameter that no sample reached has none.
@@ -30,10 +31,8 @@ impl ModelGradients {
 
     /// `sqrt(Σ g²)` over all parameters (torch `clip_grad_norm_`).
     pub fn norm(&self) -> f64 {
-        let squares = self.values.values().map(|g| {
-            let sum = (g.clone() * g.clone()).sum();
-            f64::from(sum.into_scalar::<f32>())
-        });
+        let squares =
+            self.values.values().map(|g| f64::from(sum_of_squares(g.clone()).into_scalar::<f32>()));
         squares.sum::<f64>().sqrt()
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
+use qwen3_vl_backends::ops::update::{AdamWStep, adamw};
 use qwen3_vl_model::Qwen3VlModel;
 
 use crate::config::{Optimizer, Rates};
@@ -53,8 +54,13 @@ impl AdamW {
         model.map(&mut Update { optimizer: self, gradients, scale, factor })
     }
 
-    /// Decays the weight, moves the moments, then the weight (Loshchilov and Hutter 2019, algorithm 2).
-    fn update(&mut self, id: ParamId, value: Tensor<1>, grad: Tensor<1>, factor: f64) -> Tensor<1> {
+    fn update(
+        &mut self,
+        id: ParamId,
+        value: Tensor<1>,
+        grad: Tensor<1>,
+        (factor, grad_scale): (f64, f64),
+    ) -> Tensor<1> {
         let Optimizer { beta1, beta2, epsilon, .. } = self.options;
         let (rate, decay) = self.settings[&id];
         let rate = rate * factor;
@@ -64,12 +70,17 @@ impl AdamW {
             updates: 0,
         });
         let updates = before.updates + 1;
-        let first = before.first * beta1 + grad.clone() * (1.0 - beta1);
-        let second = before.second * beta2 + grad.clone() * grad * (1.0 - beta2);
         let unbiased = |beta: f64| 1.0 - beta.powi(updates.min(1 << 30) as i32);
-        let root = second.clone().sqrt() / unbiased(beta2).sqrt() + epsilon;
-        let value = value * (1.0 - rate * decay);
-        let value = value - first.clone() / root * (rate / unbiased(beta1));
+        let step = AdamWStep {
+            beta1,
+            beta2,
+            epsilon,
+            rate: rate / unbiased(beta1),
+            root: unbiased(beta2).powf(-0.5),
+            decay: rate * decay,
+            grad_scale,
+        };
+        let (value, first, second) = adamw((value, before.first, before.second), grad, step);
         self.moments.insert(id, Moments { first, second, updates });
         value
     }
@@ -85,14 +96,11 @@ struct Update<'a> {
 impl ModuleMapper for Update<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let id = param.id;
-        let Some(mut grad) = self.gradients.remove(id) else { return param };
-        if self.scale < 1.0 {
-            grad = grad * self.scale;
-        }
+        let Some(grad) = self.gradients.remove(id) else { return param };
         let value = param.into_value().inner();
         let shape = value.shape();
         let flat = value.reshape([shape.num_elements()]);
-        let value = self.optimizer.update(id, flat, grad, self.factor);
+        let value = self.optimizer.update(id, flat, grad, (self.factor, self.scale));
         Param::initialized(id, value.reshape(shape).autodiff().require_grad())
     }
 }

@@ -27,6 +27,112 @@ impl<B: ModelGradients, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         }
     }
 
+    fn affine_nk(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (of_x, of_weight) = (x.is_tracked(), weight.is_tracked());
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let prepared = Affine.prepare::<C>(nodes).compute_bound().stateful();
+        let (x, weight, bias) =
+            (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                let dtypes = (weight.dtype(), bias.dtype());
+                let state = (of_weight.then(|| x.clone()), of_x.then(|| weight.clone()), dtypes);
+                step.finish(state, B::affine_nk(x, weight, bias))
+            }
+            OpsKind::UnTracked(step) => step.finish(B::affine_nk(x, weight, bias)),
+        }
+    }
+
+    fn attention_in_sequences(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        lengths: Vec<usize>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let prepared = PackedAttention.prepare::<C>(nodes).compute_bound().stateful();
+        let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                let state = ([q.clone(), k.clone(), v.clone()], lengths.clone(), causal);
+                step.finish(state, B::attention_in_sequences(q, k, v, lengths, causal))
+            }
+            OpsKind::UnTracked(step) => {
+                step.finish(B::attention_in_sequences(q, k, v, lengths, causal))
+            }
+        }
+    }
+
+    fn attention_of_rotated(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        lengths: Vec<usize>,
+    ) -> FloatTensor<Self> {
+        let prepared = RotaryAttention.prepare::<C>([qkv.node()]).compute_bound().stateful();
+        let qkv = qkv.into_primitive();
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                let state = (qkv.clone(), [cos.clone(), sin.clone()], lengths.clone());
+                step.finish(state, B::attention_of_rotated(qkv, cos, sin, lengths))
+            }
+            OpsKind::UnTracked(step) => {
+                step.finish(B::attention_of_rotated(qkv, cos, sin, lengths))
+            }
+        }
+    }
+
+    fn rotate_halves(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let prepared = Rotate.prepare::<C>([x.node()]).compute_bound().stateful();
+        let (x, cos, sin) = (x.into_primitive(), cos.into_primitive(), sin.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                step.finish((cos.clone(), sin.clone()), B::rotate_halves(x, cos, sin))
+            }
+            OpsKind::UnTracked(step) => step.finish(B::rotate_halves(x, cos, sin)),
+        }
+    }
+
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let prepared = LayerNorm.prepare::<C>(nodes).compute_bound().stateful();
+        let (x, weight, bias) =
+            (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                let state = (x.clone(), [weight.clone(), bias.clone()], epsilon);
+                step.finish(state, B::layer_norm_rows(x, weight, bias, epsilon))
+            }
+            OpsKind::UnTracked(step) => step.finish(B::layer_norm_rows(x, weight, bias, epsilon)),
+        }
+    }
+
+    fn gated_silu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let prepared = GatedSilu.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful();
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        match prepared {
+            OpsKind::Tracked(step) => {
+                step.finish((gate.clone(), up.clone()), B::gated_silu(gate, up))
+            }
+            OpsKind::UnTracked(step) => step.finish(B::gated_silu(gate, up)),
+        }
+    }
+
     fn grouped_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -133,6 +239,128 @@ macro_rules! register {
             }
         }
     };
+}
+
+#[derive(Debug)]
+struct Affine;
+
+impl<B: ModelGradients> Backward<B, 3> for Affine {
+    /// As for [`Linear`], then the dtypes of weight and bias.
+    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, (DType, DType));
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let [x_node, weight_node, bias_node] = ops.parents;
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, weight, (weight_dtype, bias_dtype)) = ops.state;
+        if let Some(node) = bias_node {
+            grads.register::<B>(node.id, B::bias_grad(grad.clone(), bias_dtype));
+        }
+        if let (Some(node), Some(weight)) = (x_node, weight) {
+            grads.register::<B>(node.id, B::linear_input_grad(grad.clone(), weight));
+        }
+        if let (Some(node), Some(x)) = (weight_node, x) {
+            grads.register::<B>(node.id, B::linear_weight_grad(grad, x, weight_dtype));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PackedAttention;
+
+impl<B: ModelGradients> Backward<B, 3> for PackedAttention {
+    type State = ([FloatTensor<B>; 3], Vec<usize>, bool);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (qkv, lengths, causal) = ops.state;
+        let values = B::packed_attention_grads(qkv, &lengths, causal, grad);
+        register!(ops.parents, grads, values);
+    }
+}
+
+#[derive(Debug)]
+struct RotaryAttention;
+
+impl<B: ModelGradients> Backward<B, 1> for RotaryAttention {
+    type State = (FloatTensor<B>, [FloatTensor<B>; 2], Vec<usize>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (qkv, angles, lengths) = ops.state;
+        let value = B::rotary_attention_grad(qkv, angles, &lengths, grad);
+        register!(ops.parents, grads, [value]);
+    }
+}
+
+#[derive(Debug)]
+struct Rotate;
+
+impl<B: ModelGradients> Backward<B, 1> for Rotate {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (cos, sin) = ops.state;
+        // A rotation by the opposite angle.
+        let value = B::rotate_halves(grad, cos, B::float_neg(sin));
+        register!(ops.parents, grads, [value]);
+    }
+}
+
+#[derive(Debug)]
+struct LayerNorm;
+
+impl<B: ModelGradients> Backward<B, 3> for LayerNorm {
+    type State = (FloatTensor<B>, [FloatTensor<B>; 2], f64);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (x, affine, epsilon) = ops.state;
+        register!(ops.parents, grads, B::layer_norm_grads(x, affine, epsilon, grad));
+    }
+}
+
+#[derive(Debug)]
+struct GatedSilu;
+
+impl<B: ModelGradients> Backward<B, 2> for GatedSilu {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        register!(ops.parents, grads, B::swiglu_grads(gate, up, grad));
+    }
 }
 
 #[derive(Debug)]

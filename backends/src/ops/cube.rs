@@ -2,3 +2,4 @@
 
 impl super::ModelOps for burn_cubecl::CubeBackend {}
 impl super::gradients::ModelGradients for burn_cubecl::CubeBackend {}
+impl super::update::UpdateOps for burn_cubecl::CubeBackend {}

@@ -7,35 +7,30 @@
 mod attention;
 mod dot;
 mod elementwise;
+mod gradients;
+mod loss;
 mod matmul;
+mod norms;
 mod panel;
+mod rotary;
+mod simd;
 mod softmax;
+mod update;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
-use super::gradients::ModelGradients;
+use super::update::{AdamWStep, Moved, UpdateOps};
 use super::{ModelOps, kernels_on, reference};
-use attention::{Heads, Sizes};
+use attention::{Heads, Rows, Sizes};
+use rotary::Angles;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
-
-impl ModelGradients for Flex {
-    fn gelu_by_tanh_grad(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
-        match (kernels_on(), x.as_slice::<f32>(), grad.as_slice::<f32>()) {
-            (true, Some(values), Some(grads)) => {
-                f32_tensor(elementwise::gelu_tanh_grad(values, grads), x.shape())
-            }
-            _ => Self::float_mul(grad, reference::gelu_tanh_slope::<Self>(x)),
-        }
-    }
-}
 
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -70,11 +65,97 @@ impl ModelOps for Flex {
         f32_tensor(out, Shape::new([batch, heads, s, d]))
     }
 
+    fn affine_nk(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (dtype, width) = (x.dtype(), weight.shape()[0]);
+        let bias = reference::cast::<Self>(bias, dtype);
+        if !kernels_on() || dtype != DType::F32 || width == 0 {
+            return reference::affine::<Self>(x, weight, bias);
+        }
+        let mut y = Self::linear_nk(x, weight);
+        elementwise::add_row(y.storage_mut(), rows_of(&bias.to_contiguous()));
+        y
+    }
+
+    fn attention_in_sequences(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        lengths: Vec<usize>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let inputs = [q.to_contiguous(), k.to_contiguous(), v.to_contiguous()];
+        let Some([q, k, v]) = head_rows(&inputs) else {
+            return reference::packed_attention::<Self>([q, k, v], &lengths, causal);
+        };
+        let shape = Shape::new([inputs[0].shape()[0], q.stride]);
+        f32_tensor(attention::packed([q, k, v], &lengths, causal), shape)
+    }
+
+    fn attention_of_rotated(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        lengths: Vec<usize>,
+    ) -> FloatTensor<Self> {
+        let inputs = [qkv.to_contiguous(), cos.to_contiguous(), sin.to_contiguous()];
+        let Some(turned) = Turned::new(&inputs) else {
+            return reference::rotary_attention::<Self>(qkv, [cos, sin], &lengths);
+        };
+        let shape = Shape::new([qkv.shape()[0], turned.width]);
+        f32_tensor(attention::packed(turned.rows(), &lengths, false), shape)
+    }
+
+    fn rotate_halves(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let inputs = [x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous()];
+        let Some([values, cos_rows, sin_rows]) = slices(&inputs) else {
+            return reference::rotate::<Self>(x, cos, sin);
+        };
+        let ([_, heads, d], mut out) = (x.shape().dims(), values.to_vec());
+        let angles = Angles { cos: cos_rows, sin: sin_rows, half: d / 2 };
+        rotary::rotate(&mut out, heads * d, heads * d, angles, false);
+        f32_tensor(out, x.shape())
+    }
+
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let inputs = [x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous()];
+        match slices(&inputs) {
+            Some([rows, w, b]) => f32_tensor(norms::layer(rows, w, b, epsilon as f32), x.shape()),
+            None => reference::layer_norm::<Self>(x, [weight, bias], epsilon),
+        }
+    }
+
+    fn gated_silu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let inputs = [gate.to_contiguous(), up.to_contiguous()];
+        match slices(&inputs) {
+            Some([gates, ups]) => f32_tensor(elementwise::swiglu(gates, ups), gate.shape()),
+            None => reference::swiglu::<Self>(gate, up),
+        }
+    }
+
+    fn gelu_exact(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match slices(&[x.to_contiguous()]) {
+            Some([values]) => f32_tensor(elementwise::gelu(values), x.shape()),
+            None => <Self as burn::backend::ops::ActivationOps<Self>>::gelu(x),
+        }
+    }
+
     fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let x = x.to_contiguous();
-        match x.as_slice::<f32>() {
-            Some(values) if kernels_on() => f32_tensor(elementwise::gelu_tanh(values), x.shape()),
-            _ => reference::gelu_tanh::<Self>(x),
+        match slices(&[x.to_contiguous()]) {
+            Some([values]) => f32_tensor(elementwise::gelu_tanh(values), x.shape()),
+            None => reference::gelu_tanh::<Self>(x),
         }
     }
 
@@ -83,11 +164,104 @@ impl ModelOps for Flex {
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        let x = x.to_contiguous();
-        match (kernels_on(), x.as_slice::<f32>(), weight.as_slice::<f32>()) {
-            (true, Some(rows), Some(w)) => f32_tensor(norm_rows(rows, w, epsilon), x.shape()),
-            _ => reference::rms_norm::<Self>(x, weight, epsilon),
+        match slices(&[x.to_contiguous(), weight.to_contiguous()]) {
+            Some([rows, w]) => f32_tensor(norms::rms(rows, w, epsilon as f32), x.shape()),
+            None => reference::rms_norm::<Self>(x, weight, epsilon),
         }
+    }
+
+    fn linear_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let inputs = [hidden.to_contiguous(), weight.to_contiguous()];
+        match (slices(&inputs), targets.as_slice::<i64>()) {
+            (Some([rows, head]), Some(ids)) => {
+                let losses = loss::cross_entropy(rows, head, ids, weight.shape()[1]);
+                f32_tensor(losses, targets.shape())
+            }
+            _ => reference::cross_entropy::<Self>(hidden, weight, targets),
+        }
+    }
+}
+
+impl UpdateOps for Flex {
+    fn adamw_step(
+        value: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        step: AdamWStep,
+    ) -> Moved<FloatTensor<Self>> {
+        let mut moved = [value, first, second].map(|t| t.to_contiguous());
+        let grad = grad.to_contiguous();
+        let whole = moved.iter().all(|t| t.storage::<f32>().len() == t.shape().num_elements());
+        if !kernels_on() || !whole {
+            let [value, first, second] = moved;
+            return super::update::reference::<Self>((value, first, second), grad, step);
+        }
+        let [value, first, second] = moved.each_mut().map(|t| t.storage_mut::<f32>());
+        update::adamw(value, first, second, rows_of(&grad), step);
+        let [value, first, second] = moved;
+        (value, first, second)
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match slices(&[x.to_contiguous()]) {
+            Some([values]) => f32_tensor(vec![update::square_sum(values) as f32], Shape::new([1])),
+            None => Self::float_sum(Self::float_mul(x.clone(), x)),
+        }
+    }
+}
+
+/// The values of contiguous tensors, where kernels are on and all are f32.
+fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> Option<[&[f32]; N]> {
+    let usable = kernels_on() && tensors.iter().all(|t| t.dtype() == DType::F32);
+    let usable = usable && tensors.iter().all(|t| t.shape().num_elements() > 0);
+    usable.then(|| tensors.each_ref().map(rows_of))
+}
+
+/// `[n, heads, d]` tensors as rows.
+fn head_rows(tensors: &[FlexTensor; 3]) -> Option<[Rows<'_>; 3]> {
+    let values = slices(tensors)?;
+    let rows = |i: usize| {
+        let [_, heads, d] = tensors[i].shape().dims();
+        Rows { values: values[i], stride: heads * d, heads, d }
+    };
+    Some([rows(0), rows(1), rows(2)])
+}
+
+/// Queries and keys after rotation, `[n, 2 · width]`, beside the values.
+struct Turned<'a> {
+    turned: Vec<f32>,
+    qkv: &'a [f32],
+    angles: Angles<'a>,
+    width: usize,
+}
+
+impl<'a> Turned<'a> {
+    /// From `qkv [n, 3 · width]`, `cos` and `sin`.
+    fn new(inputs: &'a [FlexTensor; 3]) -> Option<Self> {
+        let [qkv, cos, sin] = slices(inputs)?;
+        let width = inputs[0].shape()[1] / 3;
+        let angles = Angles { cos, sin, half: inputs[1].shape()[2] };
+        let mut turned = vec![0.0; qkv.len() / 3 * 2];
+        turned.par_chunks_mut(2 * width).zip(qkv.par_chunks(3 * width)).for_each(|(to, from)| {
+            to.copy_from_slice(&from[..2 * width]);
+        });
+        rotary::rotate(&mut turned, 2 * width, 2 * width, angles, false);
+        Some(Self { turned, qkv, angles, width })
+    }
+
+    fn rows(&self) -> [Rows<'_>; 3] {
+        let (d, width) = (2 * self.angles.half, self.width);
+        let heads = width / d;
+        [
+            Rows { values: &self.turned, stride: 2 * width, heads, d },
+            Rows { values: &self.turned[width..], stride: 2 * width, heads, d },
+            Rows { values: &self.qkv[2 * width..], stride: 3 * width, heads, d },
+        ]
     }
 }
 
@@ -152,21 +326,6 @@ fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
     let m = x.len() / k;
     let out = if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) };
     f32_tensor(out, Shape::new([m, n]))
-}
-
-fn norm_rows(rows: &[f32], weight: &[f32], epsilon: f64) -> Vec<f32> {
-    let width = weight.len();
-    let mut out = vec![0.0; rows.len()];
-    let norm = |(x, y): (&[f32], &mut [f32])| {
-        let mean = dot::dot(x, x) / width as f32;
-        let root = (mean + epsilon as f32).sqrt();
-        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-            *y = x / root * w;
-        }
-    };
-    let pairs = rows.par_chunks(width).zip(out.par_chunks_mut(width));
-    pairs.with_min_len((1 << 14) / width.max(1) + 1).for_each(norm);
-    out
 }
 
 fn f32_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {

@@ -24,6 +24,52 @@ pub trait ModelGradients: ModelOps {
         cast::<Self>(Self::float_matmul(Self::float_transpose(grad), x), dtype)
     }
 
+    /// With respect to the bias of `x · weightᵀ + bias`, in `dtype`.
+    fn bias_grad(grad: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        let width = grad.shape()[1];
+        let sum = Self::float_sum_dim(cast::<Self>(grad, DType::F32), 0);
+        cast::<Self>(Self::float_reshape(sum, Shape::new([width])), dtype)
+    }
+
+    /// With respect to `q`, `k` and `v` of sequences that lie one after the other.
+    fn packed_attention_grads(
+        qkv: [FloatTensor<Self>; 3],
+        lengths: &[usize],
+        causal: bool,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        packed_attention::<Self>(qkv, lengths, causal, grad)
+    }
+
+    /// With respect to queries, keys and values side by side, before they are rotated.
+    fn rotary_attention_grad(
+        qkv: FloatTensor<Self>,
+        angles: [FloatTensor<Self>; 2],
+        lengths: &[usize],
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        rotary_attention::<Self>(qkv, angles, lengths, grad)
+    }
+
+    /// With respect to `x`, `weight` and `bias`.
+    fn layer_norm_grads(
+        x: FloatTensor<Self>,
+        affine: [FloatTensor<Self>; 2],
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        layer_norm::<Self>(x, affine, epsilon, grad)
+    }
+
+    /// With respect to `gate` and `up`.
+    fn swiglu_grads(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        swiglu::<Self>(gate, up, grad)
+    }
+
     /// With respect to `q`, `k` and `v`.
     fn attention_grads(
         qkv: [FloatTensor<Self>; 3],
@@ -62,6 +108,81 @@ pub trait ModelGradients: ModelOps {
     ) -> [FloatTensor<Self>; 2] {
         cross_entropy::<Self>(hidden, weight, targets, grad)
     }
+}
+
+/// With `s = σ(gate)`: `dgate = g·up·s·(1 + gate·(1 − s))`, `dup = g·gate·s`.
+pub fn swiglu<B: ModelOps>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 2] {
+    let share = B::sigmoid(gate.clone());
+    let rest = B::float_add_scalar(B::float_neg(share.clone()), 1.0.into());
+    let slope = B::float_add_scalar(B::float_mul(gate.clone(), rest), 1.0.into());
+    let slope = B::float_mul(share.clone(), slope);
+    let for_gate = B::float_mul(B::float_mul(grad.clone(), up), slope);
+    [for_gate, B::float_mul(grad, B::float_mul(gate, share))]
+}
+
+/// `dx = (g·w − mean(g·w) − x̂·mean(g·w·x̂)) / root`; `dw = Σ g·x̂`, `db = Σ g` over the rows.
+pub fn layer_norm<B: ModelOps>(
+    x: FloatTensor<B>,
+    [weight, bias]: [FloatTensor<B>; 2],
+    epsilon: f64,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let (dtype, weight_dtype, bias_dtype) = (x.dtype(), weight.dtype(), bias.dtype());
+    let width = x.shape()[1];
+    let (x, grad) = (cast::<B>(x, DType::F32), cast::<B>(grad, DType::F32));
+    let weight = B::float_reshape(cast::<B>(weight, DType::F32), Shape::new([1, width]));
+    let (normed, root) = reference::standardised::<B>(x, epsilon);
+    let scaled = B::float_mul(grad.clone(), weight);
+    let mean = B::float_mean_dim(scaled.clone(), 1);
+    let share = B::float_mean_dim(B::float_mul(scaled.clone(), normed.clone()), 1);
+    let along = B::float_mul(normed.clone(), share);
+    let for_x = B::float_div(B::float_sub(B::float_sub(scaled, mean), along), root);
+    let flat =
+        |t, dtype| cast::<B>(B::float_reshape(B::float_sum_dim(t, 0), Shape::new([width])), dtype);
+    let for_weight = flat(B::float_mul(grad.clone(), normed), weight_dtype);
+    [cast::<B>(for_x, dtype), for_weight, flat(grad, bias_dtype)]
+}
+
+/// Sequence by sequence, those of equal length as one batch.
+pub fn packed_attention<B: ModelGradients>(
+    qkv: [FloatTensor<B>; 3],
+    lengths: &[usize],
+    causal: bool,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let grad = B::float_reshape(grad, qkv[0].shape());
+    let mut parts: [Vec<FloatTensor<B>>; 3] = Default::default();
+    for run in reference::runs(lengths) {
+        let inputs = qkv.each_ref().map(|x| reference::by_head::<B>(x.clone(), run));
+        let grad = reference::by_head::<B>(grad.clone(), run);
+        let found = B::attention_grads(inputs, causal, grad);
+        for (parts, found) in parts.iter_mut().zip(found) {
+            parts.push(reference::by_row::<B>(found));
+        }
+    }
+    parts.map(reference::joined::<B>)
+}
+
+/// The gradients of rotated queries and keys are turned back.
+pub fn rotary_attention<B: ModelGradients>(
+    qkv: FloatTensor<B>,
+    angles: [FloatTensor<B>; 2],
+    lengths: &[usize],
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let [rows, wide] = qkv.shape().dims();
+    let inputs = reference::rotated::<B>(qkv, angles.clone());
+    let [q, k, v] = B::packed_attention_grads(inputs, lengths, false, grad);
+    let [cos, sin] = angles;
+    let sin = B::float_neg(sin);
+    let turned = [q, k].map(|x| B::rotate_halves(x, cos.clone(), sin.clone()));
+    let flat = |x| B::float_reshape(x, Shape::new([rows, wide / 3]));
+    let parts = turned.into_iter().chain([v]).map(flat);
+    B::float_cat(parts.collect(), 1)
 }
 
 /// `dx = r·(g·w) − x·r³·mean(g·w·x)` with `r = 1/sqrt(mean(x²) + ε)`; `dw = Σ g·x·r` over the rows.

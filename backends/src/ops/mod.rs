@@ -5,6 +5,7 @@
 
 pub mod gradients;
 pub mod reference;
+pub mod update;
 
 #[cfg(feature = "autodiff")]
 mod autodiff;
@@ -38,6 +39,15 @@ pub trait ModelOps: Backend {
         reference::linear::<Self>(x, weight)
     }
 
+    /// [`Self::linear_nk`] plus `bias [n]` on every row.
+    fn affine_nk(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::affine::<Self>(x, weight, bias)
+    }
+
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
     fn grouped_attention(
         q: FloatTensor<Self>,
@@ -46,6 +56,51 @@ pub trait ModelOps: Backend {
         causal: bool,
     ) -> FloatTensor<Self> {
         reference::attention::<Self>(q, k, v, causal)
+    }
+
+    /// Attention inside each of many packed sequences, see [`packed_attention`].
+    fn attention_in_sequences(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        lengths: Vec<usize>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        reference::packed_attention::<Self>([q, k, v], &lengths, causal)
+    }
+
+    /// Rotates queries and keys and attends inside each of many packed sequences, see [`rotary_attention`].
+    fn attention_of_rotated(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        lengths: Vec<usize>,
+    ) -> FloatTensor<Self> {
+        reference::rotary_attention::<Self>(qkv, [cos, sin], &lengths)
+    }
+
+    /// Rotary positions, see [`rotate`].
+    fn rotate_halves(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::rotate::<Self>(x, cos, sin)
+    }
+
+    /// Layer norm of the rows of `x [n, width]`, see [`layer_norm`].
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        reference::layer_norm::<Self>(x, [weight, bias], epsilon)
+    }
+
+    /// `gate · σ(gate) · up`, see [`swiglu`].
+    fn gated_silu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::swiglu::<Self>(gate, up)
     }
 
     /// Root-mean-square norm of the rows of `x [.., n]`, see [`rms_norm`].
@@ -82,6 +137,12 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::linear_nk(x.into_dispatch(), weight.into_dispatch()))
 }
 
+/// [`linear`] plus `bias [n]`: torch's `linear`.
+pub fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::affine_nk(x, weight, bias.into_dispatch()))
+}
+
 /// Softmax attention with grouped key/value heads.
 ///
 /// `q [b, h, s, d]`, `k, v [b, g, t, d]` with `g` dividing `h`: query head `i` reads key head `i / (h / g)`.
@@ -90,6 +151,50 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::grouped_attention(q, k, v, causal))
+}
+
+/// [`attention`] inside each of many sequences that lie one after the other: `q [n, h, d]`, `k, v [n, g, d]`, the
+/// `lengths` sum to `n`; the result is `[n, h · d]`.
+pub fn packed_attention(
+    q: Tensor<3>,
+    k: Tensor<3>,
+    v: Tensor<3>,
+    lengths: Vec<usize>,
+    causal: bool,
+) -> Tensor<2> {
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(Dispatch::attention_in_sequences(q, k, v, lengths, causal))
+}
+
+/// [`packed_attention`] without a mask of `qkv [n, 3 · h · d]` (queries, keys, values, each head after head), where
+/// queries and keys are rotated first, see [`rotate`]; `cos, sin [n, 1, d / 2]`; the result is `[n, h · d]`.
+pub fn rotary_attention(
+    qkv: Tensor<2>,
+    cos: Tensor<3>,
+    sin: Tensor<3>,
+    lengths: Vec<usize>,
+) -> Tensor<2> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::attention_of_rotated(qkv.into_dispatch(), cos, sin, lengths))
+}
+
+/// Rotates the halves `a|b` of every head of `x [n, h, d]` to `a·cos − b·sin | b·cos + a·sin` (HF `rotate_half`
+/// form), with `cos, sin [n, 1, d / 2]`. Runs in their dtype and returns that of `x`; they get no gradients.
+pub fn rotate(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<3> {
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rotate_halves(x.into_dispatch(), cos, sin))
+}
+
+/// `(x − mean) / sqrt(variance + epsilon) · weight + bias` of the rows of `x [n, width]`, in f32 and cast back
+/// (torch `nn.LayerNorm`).
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::layer_norm_rows(x.into_dispatch(), weight, bias, epsilon))
+}
+
+/// `gate · σ(gate) · up`, elementwise (SwiGLU).
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::gated_silu(gate.into_dispatch(), up.into_dispatch()))
 }
 
 /// `x / sqrt(mean(x²) + epsilon)` over the last axis in f32, cast back to the dtype of `x`, then times `weight`

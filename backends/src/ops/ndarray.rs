@@ -2,3 +2,4 @@
 
 impl super::ModelOps for burn::backend::NdArray {}
 impl super::gradients::ModelGradients for burn::backend::NdArray {}
+impl super::update::UpdateOps for burn::backend::NdArray {}

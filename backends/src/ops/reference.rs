@@ -13,6 +13,147 @@ pub fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTen
     B::float_matmul(x, B::float_transpose(weight))
 }
 
+/// Body of [`super::ModelOps::affine_nk`].
+pub fn affine<B: super::ModelOps>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let y = B::linear_nk(x, weight);
+    let (bias, width) = (cast::<B>(bias, y.dtype()), y.shape()[1]);
+    B::float_add(y, B::float_reshape(bias, Shape::new([1, width])))
+}
+
+/// Body of [`super::ModelOps::gated_silu`].
+pub fn swiglu<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let share = B::sigmoid(gate.clone());
+    B::float_mul(B::float_mul(gate, share), up)
+}
+
+/// Body of [`super::ModelOps::layer_norm_rows`].
+pub fn layer_norm<B: Backend>(
+    x: FloatTensor<B>,
+    [weight, bias]: [FloatTensor<B>; 2],
+    epsilon: f64,
+) -> FloatTensor<B> {
+    let (dtype, width) = (x.dtype(), x.shape()[1]);
+    let (normed, _) = standardised::<B>(cast::<B>(x, DType::F32), epsilon);
+    let row = |t| B::float_reshape(cast::<B>(t, DType::F32), Shape::new([1, width]));
+    cast::<B>(B::float_add(B::float_mul(normed, row(weight)), row(bias)), dtype)
+}
+
+/// Rows of mean 0 and variance 1, and the roots of their variances, `[n, 1]`.
+pub(super) fn standardised<B: Backend>(
+    x: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let centred = B::float_sub(x.clone(), B::float_mean_dim(x, 1));
+    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
+    let root = B::float_sqrt(B::float_add_scalar(variance, epsilon.into()));
+    (B::float_div(centred, root.clone()), root)
+}
+
+/// Body of [`super::ModelOps::rotate_halves`].
+pub fn rotate<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let (dtype, half) = (x.dtype(), cos.shape()[2]);
+    let x = cast::<B>(x, cos.dtype());
+    let full = Slice::from(..);
+    let part = |start: usize| {
+        let range = Slice::from(start as isize..(start + half) as isize);
+        B::float_slice(x.clone(), &[full, full, range])
+    };
+    let (a, b) = (part(0), part(half));
+    let first =
+        B::float_sub(B::float_mul(a.clone(), cos.clone()), B::float_mul(b.clone(), sin.clone()));
+    let second = B::float_add(B::float_mul(b, cos), B::float_mul(a, sin));
+    cast::<B>(B::float_cat(vec![first, second], 2), dtype)
+}
+
+/// Body of [`super::ModelOps::attention_in_sequences`].
+pub fn packed_attention<B: super::ModelOps>(
+    [q, k, v]: [FloatTensor<B>; 3],
+    lengths: &[usize],
+    causal: bool,
+) -> FloatTensor<B> {
+    let [rows, heads, d] = q.shape().dims();
+    let parts = runs(lengths).map(|run| {
+        let [q, k, v] = [&q, &k, &v].map(|x| by_head::<B>(x.clone(), run));
+        by_row::<B>(B::grouped_attention(q, k, v, causal))
+    });
+    B::float_reshape(joined::<B>(parts.collect()), Shape::new([rows, heads * d]))
+}
+
+/// Body of [`super::ModelOps::attention_of_rotated`].
+pub fn rotary_attention<B: super::ModelOps>(
+    qkv: FloatTensor<B>,
+    angles: [FloatTensor<B>; 2],
+    lengths: &[usize],
+) -> FloatTensor<B> {
+    let [q, k, v] = rotated::<B>(qkv, angles);
+    B::attention_in_sequences(q, k, v, lengths.to_vec(), false)
+}
+
+/// Queries and keys rotated, and values, `[n, h, d]` each.
+pub(super) fn rotated<B: super::ModelOps>(
+    qkv: FloatTensor<B>,
+    [cos, sin]: [FloatTensor<B>; 2],
+) -> [FloatTensor<B>; 3] {
+    let ([rows, wide], d) = (qkv.shape().dims(), 2 * cos.shape()[2]);
+    let width = wide / 3;
+    let part = |i: usize| {
+        let columns = Slice::from((i * width) as isize..((i + 1) * width) as isize);
+        let part = B::float_slice(qkv.clone(), &[Slice::from(..), columns]);
+        B::float_reshape(part, Shape::new([rows, width / d, d]))
+    };
+    let turn = |x| B::rotate_halves(x, cos.clone(), sin.clone());
+    [turn(part(0)), turn(part(1)), part(2)]
+}
+
+/// Consecutive sequences of equal length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub start: usize,
+    pub count: usize,
+    pub length: usize,
+}
+
+/// Sequences of equal length attend as one batch.
+pub(super) fn runs(lengths: &[usize]) -> impl Iterator<Item = Run> {
+    let mut start = 0;
+    lengths.chunk_by(|a, b| a == b).map(move |equal| {
+        let run = Run { start, count: equal.len(), length: equal[0] };
+        start += run.count * run.length;
+        run
+    })
+}
+
+/// The rows of a run of `x [n, h, d]` as `[count, h, length, d]`.
+pub(super) fn by_head<B: Backend>(x: FloatTensor<B>, run: Run) -> FloatTensor<B> {
+    let [rows, heads, d] = x.shape().dims();
+    let (start, end) = (run.start, run.start + run.count * run.length);
+    let full = Slice::from(..);
+    let x = match (start, end) {
+        (0, end) if end == rows => x,
+        _ => B::float_slice(x, &[Slice::from(start as isize..end as isize), full, full]),
+    };
+    let x = B::float_reshape(x, Shape::new([run.count, run.length, heads, d]));
+    B::float_swap_dims(x, 1, 2)
+}
+
+/// The way back: `[count, h, length, d]` as `[count · length, h, d]`.
+pub(super) fn by_row<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let [count, heads, length, d] = x.shape().dims();
+    B::float_reshape(B::float_swap_dims(x, 1, 2), Shape::new([count * length, heads, d]))
+}
+
+pub(super) fn joined<B: Backend>(mut parts: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+    if parts.len() == 1 { parts.remove(0) } else { B::float_cat(parts, 0) }
+}
+
 /// Body of [`super::ModelOps::rms_norm_rows`].
 pub fn rms_norm<B: Backend>(
     x: FloatTensor<B>,

@@ -158,3 +158,183 @@ mod gradients {
         }
     }
 }
+
+/// The kernels of whole steps of a block, and their gradients, each against its generic body.
+mod fused {
+    use burn::backend::Flex;
+    use burn::backend::flex::FlexTensor;
+    use burn::backend::ops::FloatTensorOps;
+
+    use super::*;
+    use crate::ops::gradients::{self, ModelGradients};
+    use crate::ops::update::{self, AdamWStep, UpdateOps};
+
+    fn values<const D: usize>(shape: [usize; D], seed: f32) -> Primitive {
+        primitive(&tensor(shape, seed, DType::F32))
+    }
+
+    /// Each pair agrees to 2e-5 of the largest value.
+    fn same<const N: usize>(what: &str, found: [Primitive; N], expected: [Primitive; N]) {
+        for (i, (a, b)) in found.into_iter().zip(expected).enumerate() {
+            assert_eq!(a.layout().shape(), b.layout().shape(), "{what}, output {i}");
+            let [a, b] = [a, b].map(|t| t.into_data().to_vec::<f32>().expect("f32"));
+            let size = b.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            let far = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far <= 2e-5 * size, "{what}, output {i}: {far} of {size}");
+        }
+    }
+
+    #[test]
+    fn affine_and_its_gradients() {
+        for (m, n, k) in [(1, 1, 1), (3, 17, 5), (70, 33, 129), (131, 64, 40)] {
+            let (x, w, b) = (values([m, k], 0.2), values([n, k], 1.3), values([n], 7.0));
+            let g = values([m, n], 4.4);
+            let found = Flex::affine_nk(x.clone(), w.clone(), b.clone());
+            same("affine", [found], [reference::affine::<Flex>(x.clone(), w.clone(), b)]);
+            let expected = Flex::float_matmul(g.clone(), w.clone());
+            same("input", [Flex::linear_input_grad(g.clone(), w)], [expected]);
+            let expected = Flex::float_matmul(Flex::float_transpose(g.clone()), x.clone());
+            same("weight", [Flex::linear_weight_grad(g.clone(), x, DType::F32)], [expected]);
+            let sums = Flex::float_reshape(Flex::float_sum_dim(g.clone(), 0), [n].into());
+            same("bias", [Flex::bias_grad(g, DType::F32)], [sums]);
+        }
+    }
+
+    #[test]
+    fn norms_and_their_gradients() {
+        for (rows, width) in [(1, 3), (5, 48), (67, 129)] {
+            let (x, g) = (values([rows, width], 0.5), values([rows, width], 2.5));
+            let [w, b] = [values([width], 1.0), values([width], 6.0)];
+            let affine = [w.clone(), b.clone()];
+            let found = Flex::layer_norm_rows(x.clone(), w.clone(), b.clone(), 1e-6);
+            let expected = reference::layer_norm::<Flex>(x.clone(), affine.clone(), 1e-6);
+            same("layer norm", [found], [expected]);
+            same(
+                "layer norm backwards",
+                Flex::layer_norm_grads(x.clone(), affine.clone(), 1e-6, g.clone()),
+                gradients::layer_norm::<Flex>(x.clone(), affine, 1e-6, g.clone()),
+            );
+            same(
+                "rms norm backwards",
+                Flex::rms_norm_grads(x.clone(), w.clone(), 1e-6, g.clone()),
+                gradients::rms_norm::<Flex>(x, w, 1e-6, g),
+            );
+        }
+    }
+
+    #[test]
+    fn activations_and_their_gradients() {
+        let [gate, up, g] = [0.1, 1.7, 3.1].map(|seed| values([23, 19], seed));
+        let gate = Flex::float_mul_scalar(gate, 6.0.into());
+        let found = Flex::gated_silu(gate.clone(), up.clone());
+        same("swiglu", [found], [reference::swiglu::<Flex>(gate.clone(), up.clone())]);
+        let found = Flex::swiglu_grads(gate.clone(), up.clone(), g.clone());
+        same("backwards", found, gradients::swiglu::<Flex>(gate.clone(), up, g.clone()));
+        let slope = |slope| Flex::float_mul(g.clone(), slope);
+        let expected = slope(reference::gelu_slope::<Flex>(gate.clone()));
+        same("gelu", [Flex::gelu_exact_grad(gate.clone(), g.clone())], [expected]);
+        let expected = slope(reference::gelu_tanh_slope::<Flex>(gate.clone()));
+        same("gelu by tanh", [Flex::gelu_by_tanh_grad(gate, g.clone())], [expected]);
+    }
+
+    #[test]
+    fn attention_in_packed_sequences_and_its_gradients() {
+        for (heads, groups, d) in [(4, 2, 8), (3, 3, 24), (6, 1, 16)] {
+            for lengths in [vec![5], vec![3, 3, 9, 1], vec![70, 2, 33]] {
+                let rows = lengths.iter().sum();
+                let q = values([rows, heads, d], 0.3);
+                let [k, v] = [1.9, 5.2].map(|seed| values([rows, groups, d], seed));
+                let qkv = [q.clone(), k.clone(), v.clone()];
+                let g = values([rows, heads * d], 8.8);
+                for causal in [false, true] {
+                    let lens = lengths.clone();
+                    same(
+                        "packed attention",
+                        [Flex::attention_in_sequences(
+                            q.clone(),
+                            k.clone(),
+                            v.clone(),
+                            lens,
+                            causal,
+                        )],
+                        [reference::packed_attention::<Flex>(qkv.clone(), &lengths, causal)],
+                    );
+                    same(
+                        "packed attention backwards",
+                        Flex::packed_attention_grads(qkv.clone(), &lengths, causal, g.clone()),
+                        gradients::packed_attention::<Flex>(
+                            qkv.clone(),
+                            &lengths,
+                            causal,
+                            g.clone(),
+                        ),
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rotation_and_the_attention_of_rotated_heads() {
+        let (rows, heads, d) = (13, 3, 12);
+        let [cos, sin] = [0.4, 2.0].map(|seed| values([rows, 1, d / 2], seed));
+        let x = values([rows, heads, d], 1.5);
+        let found = Flex::rotate_halves(x.clone(), cos.clone(), sin.clone());
+        same("rotation", [found], [reference::rotate::<Flex>(x, cos.clone(), sin.clone())]);
+        let qkv = values([rows, 3 * heads * d], 6.1);
+        let g = values([rows, heads * d], 9.3);
+        let angles = [cos.clone(), sin.clone()];
+        let lengths = vec![4, 4, 5];
+        same(
+            "rotary attention",
+            [Flex::attention_of_rotated(qkv.clone(), cos, sin, lengths.clone())],
+            [reference::rotary_attention::<Flex>(qkv.clone(), angles.clone(), &lengths)],
+        );
+        same(
+            "rotary attention backwards",
+            [Flex::rotary_attention_grad(qkv.clone(), angles.clone(), &lengths, g.clone())],
+            [gradients::rotary_attention::<Flex>(qkv, angles, &lengths, g)],
+        );
+    }
+
+    #[test]
+    fn cross_entropy_and_its_gradients() {
+        for (rows, vocabulary, k) in [(1, 7, 5), (90, 301, 33)] {
+            let (hidden, head) = (values([rows, k], 0.6), values([vocabulary, k], 2.1));
+            let ids: Vec<i64> = (0..rows).map(|i| (i * 31 % vocabulary) as i64).collect();
+            let ids = FlexTensor::from_data(TensorData::new(ids, [rows]));
+            let found = Flex::linear_cross_entropy(hidden.clone(), head.clone(), ids.clone());
+            let expected =
+                reference::cross_entropy::<Flex>(hidden.clone(), head.clone(), ids.clone());
+            same("cross-entropy", [found], [expected]);
+            let g = values([rows], 3.7);
+            same(
+                "cross-entropy backwards",
+                Flex::cross_entropy_grads(hidden.clone(), head.clone(), ids.clone(), g.clone()),
+                gradients::cross_entropy::<Flex>(hidden, head, ids, g),
+            );
+        }
+    }
+
+    #[test]
+    fn the_step_of_adamw() {
+        let [value, first, grad] = [0.2, 1.4, 4.0].map(|seed| values([1003], seed));
+        let second = Flex::float_mul(first.clone(), first.clone());
+        let step = AdamWStep {
+            beta1: 0.9,
+            beta2: 0.98,
+            epsilon: 1e-8,
+            rate: 1e-2,
+            root: 3.0,
+            decay: 1e-3,
+            grad_scale: 0.7,
+        };
+        let moved = (value, first, second);
+        let found =
+            Flex::adamw_step(moved.0.clone(), moved.1.clone(), moved.2.clone(), grad.clone(), step);
+        let expected = update::reference::<Flex>(moved, grad.clone(), step);
+        same("adamw", [found.0, found.1, found.2], [expected.0, expected.1, expected.2]);
+        let sum = Flex::float_sum(Flex::float_mul(grad.clone(), grad.clone()));
+        same("sum of squares", [Flex::sum_of_squares(grad)], [sum]);
+    }
+}

@@ -52,18 +52,20 @@ impl Attention {
         // 2. Normalise each head of q and k, then rotate.
         let q = context.rotary.rotate(self.q_norm.forward(q));
         let k = context.rotary.rotate(self.k_norm.forward(k));
-        // 3. Each sequence attends to its own past.
+        // 3. Each sequence attends to its own past and itself, then project.
+        let Past::Cached(caches) = past else {
+            let lengths = context.lengths.clone();
+            return self.o_proj.forward(ops::packed_attention(q, k, v, lengths, true));
+        };
         let mut start = 0;
         let mut outputs = Vec::with_capacity(context.lengths.len());
-        for (sequence, length) in context.lengths.iter().enumerate() {
-            let rows = |t: &Tensor<3>| t.clone().narrow(0, start, *length);
-            let (keys, values) = (by_head(rows(&k)), by_head(rows(&v)));
-            let (keys, values) = past.extend(sequence, layer, keys, values);
-            let out = ops::attention(by_head(rows(&q)), keys, values, true);
+        for (cache, length) in caches.iter_mut().zip(&context.lengths) {
+            let rows = |t: &Tensor<3>| by_head(t.clone().narrow(0, start, *length));
+            let (keys, values) = cache.append(layer, rows(&k), rows(&v));
+            let out = ops::attention(rows(&q), keys, values, true);
             outputs.push(out.squeeze_dim::<3>(0).swap_dims(0, 1).flatten::<2>(1, 2));
             start += length;
         }
-        // 4. Join the sequences and project.
         self.o_proj.forward(Tensor::cat(outputs, 0))
     }
 

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
+use qwen3_vl_backends::ops;
 
 use crate::init::Init;
 use crate::linear::Linear;
@@ -26,7 +26,7 @@ impl Mlp {
 
     /// `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj.forward(ops::swiglu(gate, self.up_proj.forward(x)))
     }
 }

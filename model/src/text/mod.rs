@@ -60,20 +60,6 @@ pub enum Past<'a, 'c> {
 }
 
 impl Past<'_, '_> {
-    /// All keys and values that rows of `sequence` see in `layer`, given the new ones `[1, kv_heads, n, head_dim]`.
-    fn extend(
-        &mut self,
-        sequence: usize,
-        layer: usize,
-        keys: Tensor<4>,
-        values: Tensor<4>,
-    ) -> (Tensor<4>, Tensor<4>) {
-        match self {
-            Self::Cached(caches) => caches[sequence].append(layer, keys, values),
-            Self::Empty => (keys, values),
-        }
-    }
-
     fn advance(&mut self, lengths: &[usize]) {
         if let Self::Cached(caches) = self {
             caches.iter_mut().zip(lengths).for_each(|(cache, length)| cache.advance(*length));

@@ -15,7 +15,6 @@ use crate::rope::Rotary;
 pub struct VisionAttention {
     pub qkv: Linear,
     pub proj: Linear,
-    heads: usize,
 }
 
 impl VisionAttention {
@@ -24,37 +23,14 @@ impl VisionAttention {
         Self {
             qkv: Linear::with_bias(width, 3 * width, init),
             proj: Linear::with_bias(width, width, init),
-            heads: config.heads,
         }
     }
 
     /// `x [patches, hidden]`, same shape out.
     pub(super) fn forward(&self, x: Tensor<2>, plan: &VisionPlan, rotary: &Rotary) -> Tensor<2> {
-        let [patches, width] = x.dims();
-        let head_dim = width / self.heads;
-        // 1. One product for queries, keys and values; rows are ordered q|k|v, each head-major.
+        // Rows of the product are ordered q|k|v, each head-major; every frame attends to itself.
         let qkv = self.qkv.forward(x);
-        let part = |i: usize| {
-            qkv.clone().narrow(1, i * width, width).reshape([patches, self.heads, head_dim])
-        };
-        // 2. Rotate queries and keys by their row and column.
-        let (q, k, v) = (rotary.rotate(part(0)), rotary.rotate(part(1)), part(2));
-        // 3. Attend frame by frame, frames of equal size as one batch.
-        let mut start = 0;
-        let mut outputs = Vec::with_capacity(plan.segments().len());
-        for segment in plan.segments() {
-            let rows = segment.frames * segment.patches;
-            let frames = |t: &Tensor<3>| {
-                t.clone()
-                    .narrow(0, start, rows)
-                    .reshape([segment.frames, segment.patches, self.heads, head_dim])
-                    .swap_dims(1, 2)
-            };
-            let out = ops::attention(frames(&q), frames(&k), frames(&v), false);
-            outputs.push(out.swap_dims(1, 2).reshape([rows, width]));
-            start += rows;
-        }
-        // 4. Join the frames and project.
-        self.proj.forward(Tensor::cat(outputs, 0))
+        let Rotary { cos, sin } = rotary.clone();
+        self.proj.forward(ops::rotary_attention(qkv, cos, sin, plan.frame_lengths()))
     }
 }

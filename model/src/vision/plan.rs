@@ -72,6 +72,12 @@ impl VisionPlan {
         &self.segments
     }
 
+    /// Patches of every frame.
+    pub fn frame_lengths(&self) -> Vec<usize> {
+        let frames = |segment: &Segment| std::iter::repeat_n(segment.patches, segment.frames);
+        self.segments.iter().flat_map(frames).collect()
+    }
+
     /// Taps of the learned positions: table rows and weights, tap-major `[4 · patches]`.
     pub fn taps(&self) -> (&[i64], &[f32]) {
         (&self.tap_rows, &self.tap_weights)

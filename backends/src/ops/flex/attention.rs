@@ -1,8 +1,8 @@
-//! Softmax attention in blocks of query rows, one task per head and block.
+//! Softmax attention in blocks of query rows.
 
 use rayon::prelude::*;
 
-use super::matmul::{Matrix, multiply};
+use super::matmul::{Into, Matrix, multiply};
 use super::softmax::exponentials;
 
 /// Query rows per task: their scores against a long context stay in the cache of one core.
@@ -50,24 +50,205 @@ pub fn attention(q: &[f32], k: Heads<'_>, v: Heads<'_>, sizes: Sizes) -> Vec<f32
             let past = sizes.causal.then(|| sizes.t - s + block * BLOCK);
             let seen = past.map_or(sizes.t, |past| past + rows);
             let (k, v) = (k.head(batch, group, seen, d), v.head(batch, group, seen, d));
-            let scores = scores(Matrix::rows(q, d), k, past);
-            multiply(out, d, 1.0, (Matrix::rows(&scores, seen), v), false);
+            let weights = weights(Matrix::rows(q, d), k, past);
+            multiply(out, d, 1.0, (Matrix::rows(&weights, seen), v), Into::Replace);
         });
     });
     out
 }
 
 /// Softmax over the keys of every query row; with `past`, row `i` sees the first `past + i + 1` of them.
-fn scores(q: Matrix<'_>, k: Matrix<'_>, past: Option<usize>) -> Vec<f32> {
+fn weights(q: Matrix<'_>, k: Matrix<'_>, past: Option<usize>) -> Vec<f32> {
     let seen = k.rows;
     let mut scores = vec![0.0; q.rows * seen];
     let scale = (q.columns as f64).powf(-0.5) as f32;
-    multiply(&mut scores, seen, scale, (q, k.transposed()), false);
+    multiply(&mut scores, seen, scale, (q, k.transposed()), Into::Replace);
     for (i, row) in scores.chunks_mut(seen).enumerate() {
         let (row, future) = row.split_at_mut(past.map_or(seen, |past| past + i + 1));
-        let inverse = 1.0 / exponentials(row);
+        let inverse = 1.0 / exponentials(row).1;
         row.iter_mut().for_each(|weight| *weight *= inverse);
         future.fill(0.0);
     }
     scores
+}
+
+/// Rows of all heads side by side: row `i` of head `h` begins at `i · stride + h · d`.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    pub heads: usize,
+    pub d: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows `start..start + rows` of one head.
+    fn head(&self, head: usize, start: usize, rows: usize) -> Matrix<'a> {
+        Matrix {
+            values: &self.values[start * self.stride + head * self.d..],
+            rows,
+            columns: self.d,
+            row_stride: self.stride,
+            column_stride: 1,
+        }
+    }
+}
+
+/// A block of query rows of one sequence.
+struct Task<'o> {
+    out: &'o mut [f32],
+    /// First row of the sequence, first row of the block inside of it, rows of the sequence.
+    start: usize,
+    first: usize,
+    length: usize,
+}
+
+/// Each sequence of `lengths` rows attends to itself; `[rows, heads · d]`.
+pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
+    let [q, k, v] = qkv;
+    let width = q.heads * q.d;
+    let rows: usize = lengths.iter().sum();
+    let block = rows.div_ceil(4 * rayon::current_num_threads()).clamp(16, BLOCK);
+    let mut out = vec![0.0; rows * width];
+    let mut tasks = Vec::new();
+    let (mut rest, mut start) = (&mut out[..], 0);
+    for length in lengths {
+        let sequence = rest.split_off_mut(..length * width).expect("as many rows as asked for");
+        for (index, out) in sequence.chunks_mut(block * width).enumerate() {
+            tasks.push(Task { out, start, first: index * block, length: *length });
+        }
+        start += length;
+    }
+    tasks.into_par_iter().for_each(|Task { out, start, first, length }| {
+        let rows = out.len() / width;
+        let past = causal.then_some(first);
+        let seen = past.map_or(length, |past| past + rows);
+        for head in 0..q.heads {
+            let group = head / (q.heads / k.heads);
+            let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
+            let weights = weights(q.head(head, start + first, rows), k, past);
+            let operands = (Matrix::rows(&weights, seen), v);
+            multiply(&mut out[head * q.d..], width, 1.0, operands, Into::Replace);
+        }
+    });
+    out
+}
+
+/// Query rows whose weights are computed together on the way back.
+const BACK_BLOCK: usize = 128;
+
+/// Gradients of one key head and the query heads that read it: `[heads, length, d]`, `[length, d]` twice.
+struct HeadGrads {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// Gradients of [`packed`] with respect to queries, keys and values.
+pub fn packed_grads(
+    qkv: [Rows<'_>; 3],
+    lengths: &[usize],
+    causal: bool,
+    grad: &[f32],
+) -> PackedGrads {
+    let [q, k, _] = qkv;
+    let mut jobs = Vec::with_capacity(lengths.len() * k.heads);
+    let mut start = 0;
+    for length in lengths {
+        jobs.extend((0..k.heads).map(|group| (start, *length, group)));
+        start += length;
+    }
+    let grad = Rows { values: grad, stride: q.heads * q.d, ..q };
+    let parts = jobs.into_par_iter();
+    let parts =
+        parts.map(|(start, length, group)| head_grads(qkv, grad, start, length, group, causal));
+    PackedGrads { parts: parts.collect(), groups: k.heads, lengths: lengths.to_vec(), d: q.d }
+}
+
+/// What [`packed_grads`] finds, per sequence and key head.
+pub struct PackedGrads {
+    parts: Vec<HeadGrads>,
+    groups: usize,
+    lengths: Vec<usize>,
+    d: usize,
+}
+
+impl PackedGrads {
+    /// Writes the gradients of queries, keys and values into rows of `width`, beginning at the given columns.
+    pub fn write(&self, out: &mut [f32], width: usize, columns: [Option<usize>; 3]) {
+        let mut rest = out;
+        let mut sequences = Vec::with_capacity(self.lengths.len());
+        for length in &self.lengths {
+            sequences
+                .push(rest.split_off_mut(..length * width).expect("as many rows as lengths say"));
+        }
+        let parts = self.parts.par_chunks(self.groups);
+        sequences.into_par_iter().zip(parts).for_each(|(out, parts)| {
+            for (group, part) in parts.iter().enumerate() {
+                let values = [&part.q, &part.k, &part.v];
+                for (values, column) in values.into_iter().zip(columns) {
+                    let Some(column) = column else { continue };
+                    let each = values.len() * width / out.len().max(1);
+                    let (d, column) = (self.d, column + group * each);
+                    spread(out, width, column, values, d);
+                }
+            }
+        });
+    }
+}
+
+/// Writes `values [heads, rows, d]` into the rows of `out`, the heads side by side from `column` on.
+fn spread(out: &mut [f32], width: usize, column: usize, values: &[f32], d: usize) {
+    let rows = out.len() / width.max(1);
+    for (head, values) in values.chunks((rows * d).max(1)).enumerate() {
+        let column = column + head * d;
+        for (out, values) in out.chunks_mut(width).zip(values.chunks(d)) {
+            out[column..column + d].copy_from_slice(values);
+        }
+    }
+}
+
+/// With `p = softmax(q·kᵀ·scale)`: `dv = pᵀ·g`, `ds = p ∘ (g·vᵀ − Σ p∘(g·vᵀ))·scale`, `dq = ds·k`, `dk = dsᵀ·q`.
+fn head_grads(
+    [q, k, v]: [Rows<'_>; 3],
+    grad: Rows<'_>,
+    start: usize,
+    length: usize,
+    group: usize,
+    causal: bool,
+) -> HeadGrads {
+    let (repeats, d) = (q.heads / k.heads, q.d);
+    let size = length * d;
+    let mut out =
+        HeadGrads { q: vec![0.0; repeats * size], k: vec![0.0; size], v: vec![0.0; size] };
+    let mut dp = Vec::new();
+    for repeat in 0..repeats {
+        let head = group * repeats + repeat;
+        for first in (0..length).step_by(BACK_BLOCK) {
+            let rows = BACK_BLOCK.min(length - first);
+            let past = causal.then_some(first);
+            let seen = past.map_or(length, |past| past + rows);
+            let (q, g) = (q.head(head, start + first, rows), grad.head(head, start + first, rows));
+            let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
+            let p = weights(q, k, past);
+            dp.resize(rows * seen, 0.0);
+            multiply(&mut dp, seen, 1.0, (g, v.transposed()), Into::Replace);
+            multiply(&mut out.v, d, 1.0, (Matrix::rows(&p, seen).transposed(), g), Into::Add);
+            score_grads(&mut dp, &p, seen, (d as f64).powf(-0.5) as f32);
+            let ds = Matrix::rows(&dp, seen);
+            multiply(&mut out.q[repeat * size + first * d..], d, 1.0, (ds, k), Into::Replace);
+            multiply(&mut out.k, d, 1.0, (ds.transposed(), q), Into::Add);
+        }
+    }
+    out
+}
+
+/// `p ∘ (dp − Σ p∘dp) · scale` of each row, in place of `dp`.
+fn score_grads(dp: &mut [f32], p: &[f32], seen: usize, scale: f32) {
+    for (dp, p) in dp.chunks_mut(seen).zip(p.chunks(seen)) {
+        let mean = super::dot::dot(p, dp);
+        for (dp, p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - mean) * scale;
+        }
+    }
 }

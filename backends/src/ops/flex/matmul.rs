@@ -37,7 +37,14 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out[i · out_stride + j] = scale · Σ a[i, l] · b[l, j]`, on all cores or on the calling thread alone.
+/// What becomes of the values that the result has before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Into {
+    Replace,
+    Add,
+}
+
+/// `out[i · out_stride + j] = scale · Σ a[i, l] · b[l, j]`, or added to it, on the calling thread alone.
 ///
 /// # Panics
 /// When the shapes do not belong together or reach past a slice.
@@ -45,8 +52,68 @@ pub fn multiply(
     out: &mut [f32],
     out_stride: usize,
     scale: f32,
+    operands: (Matrix<'_>, Matrix<'_>),
+    into: Into,
+) {
+    let (m, n) = (operands.0.rows, operands.1.columns);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(n <= out_stride.max(n) && (m - 1) * out_stride + n <= out.len(), "result too small");
+    let alone = gemm::Parallelism::None;
+    // SAFETY: row `m - 1` of the result ends at `(m - 1) * out_stride + n`, which is inside `out`; `out` is
+    // exclusively borrowed, so it overlaps neither operand.
+    unsafe { run(out.as_mut_ptr(), out_stride, scale, operands, into, alone) }
+}
+
+/// `Σ a[i, l] · b[l, j]` as rows, on all cores.
+///
+/// # Panics
+/// When the shapes do not belong together or reach past a slice.
+pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let (m, n) = (a.rows, b.columns);
+    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    if m == 0 || n == 0 {
+        return out;
+    }
+    // SAFETY: the vector has room for `m` rows of `n` values, and nobody else has a pointer to it. The product
+    // writes every one of them without reading it, so that the length may be set.
+    unsafe {
+        run(out.as_mut_ptr(), n, 1.0, (a, b), Into::Replace, gemm::Parallelism::Rayon(0));
+        out.set_len(m * n);
+    }
+    out
+}
+
+/// As [`multiply`], on all cores.
+///
+/// # Panics
+/// When the shapes do not belong together or reach past a slice.
+pub fn multiply_parallel(
+    out: &mut [f32],
+    out_stride: usize,
+    operands: (Matrix<'_>, Matrix<'_>),
+    into: Into,
+) {
+    let (m, n) = (operands.0.rows, operands.1.columns);
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * out_stride + n <= out.len(), "result too small");
+    // SAFETY: as in `multiply`.
+    unsafe { run(out.as_mut_ptr(), out_stride, 1.0, operands, into, gemm::Parallelism::Rayon(0)) }
+}
+
+/// # Safety
+/// `out` must be valid for writes of `m` rows of `n` values that begin `out_stride` values apart, and overlap no
+/// operand; with [`Into::Add`], its values must be initialised.
+unsafe fn run(
+    out: *mut f32,
+    out_stride: usize,
+    scale: f32,
     (a, b): (Matrix<'_>, Matrix<'_>),
-    parallel: bool,
+    into: Into,
+    parallelism: gemm::Parallelism,
 ) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert_eq!(k, b.rows, "inner sizes of a product");
@@ -54,30 +121,25 @@ pub fn multiply(
         a.end() <= a.values.len() && b.end() <= b.values.len(),
         "operands reach past their data"
     );
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(n <= out_stride.max(n) && (m - 1) * out_stride + n <= out.len(), "result too small");
-    let parallelism = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: the assertions above keep every address inside its slice: the strides of `a` and `b` reach at most
-    // `end()` values, and row `m - 1` of the result ends at `(m - 1) * out_stride + n`. `out` is exclusively
-    // borrowed, so it overlaps neither operand.
+    let add = into == Into::Add;
+    // SAFETY: the strides of `a` and `b` reach at most `end()` values, which are inside their slices by the
+    // assertion above; the caller vouches for `out`.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             out_stride as isize,
-            false,
+            add,
             a.values.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
             b.values.as_ptr(),
             b.column_stride as isize,
             b.row_stride as isize,
-            0.0,
+            if add { 1.0 } else { 0.0 },
             scale,
             false,
             false,

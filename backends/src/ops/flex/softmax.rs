@@ -1,38 +1,18 @@
-//! `exp(x - max)` of a row and its sum, vectorised.
+//! `exp(x - max)` of a row, its sum and its maximum, vectorised.
 
-/// Replaces the values by `exp(value - largest)` and returns their sum; the result is at least 1.
-pub fn exponentials(row: &mut [f32]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the processor has just been asked for these features; there is no other precondition.
-            return unsafe { exponentials_avx512(row) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
-            return unsafe { exponentials_avx2(row) };
-        }
-    }
-    exponentials_with(row, |a, b, c| a * b + c)
-}
+use super::simd::vectorised;
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-fn exponentials_avx512(row: &mut [f32]) -> f32 {
-    exponentials_with(row, f32::mul_add)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn exponentials_avx2(row: &mut [f32]) -> f32 {
-    exponentials_with(row, f32::mul_add)
+vectorised! {
+    /// Replaces the values by `exp(value - largest)` and returns the largest and the sum of the results, which is at
+    /// least 1.
+    pub fn exponentials(row: &mut [f32]) -> (f32, f32) = exponentials_with
 }
 
 /// Independent partial results, so that they vectorise.
 const LANES: usize = 32;
 
 #[inline(always)]
-fn exponentials_with(row: &mut [f32], madd: impl Fn(f32, f32, f32) -> f32 + Copy) -> f32 {
+fn exponentials_with(row: &mut [f32], madd: impl Fn(f32, f32, f32) -> f32 + Copy) -> (f32, f32) {
     let mut tops = [f32::NEG_INFINITY; LANES];
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
@@ -54,7 +34,7 @@ fn exponentials_with(row: &mut [f32], madd: impl Fn(f32, f32, f32) -> f32 + Copy
         *value = exp(*value - top, madd);
         sum += *value;
     }
-    sum
+    (top, sum)
 }
 
 /// `e^x` for `x <= 0`, within 2 units in the last place (polynomial of the Cephes library); 0 below about -87.
@@ -104,7 +84,8 @@ mod tests {
                 exponentials(&mut row.clone()),
                 exponentials_with(&mut portable, |a, b, c| a * b + c),
             ];
-            for sum in sums {
+            for (largest, sum) in sums {
+                assert_eq!(f64::from(largest), top);
                 assert!(
                     (sum as f64 - exact).abs() / exact < 1e-5,
                     "{length}: {sum} against {exact}"
