@@ -184,12 +184,11 @@ mod tests {
         (x * share, share + x * share * (1.0 - share))
     }
 
+    type Values = fn(&[f32]) -> Vec<f32>;
+    type Slopes = fn(&[f32], &[f32]) -> Vec<f32>;
+
     /// Compares a function and its slope with those in f64, also in the body that needs no special instructions.
-    fn check(
-        values: [fn(&[f32]) -> Vec<f32>; 2],
-        slopes: [fn(&[f32], &[f32]) -> Vec<f32>; 2],
-        exact: fn(f64) -> (f64, f64),
-    ) {
+    fn check(values: [Values; 2], slopes: [Slopes; 2], exact: fn(f64) -> (f64, f64)) {
         let x: Vec<f32> = (-4_000..4_000).map(|i| i as f32 / 300.0).collect();
         let ones = vec![1.0; x.len()];
         for (values, slopes) in values.iter().zip(slopes) {
