@@ -14,7 +14,7 @@ use qwen3_vl::train::data::{CheckOptions, CheckReport, Dataset, Limits, Preparer
 use qwen3_vl::train::groups::Group;
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
-use qwen3_vl::train::synth::{Mixture, SynthOptions, write_dataset};
+use qwen3_vl::train::synth::{Mixture, SynthOptions, write_dataset, write_tokenizer};
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::load_processor;
 
@@ -85,6 +85,9 @@ struct SynthArgs {
     /// Rows of different seeds have nothing in common
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Also learn a tokenizer of 1,024 tokens from the questions and answers of this seed: tokenizer.json
+    #[arg(long)]
+    tokenizer: bool,
 }
 
 /// Runs the verb.
@@ -234,6 +237,9 @@ fn synth(args: &SynthArgs) -> anyhow::Result<Outcome> {
     bar.set_style(ProgressStyle::with_template("drawing {bar:30} {pos}/{len} rows {eta}")?);
     write_dataset(&args.out, &options, &mut |done, _| bar.set_position(done))?;
     bar.finish_and_clear();
+    if args.tokenizer {
+        write_tokenizer(&args.out, args.seed)?;
+    }
     print::aside(&format!("{} rows in {}\n", args.rows, args.out.join("data.jsonl").display()));
     Ok(Outcome::Done)
 }

@@ -120,6 +120,9 @@ pub struct Rates {
     /// Share of the rate that is left at the end.
     #[serde(default)]
     pub floor: f64,
+    /// Share of all steps (below 1) or number of steps over which rates fall at the end, with `schedule = "wsd"`.
+    #[serde(default = "decay")]
+    pub decay: f64,
 }
 
 /// How rates fall after the warm-up.
@@ -130,6 +133,10 @@ pub enum Schedule {
     Cosine,
     Linear,
     Constant,
+    /// Warm-up, stable, decay (HF `warmup_stable_decay`): constant, then linear to the floor over the last `decay` steps.
+    ///
+    /// Until the fall begins nothing depends on the number of steps, so a run can be made longer from a checkpoint before it.
+    Wsd,
 }
 
 impl Rates {
@@ -147,8 +154,8 @@ impl Rates {
 
     /// What all rates are multiplied by at `step`, from 0, of `steps`.
     pub fn factor(&self, step: u64, steps: u64) -> f64 {
-        let warmup = if self.warmup < 1.0 { self.warmup * steps as f64 } else { self.warmup };
-        let warmup = warmup.ceil();
+        let count = |share: f64| if share < 1.0 { share * steps as f64 } else { share }.ceil();
+        let warmup = count(self.warmup);
         if (step as f64) < warmup {
             return (step + 1) as f64 / warmup;
         }
@@ -158,6 +165,9 @@ impl Rates {
             Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
             Schedule::Linear => 1.0 - done,
             Schedule::Constant => 1.0,
+            Schedule::Wsd => {
+                ((steps as f64 - step as f64) / count(self.decay).max(1.0)).clamp(0.0, 1.0)
+            }
         };
         self.floor + (1.0 - self.floor) * fall
     }
@@ -342,6 +352,10 @@ fn one() -> f64 {
     1.0
 }
 
+fn decay() -> f64 {
+    0.2
+}
+
 fn warmup() -> f64 {
     0.03
 }
@@ -382,6 +396,12 @@ impl TrainConfig {
         let positive = "it must be a number above 0";
         if !(self.lr.base > 0.0 && self.lr.base.is_finite()) {
             return refuse("lr.base", self.lr.base.to_string(), positive);
+        }
+        for (field, value) in [("lr.warmup", self.lr.warmup), ("lr.decay", self.lr.decay)] {
+            if !(value >= 0.0 && value.is_finite()) {
+                let expected = "it must be a share of all steps below 1, or a number of steps";
+                return refuse(field, value.to_string(), expected);
+            }
         }
         if self.data.is_empty() {
             return refuse("data", "empty".into(), "name at least one source");
@@ -441,5 +461,30 @@ impl Source {
             self.path = Some(folder.join(path));
         }
         self.root = self.root.as_ref().map(|root| folder.join(root));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_rise_stay_and_fall() {
+        let rates = |text: &str| toml::from_str::<Rates>(text).expect("rates");
+        let wsd = rates("base = 1.0\nwarmup = 4\nschedule = \"wsd\"\ndecay = 10\nfloor = 0.1");
+        let near = |step, steps, wanted: f64| {
+            let found = wsd.factor(step, steps);
+            assert!((found - wanted).abs() < 1e-12, "step {step}: {found}, not {wanted}");
+        };
+        near(0, 40, 0.25);
+        near(3, 40, 1.0);
+        near(30, 40, 1.0);
+        near(35, 40, 0.55);
+        near(39, 40, 0.19);
+        // A longer run is the same up to where the shorter one falls.
+        (0..=30).for_each(|step| assert_eq!(wsd.factor(step, 40), wsd.factor(step, 4000)));
+        let cosine = rates("base = 1.0\nwarmup = 0.1");
+        assert_eq!([cosine.factor(0, 100), cosine.factor(10, 100)], [0.1, 1.0]);
+        assert!((cosine.factor(55, 100) - 0.5).abs() < 1e-12 && cosine.factor(99, 100) < 1e-3);
     }
 }

@@ -67,11 +67,6 @@ impl VisionPlan {
         &self.grids
     }
 
-    /// Frames that attend to themselves only, as runs of equal size.
-    pub fn segments(&self) -> &[Segment] {
-        &self.segments
-    }
-
     /// Patches of every frame.
     pub fn frame_lengths(&self) -> Vec<usize> {
         let frames = |segment: &Segment| std::iter::repeat_n(segment.patches, segment.frames);

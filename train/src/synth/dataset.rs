@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::tokenizer::{self, TrainTokenizerError};
 use super::{Channel, Drawn, Mixture, SynthMedia, SynthRow, eval_row, row};
 
 /// Why a data set cannot be written.
@@ -26,6 +27,9 @@ pub enum SynthError {
         /// What the encoder says.
         source: image::ImageError,
     },
+    /// The tokenizer cannot be learnt.
+    #[error(transparent)]
+    Tokenizer(#[from] TrainTokenizerError),
 }
 
 impl SynthError {
@@ -84,6 +88,21 @@ pub fn write_dataset(
     file.as_file().sync_all().map_err(SynthError::write(&target))?;
     file.persist(&target).map_err(|error| SynthError::write(&target)(error.error))?;
     Ok(())
+}
+
+/// Learns a tokenizer from `seed` ([`tokenizer::train`]) and writes it to `tokenizer.json` in `folder`.
+///
+/// # Errors
+/// [`SynthError`] when it cannot be learnt or written.
+pub fn write_tokenizer(folder: &Path, seed: u64) -> Result<(), SynthError> {
+    let text = tokenizer::train(seed)?;
+    let target = folder.join("tokenizer.json");
+    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        Ok(file.persist(&target)?)
+    });
+    written.map(drop).map_err(SynthError::write(&target))
 }
 
 /// Writes the pictures of a row; its line.
@@ -159,6 +178,15 @@ mod tests {
             assert_eq!(row["messages"].as_array().map(Vec::len), Some(2));
             assert_eq!(row["messages"][1]["role"], "assistant");
         }
+    }
+
+    #[test]
+    fn the_committed_tokenizer_is_the_one_of_seed_1() {
+        let folder = tempfile::tempdir().expect("a folder");
+        write_tokenizer(folder.path(), 1).expect("written");
+        let text = fs::read_to_string(folder.path().join("tokenizer.json")).expect("a file");
+        // Phrasings may change after a checkpoint was trained; then this test goes, and the checkpoint stays.
+        assert!(text == include_str!("../../../examples/nano/model/tokenizer.json"));
     }
 
     #[test]

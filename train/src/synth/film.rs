@@ -280,6 +280,32 @@ mod tests {
     }
 
     #[test]
+    fn answers_tell_the_motion_and_the_interval() {
+        for index in 0..400 {
+            let mut dice = Dice::new(9, index);
+            let film = Film::new(&mut dice);
+            let turn = film.ask_motion(&mut dice);
+            let said = |text: &str| Motion::ALL.iter().position(|m| text.contains(&m.verb()));
+            let truth = Motion::ALL.iter().position(|motion| *motion == film.motion);
+            assert_eq!(said(&turn.answer), truth, "{turn:?}");
+            if turn.answer.starts_with("Yes") {
+                let way = film.motion.way().expect("a way");
+                assert!(turn.question.contains(way), "{turn:?}");
+            } else if turn.answer.starts_with("No") {
+                let way = film.motion.way().unwrap_or("nowhere");
+                assert!(!turn.question.contains(way), "{turn:?}");
+            }
+            let turn = film.ask_interval(&mut dice);
+            let [from, to] = turn.interval.expect("an interval");
+            assert_eq!((from * FPS, to * FPS), (film.visible.0 as f64, film.visible.1 as f64));
+            assert!(
+                turn.answer.contains(&format!("from {from:.1} to {to:.1} seconds")),
+                "{turn:?}"
+            );
+        }
+    }
+
+    #[test]
     fn yes_and_no_of_motions() {
         let mut dice = Dice::new(9, 10);
         let (mut yes, mut all) = (0, 0);
