@@ -4,6 +4,7 @@ mod args;
 mod batch;
 mod chat;
 mod devices;
+mod eval;
 mod grounding;
 mod input;
 mod inspect;
@@ -57,6 +58,8 @@ enum Verb {
     Batch(batch::BatchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),
+    /// Compare a model's answers with those of a data file
+    Eval(eval::EvalArgs),
     /// Describe a checkpoint: architecture, parameters, memory, token ids, what is odd
     Inspect(inspect::InspectArgs),
     /// Tell tokens, sizes and memory of a request before running it
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Batch(args) => batch::run(&args),
         Verb::Chat(args) => chat::run(args),
         Verb::Devices(args) => devices::run(&args),
+        Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Train(args) => train::run(&args),

@@ -16,6 +16,25 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// Reads `5GB`, `300MiB`, `20KB` or a plain number of bytes.
+///
+/// # Errors
+/// A sentence for anything else.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..split], text[split..].trim().to_ascii_lowercase());
+    let (unit, base) = match unit.strip_suffix("ib") {
+        Some(unit) => (unit, 1024.0f64),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), 1000.0),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == unit);
+    let bytes = number.parse::<f64>().ok().zip(power).map(|(n, p)| n * base.powi(p as i32));
+    match bytes {
+        Some(bytes) if bytes >= 1.0 => Ok(bytes as u64),
+        _ => Err("it must be a size such as 5GB, 300MiB or a number of bytes".to_owned()),
+    }
+}
+
 /// `1,234,567`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -56,5 +75,16 @@ mod tests {
         assert_eq!(bytes(123_456_789_012), "115.0 GiB");
         assert_eq!(grouped(2_127_532_032), "2,127,532,032");
         assert_eq!(grouped(12), "12");
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        let cases = [("5GB", 5_000_000_000), ("1.5 MiB", 1_572_864), ("20kb", 20_000), ("7", 7)];
+        for (text, bytes) in cases {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "5XB", "-1", "0", "1e3", "5 ibb"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 }

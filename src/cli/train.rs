@@ -7,19 +7,23 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use qwen3_vl::backends::device;
+use qwen3_vl::backends::{DtypeRequest, device};
 use qwen3_vl::model::processor::Processor;
 use qwen3_vl::train::config::TrainConfig;
 use qwen3_vl::train::data::{CheckOptions, CheckReport, Dataset, Limits, Preparer, check};
+use qwen3_vl::train::export::{Trained, trained};
 use qwen3_vl::train::groups::Group;
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
-use qwen3_vl::train::synth::{Mixture, SynthOptions, write_dataset, write_tokenizer};
+use qwen3_vl::train::synth::{
+    Channel, Mixture, Questions, SynthOptions, write_dataset, write_tokenizer,
+};
 use qwen3_vl::weights::checkpoint::read_config;
+use qwen3_vl::weights::export::{ExportOptions, export_model};
 use qwen3_vl::weights::load_processor;
 
 use super::interrupt::Streaming;
-use super::{Outcome, print};
+use super::{Outcome, print, size, usage_error};
 
 /// Fine-tune a checkpoint as a TOML file describes.
 #[derive(Debug, Args)]
@@ -27,6 +31,7 @@ use super::{Outcome, print};
     qwen3-vl train check run.toml\n  \
     qwen3-vl train show run.toml --row 17\n  \
     qwen3-vl train run run.toml        (again to go on where it stopped)\n  \
+    qwen3-vl train export run.toml --out trained\n  \
     qwen3-vl train synth drawn --rows 1000 --seed 7")]
 pub struct TrainArgs {
     #[command(subcommand)]
@@ -41,6 +46,8 @@ enum TrainVerb {
     Show(ShowArgs),
     /// Train, from the newest checkpoint in the output folder where there is one
     Run(RunArgs),
+    /// Write the trained model as a checkpoint folder that transformers loads
+    Export(ExportArgs),
     /// Draw pictures and films with questions and answers, as training or test data
     Synth(SynthArgs),
 }
@@ -85,9 +92,41 @@ struct SynthArgs {
     /// Rows of different seeds have nothing in common
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// One question per row: of one channel such as color or box, or `each` for all channels in turn
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Option<String>,
     /// Also learn a tokenizer of 1,024 tokens from the questions and answers of this seed: tokenizer.json
     #[arg(long)]
     tokenizer: bool,
+}
+
+impl SynthArgs {
+    fn questions(&self) -> anyhow::Result<Questions> {
+        match self.channel.as_deref() {
+            None => Ok(Questions::Conversations),
+            Some("each") => Ok(Questions::Each),
+            Some(name) => Channel::from_name(name).map(Questions::One).ok_or_else(|| {
+                let known = Channel::ALL.map(Channel::name).join(", ");
+                let message = format!("--channel is {name}; it must be each, {known}");
+                usage_error(clap::error::ErrorKind::InvalidValue, message)
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    /// The TOML file of a run, its output folder, or one of its checkpoints
+    run: PathBuf,
+    /// New folder for the checkpoint
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// f32, bf16 or f16 [default: what the checkpoint that training began with has]
+    #[arg(long, value_name = "DTYPE", value_parser = str::parse::<DtypeRequest>)]
+    dtype: Option<DtypeRequest>,
+    /// Most bytes of one file of weights
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size::parse)]
+    max_shard_size: u64,
 }
 
 /// Runs the verb.
@@ -99,6 +138,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
         TrainVerb::Check(args) => check_data(args),
         TrainVerb::Show(args) => show(args),
         TrainVerb::Run(args) => train(args),
+        TrainVerb::Export(args) => export(args),
         TrainVerb::Synth(args) => synth(args),
     }
 }
@@ -226,12 +266,27 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
     Ok(if finished.step < finished.steps { Outcome::Interrupted } else { Outcome::Done })
 }
 
+fn export(args: &ExportArgs) -> anyhow::Result<Outcome> {
+    let device = device::select(Some("cpu"))?;
+    let Trained { model, config, step } = trained(&args.run, &device)?;
+    let dtype = match args.dtype {
+        Some(DtypeRequest::Exact(dtype)) => Some(dtype),
+        Some(DtypeRequest::Auto) | None => None,
+    };
+    let options = ExportOptions { dtype, max_shard_bytes: args.max_shard_size };
+    let report = export_model(&model, &config.model, &args.out, &options, &mut ())?;
+    let (count, bytes) = (report.tensors, size::bytes(report.bytes));
+    let folder = report.folder.display();
+    print::aside(&format!("step {step}: {count} tensors, {bytes}, in {folder}\n"));
+    Ok(Outcome::Done)
+}
+
 fn synth(args: &SynthArgs) -> anyhow::Result<Outcome> {
     let options = SynthOptions {
         rows: args.rows,
         seed: args.seed,
         mixture: Mixture::default(),
-        channel: None,
+        questions: args.questions()?,
     };
     let bar = ProgressBar::new(args.rows);
     bar.set_style(ProgressStyle::with_template("drawing {bar:30} {pos}/{len} rows {eta}")?);

@@ -54,3 +54,18 @@ pub fn copy_of(model: &str) -> tempfile::TempDir {
     }
     target
 }
+
+/// Whether there is a `python3` that can import `module` and what our scripts need.
+pub fn python_has(module: &str) -> bool {
+    let imports = format!("import {module}, torch, transformers, safetensors");
+    let found = std::process::Command::new("python3").args(["-c", &imports]).output();
+    found.is_ok_and(|output| output.status.success())
+}
+
+/// Runs a script of `tests/generate`, which must succeed.
+pub fn python(script: &str, arguments: &[&std::ffi::OsStr]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/generate").join(script);
+    let output = std::process::Command::new("python3").arg(path).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script} {arguments:?}: {said}");
+}

@@ -63,12 +63,17 @@ pub fn newest(output: &Path) -> Option<PathBuf> {
     all(output).pop()
 }
 
+/// Whether `folder` is a checkpoint that was written to its end.
+pub fn is_complete(folder: &Path) -> bool {
+    folder.join(STATE).is_file()
+}
+
 /// Complete checkpoints in `output`, oldest first.
 fn all(output: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(output).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
         .map(|entry| entry.path())
-        .filter(|path| path.join(STATE).is_file())
+        .filter(|path| is_complete(path))
         .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-")))
         .collect();
     found.sort();

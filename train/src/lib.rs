@@ -5,9 +5,11 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod export;
 pub mod gradients;
 pub mod groups;
 pub mod loader;
+pub mod metrics;
 pub mod optim;
 pub mod pass;
 pub mod recompute;

@@ -15,7 +15,7 @@ use crate::data::{
     self, DataError, Dataset, Limits, Prepared, Preparer, Sample, SampleError, SourceOptions,
     TrainRow,
 };
-use crate::synth::SynthOptions;
+use crate::synth::{Questions, SynthOptions};
 
 /// Why rows cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -267,7 +267,7 @@ fn open(source: &Source) -> Result<Dataset, DataError> {
             rows: synth.rows,
             seed: synth.seed,
             mixture: synth.mixture.into(),
-            channel: None,
+            questions: Questions::Conversations,
         }));
     };
     data::read(SourceOptions {

@@ -311,7 +311,11 @@ impl Trainer {
     }
 }
 
-fn load(config: &TrainConfig, device: &SelectedDevice) -> Result<Qwen3VlModel, TrainError> {
+/// The model that a run begins with, in f32.
+pub(crate) fn load(
+    config: &TrainConfig,
+    device: &SelectedDevice,
+) -> Result<Qwen3VlModel, TrainError> {
     match config.init {
         InitFrom::Checkpoint => {
             let checkpoint = Checkpoint::open(&config.model)?;

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use crate::error::LoadError;
 
 /// Name of the file that lists shards.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Name of the file of a checkpoint that is not sharded.
-const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 
 /// An opened checkpoint: headers are read, tensors are not.
 #[derive(Debug)]
@@ -204,7 +204,7 @@ pub fn burn_dtype(dtype: Dtype) -> Option<DType> {
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     let text = std::fs::read_to_string(path).map_err(LoadError::io(path))?;
     serde_json::from_str(&text).map_err(|source| LoadError::Json { path: path.to_owned(), source })
 }

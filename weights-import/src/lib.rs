@@ -3,8 +3,10 @@
 
 #![recursion_limit = "256"]
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod error;
+pub mod export;
 pub mod fetch;
 pub mod hub;
 pub mod load;

@@ -86,7 +86,7 @@ impl Part {
         }
     }
 
-    fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         match path {
             _ if path.contains("merger") => Self::Mergers,
             _ if path.starts_with("visual.") => Self::VisionTower,
@@ -115,7 +115,7 @@ fn unloaded(config: &Qwen3VlConfig) -> Qwen3VlModel {
     Qwen3VlModel::new(config, &Init::new(&device, Precision::F32))
 }
 
-fn parameters(model: &Qwen3VlModel) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn parameters(model: &Qwen3VlModel) -> Vec<(String, Vec<usize>)> {
     let mut list = ParameterList::default();
     model.visit(&mut list);
     list.found
@@ -222,7 +222,7 @@ impl<'c> LoadPlan<'c> {
 }
 
 /// Whether a stored shape can fill a parameter, and if so whether its last two axes are swapped.
-fn fit(layout: Layout, stored: &[usize], parameter: &[usize]) -> Option<bool> {
+pub(crate) fn fit(layout: Layout, stored: &[usize], parameter: &[usize]) -> Option<bool> {
     match layout {
         _ if stored == parameter => Some(false),
         Layout::ConvAsMatrix
@@ -316,7 +316,7 @@ impl Loader<'_, '_> {
 }
 
 /// `[e, a, b] -> [e, b, a]` for elements of `size` bytes.
-fn swap_last_axes(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+pub(crate) fn swap_last_axes(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
     let (a, b) = (shape[1], shape[2]);
     let mut out = Vec::with_capacity(bytes.len());
     for matrix in bytes.chunks_exact(a * b * size) {

@@ -47,6 +47,14 @@ pub fn stored_name(path: &str) -> Option<(String, Layout)> {
     })
 }
 
+/// The module path of the parameter that a file calls `name`; `None` for an unknown name.
+pub fn module_path(name: &str) -> Option<String> {
+    TABLE.iter().find_map(|(ours, theirs, _)| {
+        let (index, rest) = matched(theirs, name)?;
+        Some(ours.replacen("{}", index, 1).replacen('*', rest, 1))
+    })
+}
+
 /// What `{}` and `*` of `pattern` stand for in `path`.
 fn matched<'p>(pattern: &str, path: &'p str) -> Option<(&'p str, &'p str)> {
     let (path, index, pattern) = match pattern.split_once("{}") {
@@ -99,7 +107,9 @@ mod tests {
         ];
         for (ours, theirs, layout) in cases {
             assert_eq!(stored_name(ours), Some((theirs.to_owned(), layout)), "{ours}");
+            assert_eq!(module_path(theirs).as_deref(), Some(ours));
         }
+        assert_eq!(module_path("model.audio.blocks.0.weight"), None);
         assert_eq!(stored_name("audio.blocks.0.weight"), None);
         assert_eq!(stored_name("language_model.layers.x.mlp.up_proj.weight"), None);
     }

@@ -39,6 +39,18 @@ impl SynthError {
     }
 }
 
+/// What the rows of a data set ask.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Questions {
+    /// Several questions on one subject.
+    #[default]
+    Conversations,
+    /// One question per row, of this channel.
+    One(Channel),
+    /// One question per row, of all channels in turn.
+    Each,
+}
+
 /// What to draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SynthOptions {
@@ -46,19 +58,24 @@ pub struct SynthOptions {
     pub rows: u64,
     /// Rows of different seeds have nothing in common.
     pub seed: u64,
-    /// Which subjects, where no channel is asked for.
+    /// Which subjects, in conversations.
     pub mixture: Mixture,
-    /// One question of this channel per row instead of conversations.
-    pub channel: Option<Channel>,
+    /// What is asked in a row.
+    pub questions: Questions,
 }
 
 impl SynthOptions {
     /// Row `index` of this data set.
     #[must_use]
     pub fn row(&self, index: u64) -> SynthRow {
-        match self.channel {
-            Some(channel) => eval_row(self.seed, index, channel),
-            None => row(self.seed, index, &self.mixture),
+        let channels = &Channel::ALL;
+        match self.questions {
+            Questions::Conversations => row(self.seed, index, &self.mixture),
+            Questions::One(channel) => eval_row(self.seed, index, channel),
+            Questions::Each => {
+                let channel = channels[(index % channels.len() as u64) as usize];
+                eval_row(self.seed, index, channel)
+            }
         }
     }
 }
@@ -147,7 +164,7 @@ mod tests {
     #[test]
     fn every_named_file_is_there_and_has_its_pixels() {
         let mixture = Mixture { scenes: 1.0, strings: 1.0, pairs: 1.0, films: 1.0 };
-        let options = SynthOptions { rows: 8, seed: 11, mixture, channel: None };
+        let options = SynthOptions { rows: 8, seed: 11, mixture, questions: Questions::default() };
         let (folder, rows) = written(&options);
         assert_eq!(rows.len(), 8);
         let mut names = 0;
@@ -171,8 +188,8 @@ mod tests {
 
     #[test]
     fn one_question_per_row_of_a_channel() {
-        let channel = Some(Channel::Count);
-        let options = SynthOptions { rows: 3, seed: 1, mixture: Mixture::default(), channel };
+        let questions = Questions::One(Channel::Count);
+        let options = SynthOptions { rows: 3, seed: 1, mixture: Mixture::default(), questions };
         for row in written(&options).1 {
             assert_eq!(row["channel"], "count");
             assert_eq!(row["messages"].as_array().map(Vec::len), Some(2));
@@ -194,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("images"), "x").expect("a file");
         let mixture = Mixture { films: 0.0, ..Mixture::default() };
-        let options = SynthOptions { rows: 1, seed: 1, mixture, channel: None };
+        let options = SynthOptions { rows: 1, seed: 1, mixture, questions: Questions::default() };
         let error = write_dataset(folder.path(), &options, &mut |_, _| {}).expect_err("an error");
         assert!(error.to_string().contains("images cannot be written"), "{error}");
         assert!(!folder.path().join("data.jsonl").exists());

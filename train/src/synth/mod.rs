@@ -26,7 +26,7 @@ mod words;
 use serde_json::{Map, Value, json};
 
 pub use canvas::Drawn;
-pub use dataset::{SynthError, SynthOptions, write_dataset, write_tokenizer};
+pub use dataset::{Questions, SynthError, SynthOptions, write_dataset, write_tokenizer};
 pub use turn::{Channel, SynthBox, Turn};
 
 use ask_scene::ask;
