@@ -104,12 +104,16 @@ impl SynthArgs {
     fn questions(&self) -> anyhow::Result<Questions> {
         match self.channel.as_deref() {
             None => Ok(Questions::Conversations),
-            Some("each") => Ok(Questions::Each),
-            Some(name) => Channel::from_name(name).map(Questions::One).ok_or_else(|| {
-                let known = Channel::ALL.map(Channel::name).join(", ");
-                let message = format!("--channel is {name}; it must be each, {known}");
-                usage_error(clap::error::ErrorKind::InvalidValue, message)
-            }),
+            Some("each") => Ok(Questions::Single(Channel::ALL.to_vec())),
+            Some(name) => {
+                let channel =
+                    Channel::from_name(name).map(|channel| Questions::Single(vec![channel]));
+                channel.ok_or_else(|| {
+                    let known = Channel::ALL.map(Channel::name).join(", ");
+                    let message = format!("--channel is {name}; it must be each, {known}");
+                    usage_error(clap::error::ErrorKind::InvalidValue, message)
+                })
+            }
         }
     }
 }

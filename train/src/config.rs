@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
 use crate::groups::Group;
-use crate::synth::Mixture;
+use crate::synth::{Channel, Mixture, Questions, SynthOptions};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +209,10 @@ pub struct Source {
     /// How often each row of it is taken, beside other sources.
     #[serde(default = "one")]
     pub weight: f64,
+    /// A pass takes all rows of the sources of a lower stage first: easy ones before hard ones (Bengio et al. 2009, curriculum
+    /// learning).
+    #[serde(default)]
+    pub stage: u32,
     pub columns: Option<ColumnMap>,
     #[serde(default)]
     pub train_on: TrainOn,
@@ -217,7 +221,7 @@ pub struct Source {
 }
 
 /// Rows that are drawn as they are needed, see [`crate::synth`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drawing {
     /// Different rows.
@@ -226,6 +230,20 @@ pub struct Drawing {
     pub seed: u64,
     #[serde(default)]
     pub mixture: DrawingMixture,
+    /// One question per row, of these channels in turn; where none is named, conversations on subjects of the mixture.
+    #[serde(default)]
+    pub channels: Vec<Channel>,
+}
+
+impl From<&Drawing> for SynthOptions {
+    fn from(drawing: &Drawing) -> Self {
+        let Drawing { rows, seed, mixture, channels } = drawing;
+        let questions = match channels.is_empty() {
+            true => Questions::Conversations,
+            false => Questions::Single(channels.clone()),
+        };
+        Self { rows: *rows, seed: *seed, mixture: (*mixture).into(), questions }
+    }
 }
 
 /// How often each kind of subject is drawn, relative to the others (see [`Mixture`]).

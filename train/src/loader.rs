@@ -1,7 +1,7 @@
-//! Rows in the order of a run: shuffled per pass, mixed over sources, put together to micro-batches. The order depends
+//! Rows in the order of a run: shuffled per pass, mixed over the sources of a stage, put together to micro-batches. The order depends
 //! on the seed and the position alone, so that a resumed run goes on with the very next row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use qwen3_vl_model::processor::Processor;
@@ -15,7 +15,7 @@ use crate::data::{
     self, DataError, Dataset, Limits, Prepared, Preparer, Sample, SampleError, SourceOptions,
     TrainRow,
 };
-use crate::synth::{Questions, SynthOptions};
+use crate::synth::SynthOptions;
 
 /// Why rows cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -239,16 +239,17 @@ impl Loader {
     /// The rows of pass `epoch` in order.
     fn order_of(&self, epoch: u64) -> Vec<(u32, u32)> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (epoch + 1).wrapping_mul(0x9E37_79B9));
-        let mut order = Vec::new();
+        let mut stages: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
         for (index, (source, dataset)) in self.sources.iter().enumerate() {
             let mut rows: Vec<u32> = (0..dataset.len() as u32).collect();
             rows.shuffle(&mut rng);
             let wanted = (rows.len() as f64 * source.sample * source.weight).round() as usize;
             let taken = rows.iter().cycle().take(wanted.max(1));
-            order.extend(taken.map(|row| (index as u32, *row)));
+            let stage = stages.entry(source.stage).or_default();
+            stage.extend(taken.map(|row| (index as u32, *row)));
         }
-        order.shuffle(&mut rng);
-        order
+        stages.values_mut().for_each(|stage| stage.shuffle(&mut rng));
+        stages.into_values().flatten().collect()
     }
 }
 
@@ -262,13 +263,8 @@ pub fn datasets(sources: &[Source]) -> Result<Vec<Dataset>, DataError> {
 
 fn open(source: &Source) -> Result<Dataset, DataError> {
     let Some(path) = &source.path else {
-        let synth = source.synth.unwrap_or_default();
-        return Ok(data::drawn(SynthOptions {
-            rows: synth.rows,
-            seed: synth.seed,
-            mixture: synth.mixture.into(),
-            questions: Questions::Conversations,
-        }));
+        let drawing = source.synth.clone().unwrap_or_default();
+        return Ok(data::drawn(SynthOptions::from(&drawing)));
     };
     data::read(SourceOptions {
         root: source.root.clone(),

@@ -40,19 +40,17 @@ impl SynthError {
 }
 
 /// What the rows of a data set ask.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Questions {
     /// Several questions on one subject.
     #[default]
     Conversations,
-    /// One question per row, of this channel.
-    One(Channel),
-    /// One question per row, of all channels in turn.
-    Each,
+    /// One question per row, of these channels in turn.
+    Single(Vec<Channel>),
 }
 
 /// What to draw.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SynthOptions {
     /// Number of rows.
     pub rows: u64,
@@ -68,14 +66,12 @@ impl SynthOptions {
     /// Row `index` of this data set.
     #[must_use]
     pub fn row(&self, index: u64) -> SynthRow {
-        let channels = &Channel::ALL;
-        match self.questions {
-            Questions::Conversations => row(self.seed, index, &self.mixture),
-            Questions::One(channel) => eval_row(self.seed, index, channel),
-            Questions::Each => {
+        match &self.questions {
+            Questions::Single(channels) if !channels.is_empty() => {
                 let channel = channels[(index % channels.len() as u64) as usize];
                 eval_row(self.seed, index, channel)
             }
+            _ => row(self.seed, index, &self.mixture),
         }
     }
 }
@@ -188,7 +184,7 @@ mod tests {
 
     #[test]
     fn one_question_per_row_of_a_channel() {
-        let questions = Questions::One(Channel::Count);
+        let questions = Questions::Single(vec![Channel::Count]);
         let options = SynthOptions { rows: 3, seed: 1, mixture: Mixture::default(), questions };
         for row in written(&options).1 {
             assert_eq!(row["channel"], "count");

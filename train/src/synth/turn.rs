@@ -1,7 +1,10 @@
 //! One question with its answer.
 
+use serde::{Deserialize, Serialize};
+
 /// What a question is about; the figures of an evaluation are kept apart by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Channel {
     /// What is on the picture.
     Describe,
