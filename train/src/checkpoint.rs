@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainConfig;
 use crate::groups::{Parameter, parameters};
 use crate::loader::Position;
-use crate::optim::{AdamW, Moments};
+use crate::optim::{ModelOptimizer, Moments};
 
 const WEIGHTS: &str = "weights.safetensors";
 const MOMENTS: &str = "moments.safetensors";
@@ -88,7 +88,7 @@ pub fn save(
     output: &Path,
     keep: usize,
     model: &Qwen3VlModel,
-    optimizer: &AdamW,
+    optimizer: &ModelOptimizer,
     mut state: RunState,
 ) -> Result<PathBuf, CheckpointError> {
     let name = format!("step-{:08}", state.step);
@@ -108,7 +108,8 @@ pub fn save(
     for parameter in &list {
         if let Some(m) = optimizer.moments.get(&parameter.id) {
             moments.push((format!("first.{}", parameter.path), floats(m.first.clone())));
-            moments.push((format!("second.{}", parameter.path), floats(m.second.clone())));
+            let second = m.second.clone().map(floats);
+            moments.extend(second.map(|values| (format!("second.{}", parameter.path), values)));
             state.updates.insert(parameter.path.clone(), m.updates);
         }
     }
@@ -152,7 +153,7 @@ pub fn restore(
     folder: &Path,
     state: &RunState,
     model: Qwen3VlModel,
-    optimizer: Option<&mut AdamW>,
+    optimizer: Option<&mut ModelOptimizer>,
 ) -> Result<Qwen3VlModel, CheckpointError> {
     let list = parameters(&model);
     let path = folder.join(WEIGHTS);
@@ -180,7 +181,7 @@ fn restore_moments(
     state: &RunState,
     model: &Qwen3VlModel,
     list: &[Parameter],
-    optimizer: &mut AdamW,
+    optimizer: &mut ModelOptimizer,
 ) -> Result<(), CheckpointError> {
     let path = folder.join(MOMENTS);
     let bytes = std::fs::read(&path)
@@ -196,7 +197,9 @@ fn restore_moments(
             let data = TensorData::new(values, [parameter.len()]);
             Ok::<_, CheckpointError>(Tensor::<1>::from_data(data, (&device, DType::F32)))
         };
-        let moments = Moments { first: part("first")?, second: part("second")?, updates: *updates };
+        let both = !optimizer.has_one_moment(parameter.id);
+        let second = both.then(|| part("second")).transpose()?;
+        let moments = Moments { first: part("first")?, second, updates: *updates };
         optimizer.moments.insert(parameter.id, moments);
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 #![recursion_limit = "256"]
 
+mod ahead;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -10,6 +11,7 @@ pub mod gradients;
 pub mod groups;
 pub mod loader;
 pub mod metrics;
+pub mod muon;
 pub mod optim;
 pub mod pass;
 pub mod recompute;
