@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
 use crate::groups::Group;
-use crate::synth::{Channel, Mixture, Questions, SynthOptions};
+use crate::synth::{Bounds, Channel, Mixture, Questions, SynthOptions};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -256,16 +256,48 @@ pub struct Drawing {
     /// One question per row, of these channels in turn; where none is named, conversations on subjects of the mixture.
     #[serde(default)]
     pub channels: Vec<Channel>,
+    /// Most objects of a scene; by default 4.
+    pub objects: Option<usize>,
+    /// Longest side of scenes and strings in pixels; by default 320.
+    pub side: Option<u32>,
+    /// Most characters of a printed string; by default 8.
+    pub letters: Option<usize>,
+}
+
+impl Drawing {
+    /// Bounds that are not given are those of the full task.
+    fn bounds(&self) -> Bounds {
+        let whole = Bounds::default();
+        Bounds {
+            objects: self.objects.unwrap_or(whole.objects),
+            side: self.side.unwrap_or(whole.side),
+            letters: self.letters.unwrap_or(whole.letters),
+        }
+    }
+
+    /// The field that is out of range, its value, and what it must be.
+    fn refused(&self) -> Option<(&'static str, String, &'static str)> {
+        let Bounds { objects, side, letters } = self.bounds();
+        if !(1..=4).contains(&objects) {
+            return Some(("objects", objects.to_string(), "a scene has 1 to 4 objects"));
+        }
+        if !(1..=8).contains(&letters) {
+            return Some(("letters", letters.to_string(), "a string has 1 to 8 characters"));
+        }
+        let expected = "pictures are 100 to 320 pixels long";
+        (!(100..=320).contains(&side)).then(|| ("side", side.to_string(), expected))
+    }
 }
 
 impl From<&Drawing> for SynthOptions {
     fn from(drawing: &Drawing) -> Self {
-        let Drawing { rows, seed, mixture, channels } = drawing;
+        let Drawing { rows, seed, mixture, channels, .. } = drawing;
         let questions = match channels.is_empty() {
             true => Questions::Conversations,
             false => Questions::Single(channels.clone()),
         };
-        Self { rows: *rows, seed: *seed, mixture: (*mixture).into(), questions }
+        let mixture = Mixture { bounds: drawing.bounds(), ..(*mixture).into() };
+        Self { rows: *rows, seed: *seed, mixture, questions }
     }
 }
 
@@ -281,7 +313,7 @@ pub struct DrawingMixture {
 
 impl Default for DrawingMixture {
     fn default() -> Self {
-        let Mixture { scenes, strings, pairs, films } = Mixture::default();
+        let Mixture { scenes, strings, pairs, films, bounds: _ } = Mixture::default();
         Self { scenes, strings, pairs, films }
     }
 }
@@ -289,7 +321,7 @@ impl Default for DrawingMixture {
 impl From<DrawingMixture> for Mixture {
     fn from(table: DrawingMixture) -> Self {
         let DrawingMixture { scenes, strings, pairs, films } = table;
-        Self { scenes, strings, pairs, films }
+        Self { scenes, strings, pairs, films, ..Self::default() }
     }
 }
 
@@ -477,6 +509,10 @@ impl TrainConfig {
         }
         for (index, source) in self.data.iter().chain(&self.eval.data).enumerate() {
             let field = format!("data[{index}]");
+            if let Some((name, value, expected)) = source.synth.as_ref().and_then(Drawing::refused)
+            {
+                return refuse(&format!("{field}.synth.{name}"), value, expected);
+            }
             if source.path.is_some() == source.synth.is_some() {
                 return refuse(&field, "ambiguous".into(), "give either `path` or `synth`");
             }

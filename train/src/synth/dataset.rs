@@ -69,7 +69,7 @@ impl SynthOptions {
         match &self.questions {
             Questions::Single(channels) if !channels.is_empty() => {
                 let channel = channels[(index % channels.len() as u64) as usize];
-                eval_row(self.seed, index, channel)
+                eval_row(self.seed, index, channel, &self.mixture.bounds)
             }
             _ => row(self.seed, index, &self.mixture),
         }

@@ -163,9 +163,9 @@ fn push(builder: &mut PathBuilder, last: &mut Option<ab_glyph::Point>, curve: Ou
     *last = Some(end);
 }
 
-/// 1 to 8 characters: mixed, letters only or digits only.
-pub(super) fn any_string(dice: &mut Dice) -> String {
-    let length = dice.whole(1, 8);
+/// 1 to `most` characters: mixed, letters only or digits only.
+pub(super) fn any_string(dice: &mut Dice, most: usize) -> String {
+    let length = dice.whole(1, most.clamp(1, 8));
     let set = match dice.weighted(&[0.6, 0.25, 0.15]) {
         0 => &CHARACTERS[..],
         1 => &CHARACTERS[..26],
@@ -203,7 +203,7 @@ mod tests {
         let mut dice = Dice::new(3, 3);
         let mut lengths = [0; 9];
         for _ in 0..4000 {
-            let text = any_string(&mut dice);
+            let text = any_string(&mut dice, 8);
             assert!(text.bytes().all(|byte| CHARACTERS.contains(&byte)), "{text}");
             lengths[text.len()] += 1;
         }

@@ -27,6 +27,7 @@ use serde_json::{Map, Value, json};
 
 pub use canvas::Drawn;
 pub use dataset::{Questions, SynthError, SynthOptions, write_dataset, write_tokenizer};
+pub use scene::Bounds;
 pub use turn::{Channel, SynthBox, Turn};
 
 use ask_scene::ask;
@@ -69,11 +70,13 @@ pub struct Mixture {
     pub pairs: f64,
     /// Videos.
     pub films: f64,
+    /// How hard scenes and strings are.
+    pub bounds: Bounds,
 }
 
 impl Default for Mixture {
     fn default() -> Self {
-        Self { scenes: 0.5, strings: 0.28, pairs: 0.1, films: 0.12 }
+        Self { scenes: 0.5, strings: 0.28, pairs: 0.1, films: 0.12, bounds: Bounds::default() }
     }
 }
 
@@ -102,10 +105,10 @@ pub fn turns(seed: u64, index: u64, mixture: &Mixture) -> Vec<Turn> {
 
 /// Row `index` of `seed` with exactly one question, of `channel`.
 #[must_use]
-pub fn eval_row(seed: u64, index: u64, channel: Channel) -> SynthRow {
+pub fn eval_row(seed: u64, index: u64, channel: Channel, bounds: &Bounds) -> SynthRow {
     let mut dice = Dice::new(seed, index);
     loop {
-        let subject = Subject::of(&mut dice, channel);
+        let subject = Subject::of(&mut dice, channel, bounds);
         if let Some(turn) = subject.ask(channel, &mut dice) {
             return SynthRow { media: subject.draw(), turns: vec![turn] };
         }
@@ -116,22 +119,22 @@ impl Subject {
     fn new(dice: &mut Dice, mixture: &Mixture) -> Self {
         let weights = [mixture.scenes, mixture.strings, mixture.pairs, mixture.films];
         match dice.weighted(&weights) {
-            0 => Self::Scene(Scene::shapes(dice)),
-            1 => Self::Scene(Scene::string(dice)),
+            0 => Self::Scene(Scene::bounded(dice, &mixture.bounds)),
+            1 => Self::Scene(Scene::string(dice, &mixture.bounds)),
             2 => Self::Pair(Box::new(Pair::new(dice))),
             _ => Self::Film(Film::new(dice)),
         }
     }
 
     /// A subject on which `channel` can be asked.
-    fn of(dice: &mut Dice, channel: Channel) -> Self {
+    fn of(dice: &mut Dice, channel: Channel, bounds: &Bounds) -> Self {
         match channel {
-            Channel::Text => Self::Scene(Scene::string(dice)),
+            Channel::Text => Self::Scene(Scene::string(dice, bounds)),
             Channel::Compare => Self::Pair(Box::new(Pair::new(dice))),
             Channel::Motion | Channel::Interval | Channel::VideoDescribe => {
                 Self::Film(Film::new(dice))
             }
-            _ => Self::Scene(Scene::shapes(dice)),
+            _ => Self::Scene(Scene::bounded(dice, bounds)),
         }
     }
 

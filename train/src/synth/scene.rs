@@ -78,6 +78,23 @@ pub(super) struct Label {
     place: Transform,
 }
 
+/// How hard a picture may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most objects, 1 to 4.
+    pub objects: usize,
+    /// Longest side in pixels, at least 100.
+    pub side: u32,
+    /// Most characters of a printed string, 1 to 8.
+    pub letters: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { objects: 4, side: 320, letters: 8 }
+    }
+}
+
 /// A picture before it is drawn.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scene {
@@ -92,14 +109,24 @@ pub(super) struct Scene {
 impl Scene {
     /// 1 to 4 objects.
     pub fn shapes(dice: &mut Dice) -> Self {
-        let count = 1 + dice.weighted(&[0.22, 0.27, 0.26, 0.25]);
+        Self::bounded(dice, &Bounds::default())
+    }
+
+    /// As [`Self::shapes`], within bounds.
+    pub fn bounded(dice: &mut Dice, bounds: &Bounds) -> Self {
+        let count = 1 + dice.weighted(&[0.22, 0.27, 0.26, 0.25][..bounds.objects.clamp(1, 4)]);
         let kinds = any_kinds(dice, count);
-        Self::of(dice, &kinds)
+        let size = any_size(dice, bounds.side);
+        Self::sized(dice, &kinds, size)
     }
 
     /// These objects somewhere on a picture.
     pub fn of(dice: &mut Dice, kinds: &[Kind]) -> Self {
-        let size = any_size(dice);
+        let size = any_size(dice, Bounds::default().side);
+        Self::sized(dice, kinds, size)
+    }
+
+    fn sized(dice: &mut Dice, kinds: &[Kind], size: (u32, u32)) -> Self {
         let things = arranged(dice, size, kinds);
         let colours: Vec<Rgb> = things.iter().map(|thing| thing.rgb).collect();
         let look = Look::new(dice, &colours);
@@ -107,10 +134,10 @@ impl Scene {
     }
 
     /// A printed string, sometimes with one object.
-    pub fn string(dice: &mut Dice) -> Self {
+    pub fn string(dice: &mut Dice, bounds: &Bounds) -> Self {
         loop {
-            let text = any_string(dice);
-            let size = text_size(dice, text.len());
+            let text = any_string(dice, bounds.letters);
+            let size = text_size(dice, text.len(), bounds.side);
             let (things, zone) = match dice.chance(0.22) {
                 true => beside(dice, size),
                 false => (vec![], whole(size)),
@@ -159,12 +186,13 @@ fn whole((width, height): (u32, u32)) -> Rect {
     Rect { x1: 0.0, y1: 0.0, x2: f64::from(width), y2: f64::from(height) }
 }
 
-/// 96 to 320 pixels a side, at most twice as long as wide, often about square.
-fn any_size(dice: &mut Dice) -> (u32, u32) {
+/// Three tenths of `side` (96 of 320) to `side` pixels, at most twice as long as wide, often about square.
+fn any_size(dice: &mut Dice, side: u32) -> (u32, u32) {
     let aspect = if dice.chance(0.45) { dice.real(1.0, 1.12) } else { dice.real(1.0, 2.0) };
-    let short = dice.real(96.0, 320.0 / aspect);
+    let least = (side * 3 / 10).max(48);
+    let short = dice.real(f64::from(least), f64::from(side) / aspect);
     let (short, long) = (short as u32, (short * aspect) as u32);
-    let sides = (short, long.clamp(96, 320.min(2 * short)));
+    let sides = (short, long.clamp(least, side.min(2 * short)));
     if dice.chance(0.5) { sides } else { (sides.1, sides.0) }
 }
 
@@ -178,8 +206,8 @@ fn ink(dice: &mut Dice) -> Colour {
 }
 
 /// As [`any_size`], but wide enough for longer strings.
-fn text_size(dice: &mut Dice, length: usize) -> (u32, u32) {
-    let (width, height) = any_size(dice);
+fn text_size(dice: &mut Dice, length: usize, side: u32) -> (u32, u32) {
+    let (width, height) = any_size(dice, side);
     match length > 4 && height > width && dice.chance(0.7) {
         true => (height, width),
         false => (width, height),

@@ -65,7 +65,7 @@ fn evaluation_asks_one_question_of_the_channel() {
     for channel in Channel::ALL {
         assert_eq!(Channel::from_name(channel.name()), Some(channel));
         for index in 0..20 {
-            let row = eval_row(9, index, channel);
+            let row = eval_row(9, index, channel, &Bounds::default());
             assert_eq!(row.turns.len(), 1);
             assert_eq!(row.turns[0].channel, channel.name());
             assert_eq!(row.channel(), channel.name());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::synth::{Mixture, eval_row, turns};
+use crate::synth::{Bounds, Mixture, eval_row, turns};
 
 fn scenes(seed: u64) -> impl Iterator<Item = (Scene, Dice)> {
     (0..1500).map(move |index| {
@@ -185,7 +185,7 @@ fn questions_have_no_open_slot_and_end_cleanly() {
 fn colour_names_of_evaluation_are_balanced() {
     let mut seen = std::collections::BTreeMap::new();
     for index in 0..600 {
-        let row = eval_row(37, index, Channel::Color);
+        let row = eval_row(37, index, Channel::Color, &Bounds::default());
         *seen.entry(row.turns[0].answer.rsplit(' ').next().map(String::from)).or_insert(0) += 1;
     }
     assert_eq!(seen.len(), 12);

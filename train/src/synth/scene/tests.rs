@@ -76,7 +76,7 @@ fn every_number_of_objects_is_common_and_kinds_repeat() {
 #[test]
 fn strings_lie_inside_and_are_wide_enough() {
     for index in 0..300 {
-        let scene = plainly_lettered(Scene::string(&mut Dice::new(23, index)));
+        let scene = plainly_lettered(Scene::string(&mut Dice::new(23, index), &Bounds::default()));
         let all = whole(scene.size);
         let found = mask(&scene, all);
         let label = scene.label.as_ref().expect("a string");
