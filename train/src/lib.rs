@@ -9,6 +9,7 @@ pub mod export;
 pub mod gradients;
 pub mod groups;
 pub mod loader;
+pub mod lora;
 pub mod metrics;
 pub mod optim;
 pub mod pass;

@@ -34,7 +34,7 @@ impl AdamW {
     pub fn new(options: Optimizer, rates: &Rates, trained: &[Parameter]) -> Self {
         let setting = |parameter: &Parameter| {
             let decay = if parameter.decays() { options.weight_decay } else { 0.0 };
-            (parameter.id, (rates.of(parameter.group), decay))
+            (parameter.id, (rates.of_parameter(parameter), decay))
         };
         let settings = trained.iter().map(setting).collect();
         Self { options, settings, moments: BTreeMap::new() }
