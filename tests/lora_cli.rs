@@ -38,7 +38,7 @@ const STEPS: &str = "steps = 3\nbatch = { tokens = 300 }\nlr = { base = 1e-2, wa
 fn answer(model: &str, picture: &Path, more: &[&str]) -> serde_json::Value {
     let picture = picture.to_str().unwrap();
     let question = ["run", model, "--image", picture, "-p", "What colour?", "-n", "12", "--greedy"];
-    let (out, _) = says(&[&question, &["--json", "--dtype", "f32"], more].concat(), 0);
+    let (out, _) = says(&[&question[..], &["--json", "--dtype", "f32"], more].concat(), 0);
     serde_json::from_str::<serde_json::Value>(&out).unwrap()["token_ids"].clone()
 }
 
