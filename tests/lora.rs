@@ -269,10 +269,11 @@ const STEPS: &str =
 #[test]
 fn eight_mixed_samples_are_learned_by_heart() {
     let folder = Folder::new();
-    let more = format!("{STEPS}steps = 80\n{}", COMPOSED.replace("rank = 8", "rank = 16"));
+    let falling = STEPS.replace("constant", "linear");
+    let more = format!("{falling}steps = 80\n{COMPOSED}");
     let reports = train(folder.config("dense_tied", "run", &more), None);
     assert!(reports[0].loss > 3.0, "{:?}", reports[0]);
-    assert!(reports.last().unwrap().loss < 0.1, "{:?}", reports.last());
+    assert!(reports.last().unwrap().loss < 0.05, "{:?}", reports.last());
     let names = weights(&folder.output("run"));
     let kind = |name: &String| name.contains(".lora.") || name.contains("merger");
     assert!(names.keys().all(kind), "{:?}", names.keys());

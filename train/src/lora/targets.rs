@@ -4,6 +4,7 @@ use qwen3_vl_backends::{Precision, device};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Qwen3VlConfig;
 use qwen3_vl_model::init::Init;
+use qwen3_vl_model::linear::Linear;
 use qwen3_vl_weights::names::stored_name;
 
 use super::{Layer, LoraError};
@@ -85,8 +86,7 @@ impl<'c> Choice<'c> {
         let mut model = Qwen3VlModel::new(shape, &Init::new(&device, Precision::F32));
         let experts = model.language_model.layers.iter().any(|layer| layer.moe.is_some());
         let layers = model.linears_mut().into_iter().zip(0u64..);
-        let candidate = |((path, linear), place): ((String, &mut _), u64)| {
-            let linear: &mut qwen3_vl_model::linear::Linear = linear;
+        let candidate = |((path, linear), place): ((String, &mut Linear), u64)| {
             let [outputs, inputs] = linear.weight.lazy_shape().dims();
             let parameter = format!("{path}.weight");
             let name = stored_name(&parameter).map(|(name, _)| name).unwrap_or(parameter);
