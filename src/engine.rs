@@ -14,6 +14,7 @@ use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
+use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
@@ -44,6 +45,8 @@ pub struct LoadOptions {
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
+    /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
+    pub adapter: Option<PathBuf>,
 }
 
 /// How long a prompt may be.
@@ -114,7 +117,11 @@ impl Qwen3Vl {
             .with_video_rules(options.video);
         let defaults = load_generation_defaults(&folder)?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
-        let (model, report) = load_model(&checkpoint, &device, precision, progress)?;
+        let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
+        let (mut model, report) = load_model(&checkpoint, &device, precision, progress)?;
+        if let Some(adapter) = adapter {
+            model = adapter.attach(model)?;
+        }
         Ok(Self {
             model: model.with_cache_dtype(options.kv_cache_dtype),
             processor,

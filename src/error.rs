@@ -7,6 +7,7 @@ use qwen3_vl_model::processor::ProcessError;
 use qwen3_vl_model::processor::message::MessageError;
 use qwen3_vl_model::sample::SampleError;
 use qwen3_vl_model::stop::StopError;
+use qwen3_vl_weights::adapter::AdapterError;
 use qwen3_vl_weights::hub::HubError;
 use qwen3_vl_weights::{LoadError, MediaError, ProcessorError};
 
@@ -26,6 +27,8 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     #[error(transparent)]
     Processor(#[from] ProcessorError),
     #[error(transparent)]

@@ -92,11 +92,14 @@ fn adapters_of_peft_compute_what_peft_computes() {
         let adapter = read_adapter(&stored(name)).unwrap();
         adapter.check(base().model()).unwrap();
         let (_folder, model) = merged(&adapter);
+        let attached = adapter.attach(base().model().clone()).unwrap();
         for case in ["text", "image"] {
             let (_folder, path) = reference(name, case);
-            let outcome = verify(model.model(), &path, Tolerance::Relative(2e-5)).unwrap();
-            assert!(outcome.stages.len() > usize::from(case == "image"), "{name} {case}");
-            assert!(outcome.passed(), "{name} {case}: {:?}", outcome.worst());
+            for model in [model.model(), &attached] {
+                let outcome = verify(model, &path, Tolerance::Relative(2e-5)).unwrap();
+                assert!(outcome.stages.len() > usize::from(case == "image"), "{name} {case}");
+                assert!(outcome.passed(), "{name} {case}: {:?}", outcome.worst());
+            }
             let plain = verify(base().model(), &path, Tolerance::Relative(1e-2)).unwrap();
             assert!(!plain.passed(), "{name} {case}: the adapter changes nothing");
         }
@@ -267,6 +270,16 @@ fn an_adapter_must_fit_the_model() {
     let message = check(&with("language_model.layers.9.self_attn.q_proj", pair(64, 4, 48)));
     assert!(message.contains("layers.9") && message.contains("the nearest name is"), "{message}");
     with("visual.blocks.4.attn.qkv", pair(96, 4, 32)).check(model.model()).unwrap();
+
+    let untied = common::load(&common::fixtures().join("dense_untied"), &common::cpu_devices()[0]);
+    let head = with("lm_head", pair(512, 4, 64));
+    let message = head.attach(untied.model().clone()).unwrap_err().to_string();
+    assert!(message.contains("`lm_head`; only linear layers"), "{message}");
+    let mut table = with("visual.blocks.4.attn.qkv", pair(96, 4, 32));
+    let values = TensorData::zeros::<f32, _>([512, 48]);
+    table.saved.insert("language_model.embed_tokens.weight".into(), values);
+    let message = table.attach(model.model().clone()).unwrap_err().to_string();
+    assert!(message.contains("which is the head too"), "{message}");
 
     let mut saved = with("visual.blocks.4.attn.qkv", pair(96, 4, 32));
     let kernel = TensorData::zeros::<f32, _>([32, 3, 2, 16, 16]);

@@ -14,6 +14,7 @@ pub mod grounding;
 pub mod init;
 pub mod inputs;
 pub mod linear;
+pub mod lora;
 pub mod model;
 pub mod norm;
 mod pack;

@@ -1,22 +1,24 @@
 //! `y = x·Wᵀ + b` with the weight in Hugging Face's order.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use qwen3_vl_backends::ops;
 
 use crate::init::Init;
+use crate::lora::Lora;
 
-/// HF `nn.Linear`: weight `[out, in]`, optional bias `[out]`.
+/// HF `nn.Linear`: weight `[out, in]`, optional bias `[out]`; with a side path, peft's `Linear`.
 #[derive(Module, Debug)]
 pub struct Linear {
     pub weight: Param<Tensor<2>>,
     pub bias: Option<Param<Tensor<1>>>,
+    pub lora: Option<Lora>,
 }
 
 impl Linear {
     /// A layer without bias.
     pub fn new(inputs: usize, outputs: usize, init: &Init) -> Self {
-        Self { weight: init.normal([outputs, inputs]), bias: None }
+        Self { weight: init.normal([outputs, inputs]), bias: None, lora: None }
     }
 
     /// A layer with bias.
@@ -26,9 +28,29 @@ impl Linear {
 
     /// `x [n, in] -> [n, out]` in the dtype of `x`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.lora {
+            Some(lora) => {
+                let y = self.whole(x.clone());
+                let dtype = y.dtype();
+                y + lora.forward(x).cast(dtype)
+            }
+            None => self.whole(x),
+        }
+    }
+
+    /// The layer without its side path.
+    fn whole(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.bias {
             Some(bias) => ops::affine(x, self.weight.val(), bias.val()),
             None => ops::linear(x, self.weight.val()),
+        }
+    }
+
+    /// The weight with the side path in it, in f32; as it is where there is none.
+    pub fn merged_weight(&self) -> Tensor<2> {
+        match &self.lora {
+            Some(lora) => self.weight.val().cast(DType::F32) + lora.update().cast(DType::F32),
+            None => self.weight.val(),
         }
     }
 }

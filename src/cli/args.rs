@@ -1,5 +1,7 @@
 //! Arguments that several verbs share.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use clap::error::ErrorKind;
 use qwen3_vl::backends::DtypeRequest;
@@ -52,6 +54,14 @@ impl ModelArgs {
         let environment = HubOptions::from_env();
         HubOptions { revision: self.revision.clone(), progress: !quiet, ..environment }
     }
+}
+
+/// What is added to the checkpoint.
+#[derive(Debug, Args)]
+pub struct AdapterArgs {
+    /// Folder of a LoRA adapter, as peft or `train export --adapter` writes it
+    #[arg(long, visible_alias = "adapter-path", value_name = "DIR")]
+    pub lora: Option<PathBuf>,
 }
 
 /// Where and in which precision.
@@ -191,6 +201,7 @@ pub fn load_options(
         context: context.options(),
         kv_cache_dtype: context.kv_cache_dtype,
         hub: None,
+        adapter: None,
     })
 }
 

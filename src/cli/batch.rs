@@ -11,10 +11,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::processor::message::default_videos;
-use qwen3_vl::{Qwen3Vl, Request, Requests, Response, openai};
+use qwen3_vl::{LoadOptions, Qwen3Vl, Request, Requests, Response, openai};
 use serde_json::{Value, json};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, load, load_options};
+use super::args::{AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, load, load_options};
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
 use super::{Outcome, json as answers, print};
@@ -58,6 +58,8 @@ pub struct BatchArgs {
           value_parser = clap::value_parser!(u32).range(1..))]
     max_num_batched_tokens: u32,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     settings: MediaSettings,
@@ -82,6 +84,7 @@ pub fn run(args: &BatchArgs) -> anyhow::Result<Outcome> {
         revision: args.revision.clone(),
     };
     let options = load_options(&args.device, &args.context, &args.settings)?;
+    let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;
     let mut work = Work::new(&model, args, &mut journal);
     let stopped = work.run(rows)?;

@@ -5,11 +5,13 @@ use qwen3_vl::model::processor::message::{ImageRef, MediaRef, VideoRef};
 use qwen3_vl::model::processor::video::with_defaults;
 use qwen3_vl::weights::MediaLimits;
 use qwen3_vl::weights::media::OpenedMedia;
-use qwen3_vl::{Chat, Conversation, MediaSource, Message, Qwen3Vl, Request, Response};
+use qwen3_vl::{Chat, Conversation, LoadOptions, MediaSource, Message, Qwen3Vl, Request, Response};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options};
+use super::args::{
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options,
+};
 use super::interrupt::Streaming;
 use super::media::MediaArgs;
 use super::run::Writer;
@@ -45,6 +47,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     /// The media are for the first message
     #[command(flatten)]
@@ -66,6 +70,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
         ..Request::default()
     };
     let options = load_options(&args.device, &args.context, &args.media.settings)?;
+    let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&args.model, options, args.quiet)?;
     let mut repl = Repl::new(&model, base, &args);
     let mut editor = DefaultEditor::new()?;

@@ -11,10 +11,10 @@ use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::processor::message::Role;
 use qwen3_vl::train::data::{self, Dataset, SourceOptions};
 use qwen3_vl::train::metrics::{Figures, Score, Tally};
-use qwen3_vl::{Conversation, Qwen3Vl, Request, Requests};
+use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request, Requests};
 use serde_json::json;
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, load, load_options};
+use super::args::{AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, load, load_options};
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
 use super::{Outcome, print, size};
@@ -58,6 +58,8 @@ pub struct EvalArgs {
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     max_num_seqs: u32,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     settings: MediaSettings,
@@ -74,6 +76,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let set = data::read(source)?;
     let name = ModelArgs { positional: Some(args.model.clone()), model: None, revision: None };
     let options = load_options(&args.device, &args.context, &args.settings)?;
+    let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;
     let rows = args.rows.unwrap_or(usize::MAX).min(set.len());
     let mut work = Work::new(&model, args, rows)?;

@@ -4,9 +4,11 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
-use qwen3_vl::{AnswerStream, Conversation, Request, Response, StreamEvent};
+use qwen3_vl::{AnswerStream, Conversation, LoadOptions, Request, Response, StreamEvent};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options};
+use super::args::{
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options,
+};
 use super::grounding::GroundingArgs;
 use super::interrupt::{self, Streaming};
 use super::media::MediaArgs;
@@ -39,6 +41,8 @@ pub struct RunArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    adapter: AdapterArgs,
+    #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     media: MediaArgs,
@@ -66,6 +70,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     args.grounding.check(&request)?;
     let quiet = args.quiet || args.json;
     let options = load_options(&args.device, &args.context, &args.media.settings)?;
+    let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&args.model, options, quiet)?;
     let Some(prepared) = progress::read_media(&model, &request, quiet)? else {
         return Ok(Outcome::Interrupted);

@@ -9,15 +9,16 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_vl::backends::{DtypeRequest, device};
 use qwen3_vl::model::processor::Processor;
-use qwen3_vl::train::config::TrainConfig;
+use qwen3_vl::train::config::{TrainConfig, Training};
 use qwen3_vl::train::data::{CheckOptions, CheckReport, Dataset, Limits, Preparer, check};
 use qwen3_vl::train::export::{Trained, trained};
-use qwen3_vl::train::groups::Group;
 use qwen3_vl::train::loader::datasets;
+use qwen3_vl::train::lora::{Plan, adapter};
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
 use qwen3_vl::train::synth::{
     Channel, Mixture, Questions, SynthOptions, write_dataset, write_tokenizer,
 };
+use qwen3_vl::weights::adapter::write_adapter;
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::export::{ExportOptions, export_model};
 use qwen3_vl::weights::load_processor;
@@ -32,6 +33,7 @@ use super::{Outcome, print, size, usage_error};
     qwen3-vl train show run.toml --row 17\n  \
     qwen3-vl train run run.toml        (again to go on where it stopped)\n  \
     qwen3-vl train export run.toml --out trained\n  \
+    qwen3-vl train export run.toml --out adapter --adapter\n  \
     qwen3-vl train synth drawn --rows 1000 --seed 7")]
 pub struct TrainArgs {
     #[command(subcommand)]
@@ -46,7 +48,7 @@ enum TrainVerb {
     Show(ShowArgs),
     /// Train, from the newest checkpoint in the output folder where there is one
     Run(RunArgs),
-    /// Write the trained model as a checkpoint folder that transformers loads
+    /// Write the trained model as a checkpoint folder that transformers loads, or as an adapter for peft
     Export(ExportArgs),
     /// Draw pictures and films with questions and answers, as training or test data
     Synth(SynthArgs),
@@ -125,6 +127,12 @@ struct ExportArgs {
     /// New folder for the checkpoint
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
+    /// Write the whole checkpoint, side paths merged into the weights (the default)
+    #[arg(long = "merge")]
+    _merge: bool,
+    /// Of a run with LoRA, write a peft adapter in f32: its pairs, and modules that were trained whole
+    #[arg(long, conflicts_with_all = ["_merge", "dtype", "max_shard_size"])]
+    adapter: bool,
     /// f32, bf16 or f16 [default: what the checkpoint that training began with has]
     #[arg(long, value_name = "DTYPE", value_parser = str::parse::<DtypeRequest>)]
     dtype: Option<DtypeRequest>,
@@ -158,6 +166,7 @@ struct Opened {
 fn open(path: &Path) -> anyhow::Result<Opened> {
     let config = TrainConfig::open(path)?;
     let model = read_config(&config.model)?;
+    Plan::new(&config, &model)?;
     let processor = load_processor(&config.model, &model)?;
     let sets = datasets(&config.data)?;
     Ok(Opened { config, processor, sets })
@@ -272,7 +281,11 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
 
 fn export(args: &ExportArgs) -> anyhow::Result<Outcome> {
     let device = device::select(Some("cpu"))?;
-    let Trained { model, config, step } = trained(&args.run, &device)?;
+    let trained = trained(&args.run, &device)?;
+    if args.adapter {
+        return export_adapter(&trained, args);
+    }
+    let Trained { model, config, step } = trained;
     let dtype = match args.dtype {
         Some(DtypeRequest::Exact(dtype)) => Some(dtype),
         Some(DtypeRequest::Auto) | None => None,
@@ -282,6 +295,21 @@ fn export(args: &ExportArgs) -> anyhow::Result<Outcome> {
     let (count, bytes) = (report.tensors, size::bytes(report.bytes));
     let folder = report.folder.display();
     print::aside(&format!("step {step}: {count} tensors, {bytes}, in {folder}\n"));
+    Ok(Outcome::Done)
+}
+
+fn export_adapter(trained: &Trained, args: &ExportArgs) -> anyhow::Result<Outcome> {
+    let Trained { model, config, step } = trained;
+    if config.lora().is_none() {
+        let message = "--adapter is for runs with LoRA, and this one trained weights in place; leave it out for the checkpoint";
+        return Err(usage_error(clap::error::ErrorKind::ArgumentConflict, message));
+    }
+    let adapter = adapter(model, config)?;
+    write_adapter(&args.out, &adapter, &config.model.to_string_lossy())?;
+    let (pairs, whole, folder) = (adapter.pairs.len(), adapter.saved.len(), args.out.display());
+    print::aside(&format!(
+        "step {step}: {pairs} pairs and {whole} whole parameters, in {folder}\n"
+    ));
     Ok(Outcome::Done)
 }
 
@@ -305,11 +333,17 @@ fn synth(args: &SynthArgs) -> anyhow::Result<Outcome> {
 
 fn head(trainer: &Trainer, device: &str) -> String {
     let mut text = String::new();
-    for (group, trained, all) in trainer.counts() {
-        if all > 0 {
-            let state = if trained > 0 { "trained" } else { "frozen" };
-            text += &format!("{:<7} {all:>12} parameters, {state}\n", Group::name(group));
-        }
+    for count in trainer.counts().iter().filter(|count| count.all > 0) {
+        let state = match count.training {
+            Training::Full => "trained".to_owned(),
+            Training::Frozen => "frozen".to_owned(),
+            Training::Lora => format!("frozen; {} of LoRA, trained", count.lora),
+        };
+        text += &format!("{:<7} {:>12} parameters, {state}\n", count.group.name(), count.all);
+    }
+    if let Some(table) = trainer.config().lora() {
+        let (rank, scale) = (table.rank, table.scale());
+        text += &format!("LoRA of rank {rank}, scaled by {scale}\n");
     }
     let state = trainer.state();
     if trainer.resumed() {

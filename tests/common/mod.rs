@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test binary uses a part of this
 
+pub mod training;
+
 use std::path::{Path, PathBuf};
 
 use qwen3_vl::backends::device;

@@ -158,10 +158,10 @@ def write_case(model, name, case, prompts):
 SAMPLES = 512
 
 
-def sampled(grad):
-    """Every n-th value of a gradient, at most SAMPLES of them."""
+def sampled(grad, most=SAMPLES):
+    """Every n-th value of a gradient, at most `most` of them."""
     flat = grad.flatten()
-    return flat[:: -(-flat.numel() // SAMPLES)].clone()
+    return flat[:: -(-flat.numel() // most)].clone()
 
 
 def write_train(model, name):

@@ -163,8 +163,8 @@ pub fn restore(
         .map_err(|source| CheckpointError::Tensors { path: path.clone(), source })?;
     let mut values = Vec::with_capacity(list.len());
     for parameter in &list {
-        // Frozen parameters are not stored.
-        let stored = tensors.tensor(&parameter.path).is_ok();
+        // Frozen parameters are not stored, but side paths always are.
+        let stored = parameter.is_lora() || tensors.tensor(&parameter.path).is_ok();
         values.push(match stored {
             true => Some(read(&tensors, &path, &parameter.path, parameter.len())?),
             false => None,

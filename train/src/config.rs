@@ -1,11 +1,16 @@
 //! The file that describes a run.
 
+mod method;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
+pub use method::{LoraTable, Method, Scaling, TrainGroups, Training};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
-use crate::groups::Group;
+use crate::groups::{Group, Parameter};
 use crate::synth::{Bounds, Channel, Mixture, Questions, SynthOptions};
 
 /// Why a configuration cannot be used.
@@ -31,7 +36,10 @@ pub struct TrainConfig {
     pub output: PathBuf,
     #[serde(default)]
     pub init: InitFrom,
-    /// Which groups are trained; by default the language model and the mergers, as the official recipe has it.
+    /// How trained layers change: in place, or by LoRA.
+    #[serde(default)]
+    pub method: Method,
+    /// Which groups are trained, and which of them by LoRA.
     #[serde(default)]
     pub train: TrainGroups,
     pub lr: Rates,
@@ -70,37 +78,6 @@ pub enum InitFrom {
     Random,
 }
 
-/// Whether each group is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainGroups {
-    pub vision: bool,
-    /// The merger and the DeepStack mergers.
-    pub merger: bool,
-    pub llm: bool,
-    pub embed: bool,
-    pub head: bool,
-}
-
-impl Default for TrainGroups {
-    fn default() -> Self {
-        Self { vision: false, merger: true, llm: true, embed: true, head: true }
-    }
-}
-
-impl TrainGroups {
-    /// Whether `group` is trained.
-    pub fn has(&self, group: Group) -> bool {
-        match group {
-            Group::Vision => self.vision,
-            Group::Merger => self.merger,
-            Group::Llm => self.llm,
-            Group::Embed => self.embed,
-            Group::Head => self.head,
-        }
-    }
-}
-
 /// Learning rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +89,8 @@ pub struct Rates {
     pub llm: Option<f64>,
     pub embed: Option<f64>,
     pub head: Option<f64>,
+    /// How many times the rate of its group the `B` of a LoRA pair has (LoRA+, Hayou et al. 2024); by default 1.
+    pub b_ratio: Option<f64>,
     /// Share of all steps (below 1) or number of steps over which rates rise from 0.
     #[serde(default = "warmup")]
     pub warmup: f64,
@@ -150,6 +129,12 @@ impl Rates {
             Group::Head => self.head,
         };
         own.unwrap_or(self.base)
+    }
+
+    /// The highest rate of `parameter`.
+    pub fn of_parameter(&self, parameter: &Parameter) -> f64 {
+        let ratio = if parameter.is_lora_b() { self.b_ratio.unwrap_or(1.0) } else { 1.0 };
+        self.of(parameter.group) * ratio
     }
 
     /// What all rates are multiplied by at `step`, from 0, of `steps`.
@@ -504,8 +489,8 @@ impl TrainConfig {
         if self.save.every == 0 || self.save.keep == 0 {
             return refuse("save", "0".into(), "every and keep must be at least 1");
         }
-        if !Group::ALL.iter().any(|group| self.train.has(*group)) {
-            return refuse("train", "all false".into(), "train at least one group");
+        if let Some((field, value, expected)) = self.refused_method() {
+            return refuse(field, value, expected);
         }
         for (index, source) in self.data.iter().chain(&self.eval.data).enumerate() {
             let field = format!("data[{index}]");
@@ -550,30 +535,5 @@ impl Source {
             self.path = Some(folder.join(path));
         }
         self.root = self.root.as_ref().map(|root| folder.join(root));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rates_rise_stay_and_fall() {
-        let rates = |text: &str| toml::from_str::<Rates>(text).expect("rates");
-        let wsd = rates("base = 1.0\nwarmup = 4\nschedule = \"wsd\"\ndecay = 10\nfloor = 0.1");
-        let near = |step, steps, wanted: f64| {
-            let found = wsd.factor(step, steps);
-            assert!((found - wanted).abs() < 1e-12, "step {step}: {found}, not {wanted}");
-        };
-        near(0, 40, 0.25);
-        near(3, 40, 1.0);
-        near(30, 40, 1.0);
-        near(35, 40, 0.55);
-        near(39, 40, 0.19);
-        // A longer run is the same up to where the shorter one falls.
-        (0..=30).for_each(|step| assert_eq!(wsd.factor(step, 40), wsd.factor(step, 4000)));
-        let cosine = rates("base = 1.0\nwarmup = 0.1");
-        assert_eq!([cosine.factor(0, 100), cosine.factor(10, 100)], [0.1, 1.0]);
-        assert!((cosine.factor(55, 100) - 0.5).abs() < 1e-12 && cosine.factor(99, 100) < 1e-3);
     }
 }

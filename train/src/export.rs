@@ -25,7 +25,8 @@ pub enum TrainedError {
 #[derive(Debug)]
 pub struct Trained {
     pub model: Qwen3VlModel,
-    /// The configuration of the run; its `model` is the folder with tokenizer and processor files.
+    /// The configuration of the run, with the groups and the method that the checkpoint was trained with; its `model`
+    /// is the folder with tokenizer and processor files.
     pub config: TrainConfig,
     /// Steps done.
     pub step: u64,
@@ -47,7 +48,8 @@ pub fn trained(run: &Path, device: &SelectedDevice) -> Result<Trained, TrainedEr
             .ok_or_else(|| TrainedError::NoCheckpoint { path: folder.to_owned() })?,
     };
     let state = checkpoint::read_state(&folder).map_err(TrainError::from)?;
-    let config = config.unwrap_or_else(|| state.config.clone());
+    let mut config = config.unwrap_or_else(|| state.config.clone());
+    (config.method, config.train) = (state.config.method.clone(), state.config.train);
     let model = load(&config, device)?;
     let model = checkpoint::restore(&folder, &state, model, None).map_err(TrainError::from)?;
     Ok(Trained { model, config, step: state.step })

@@ -33,7 +33,10 @@ impl ModelGradients {
     pub fn norm(&self) -> f64 {
         let squares =
             self.values.values().map(|g| f64::from(sum_of_squares(g.clone()).into_scalar::<f32>()));
-        squares.sum::<f64>().sqrt()
+        // Ids are random; a sum in the order of size is the same in every process.
+        let mut squares: Vec<f64> = squares.collect();
+        squares.sort_by(f64::total_cmp);
+        squares.iter().sum::<f64>().sqrt()
     }
 
     fn add(&mut self, id: ParamId, grad: Tensor<1>) {

@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use qwen3_vl_model::Qwen3VlModel;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{TrainGroups, Training};
+
 /// A part of the model. Every parameter belongs to exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -33,6 +35,17 @@ impl Group {
             Self::Llm => "llm",
             Self::Embed => "embed",
             Self::Head => "head",
+        }
+    }
+
+    /// Its key in a configuration.
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Self::Vision => "train.vision",
+            Self::Merger => "train.merger",
+            Self::Llm => "train.llm",
+            Self::Embed => "train.embed",
+            Self::Head => "train.head",
         }
     }
 
@@ -70,9 +83,50 @@ impl Parameter {
         self.len() == 0
     }
 
+    /// Whether it belongs to a side path.
+    pub fn is_lora(&self) -> bool {
+        self.path.ends_with(".lora.a") || self.is_lora_b()
+    }
+
+    /// Whether it is the `B` of a side path.
+    pub fn is_lora_b(&self) -> bool {
+        self.path.ends_with(".lora.b")
+    }
+
     /// Whether weight decay pulls on it: matrices yes, biases and the scales of norms no.
     pub fn decays(&self) -> bool {
         self.shape.len() > 1
+    }
+}
+
+/// How many parameters a group has, and how they are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupCount {
+    pub group: Group,
+    pub training: Training,
+    /// Without side paths.
+    pub all: u64,
+    /// Of side paths; with LoRA, these alone are trained.
+    pub lora: u64,
+}
+
+impl GroupCount {
+    /// Counts `group` in a list of all parameters.
+    pub fn new(group: Group, list: &[Parameter], train: &TrainGroups) -> Self {
+        let count = |lora: bool| {
+            let of_group = list.iter().filter(|p| p.group == group && p.is_lora() == lora);
+            of_group.map(|parameter| parameter.len() as u64).sum()
+        };
+        Self { group, training: train.of(group), all: count(false), lora: count(true) }
+    }
+
+    /// Parameters that are trained.
+    pub fn trained(&self) -> u64 {
+        match self.training {
+            Training::Frozen => 0,
+            Training::Full => self.all,
+            Training::Lora => self.lora,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod export;
 pub mod gradients;
 pub mod groups;
 pub mod loader;
+pub mod lora;
 pub mod metrics;
 pub mod muon;
 pub mod optim;

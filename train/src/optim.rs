@@ -47,7 +47,7 @@ impl ModelOptimizer {
         let setting = |parameter: &Parameter| {
             let decay = if parameter.decays() { options.weight_decay } else { 0.0 };
             let muon = (options.kind == OptimizerKind::Muon).then(|| matrices(parameter)).flatten();
-            (parameter.id, Setting { rate: rates.of(parameter.group), decay, muon })
+            (parameter.id, Setting { rate: rates.of_parameter(parameter), decay, muon })
         };
         let settings = trained.iter().map(setting).collect();
         Self { options, settings, moments: BTreeMap::new() }
@@ -129,11 +129,11 @@ impl ModelOptimizer {
 }
 
 /// How many matrices one parameter holds for Muon; `None` for what AdamW moves: vectors, tables of embeddings and
-/// positions, the head and the first layer on pixels (Jordan et al. 2024 give these to Adam).
+/// positions, the head and the first layer on pixels (Jordan et al. 2024 give these to Adam), and the narrow pairs of LoRA.
 fn matrices(parameter: &Parameter) -> Option<usize> {
     let path = &parameter.path;
     let table = path.contains("embed") || matches!(parameter.group, Group::Embed | Group::Head);
-    if parameter.shape.len() != 2 || table {
+    if parameter.shape.len() != 2 || table || parameter.is_lora() {
         return None;
     }
     Some(if path.contains("qkv") { 3 } else { 1 })

@@ -106,7 +106,10 @@ fn plain(
         aux = Some(values(loss.clone())[0]);
         total = total + loss * router_aux;
     }
-    gradients.collect(model, &mut total.backward());
+    // Without pictures, nothing of a trained vision tower was reached.
+    if total.is_autodiff() {
+        gradients.collect(model, &mut total.backward());
+    }
     BatchLoss { losses: values(losses), router_aux: aux }
 }
 

@@ -20,8 +20,9 @@ use crate::checkpoint::{self, CheckpointError, RunState};
 use crate::config::{Compute, InitFrom, Recompute, TrainConfig};
 use crate::data::TrainRow;
 use crate::gradients::ModelGradients;
-use crate::groups::{Group, Parameter, parameters};
+use crate::groups::{Group, GroupCount, Parameter, parameters};
 use crate::loader::{Loader, LoaderError, Position, StepRows};
+use crate::lora::{LoraError, Plan};
 use crate::optim::ModelOptimizer;
 use crate::pass::{self, Batch, PassOptions};
 use crate::recompute::without_gradients;
@@ -38,6 +39,8 @@ pub enum TrainError {
     Processor(#[from] ProcessorError),
     #[error(transparent)]
     Loader(#[from] LoaderError),
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
@@ -119,7 +122,7 @@ impl Trainer {
         let before = newest.as_deref().map(checkpoint::read_state).transpose()?;
         let model = load(&config, device)?;
         let processor = Arc::new(load_processor(&config.model, model.config())?);
-        let model = trainable(model, |parameter| config.train.has(parameter.group));
+        let model = trainable(model, |parameter| config.train.trains(parameter));
         let trained = trained_of(&config, &model);
         let mut optimizer = ModelOptimizer::new(config.optimizer, &config.lr, &trained);
         let position = before.as_ref().map_or(Position::default(), |state| state.position);
@@ -152,6 +155,11 @@ impl Trainer {
         Ok(Self { config, model, optimizer, ahead, processor, state, resumed: true })
     }
 
+    /// The configuration of the run.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
     /// The model as it is.
     pub fn model(&self) -> &Qwen3VlModel {
         &self.model
@@ -167,14 +175,13 @@ impl Trainer {
         self.resumed
     }
 
-    /// Trained and all parameters of each group.
-    pub fn counts(&self) -> Vec<(Group, u64, u64)> {
+    /// Parameters of each group: all, trained in place, and of side paths.
+    pub fn counts(&self) -> Vec<GroupCount> {
         let list = parameters(&self.model);
-        let count = |group: Group| {
-            let all = list.iter().filter(|p| p.group == group).map(|p| p.len() as u64).sum();
-            (group, if self.config.train.has(group) { all } else { 0 }, all)
-        };
-        Group::ALL.into_iter().map(count).collect()
+        Group::ALL
+            .into_iter()
+            .map(|group| GroupCount::new(group, &list, &self.config.train))
+            .collect()
     }
 
     /// Trains to the end, or until `observer` stops it.
@@ -322,26 +329,36 @@ impl Trainer {
     }
 }
 
-/// The model that a run begins with, in f32.
+/// The model that a run begins with, with its side paths. It is in f32; under LoRA, weights keep the dtype of the file
+/// where the device has it.
 pub(crate) fn load(
     config: &TrainConfig,
     device: &SelectedDevice,
 ) -> Result<Qwen3VlModel, TrainError> {
-    match config.init {
+    let shape = read_config(&config.model)?;
+    let plan = Plan::new(config, &shape)?;
+    let model = match config.init {
         InitFrom::Checkpoint => {
             let checkpoint = Checkpoint::open(&config.model)?;
-            Ok(load_model(&checkpoint, device, Precision::F32, &mut ())?.0)
+            let stored = checkpoint.main_dtype();
+            let weights = Some(stored).filter(|dtype| plan.is_some() && device.holds(*dtype));
+            let weights = weights.unwrap_or(Precision::F32.weights);
+            let precision = Precision { weights, ..Precision::F32 };
+            load_model(&checkpoint, device, precision, &mut ())?.0
         }
         InitFrom::Random => {
             device.device.seed(config.seed);
-            let init = Init::new(&device.device, Precision::F32);
-            Ok(Qwen3VlModel::new(&read_config(&config.model)?, &init))
+            Qwen3VlModel::new(&shape, &Init::new(&device.device, Precision::F32))
         }
-    }
+    };
+    Ok(match plan {
+        Some(plan) => plan.attach(model),
+        None => model,
+    })
 }
 
 fn trained_of(config: &TrainConfig, model: &Qwen3VlModel) -> Vec<Parameter> {
-    parameters(model).into_iter().filter(|p| config.train.has(p.group)).collect()
+    parameters(model).into_iter().filter(|p| config.train.trains(p)).collect()
 }
 
 /// What differs between two configurations and decides on results. More steps, other logs and checkpoints do not.

@@ -1,5 +1,6 @@
 //! LoRA adapters in the format of peft: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod attach;
 mod config;
 mod error;
 

@@ -70,7 +70,7 @@ const COMPANIONS: [&str; 12] = [
 /// Writes `model` as a checkpoint folder with the key set, shapes and orientation of the checkpoint in `source`, the
 /// one that it was loaded from, and with its configuration, tokenizer and processor files.
 ///
-/// Tensors of the source that the model does not use are copied. A source without weights (a configuration whose
+/// Side paths (LoRA) are merged into their weights. Tensors of the source that the model does not use are copied. A source without weights (a configuration whose
 /// model was made at random) gives the names and shapes that transformers writes. Values are converted one tensor at
 /// a time. The folder appears under its name when it is complete and on disk.
 ///

@@ -9,7 +9,7 @@ use burn::backend::{Autodiff, TensorMetadata};
 use burn::tensor::DType;
 
 use super::ModelOps;
-use super::gradients::ModelGradients;
+use super::gradients::{HeadInputs, ModelGradients};
 
 impl<B: ModelGradients, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -190,13 +190,15 @@ impl<B: ModelGradients, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
+        let of_weight = weight.is_tracked();
         let prepared =
             CrossEntropy.prepare::<C>([hidden.node(), weight.node()]).compute_bound().stateful();
         let (hidden, weight) = (hidden.into_primitive(), weight.into_primitive());
         match prepared {
             OpsKind::Tracked(step) => {
-                let state = (hidden.clone(), weight.clone(), targets.clone());
-                step.finish(state, B::linear_cross_entropy(hidden, weight, targets))
+                let losses =
+                    B::linear_cross_entropy(hidden.clone(), weight.clone(), targets.clone());
+                step.finish(HeadInputs { hidden, weight, targets, of_weight }, losses)
             }
             OpsKind::UnTracked(step) => {
                 step.finish(B::linear_cross_entropy(hidden, weight, targets))
@@ -403,7 +405,7 @@ impl<B: ModelGradients> Backward<B, 2> for RmsNorm {
 struct CrossEntropy;
 
 impl<B: ModelGradients> Backward<B, 2> for CrossEntropy {
-    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>);
+    type State = HeadInputs<B>;
 
     fn backward(
         self,
@@ -412,9 +414,10 @@ impl<B: ModelGradients> Backward<B, 2> for CrossEntropy {
         _checkpointer: &mut Checkpointer,
     ) {
         let grad = grads.consume::<B>(&ops.node);
-        let (hidden, weight, targets) = ops.state;
-        let values = B::cross_entropy_grads(hidden, weight, targets, grad);
-        register!(ops.parents, grads, values);
+        let [hidden, weight] = ops.parents;
+        let (for_hidden, for_weight) = B::cross_entropy_grads(ops.state, grad);
+        register!([hidden], grads, [for_hidden]);
+        register!([weight], grads, for_weight);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Gradients of the operations, on plain (untracked) tensors. A backend that can do better overrides them.
 
-use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Shape};
 
 use super::reference::{Block, SCORE_BUDGET, cast, slice_rows};
@@ -99,15 +99,23 @@ pub trait ModelGradients: ModelOps {
         Self::float_mul(grad, reference::gelu_tanh_slope::<Self>(x))
     }
 
-    /// With respect to `hidden` and `weight`.
+    /// With respect to `hidden`, and to `weight` where that is wanted.
     fn cross_entropy_grads(
-        hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        inputs: HeadInputs<Self>,
         grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 2] {
-        cross_entropy::<Self>(hidden, weight, targets, grad)
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        cross_entropy::<Self>(inputs, grad)
     }
+}
+
+/// What [`ModelOps::linear_cross_entropy`] was computed from.
+#[derive(Debug, Clone)]
+pub struct HeadInputs<B: Backend> {
+    pub hidden: FloatTensor<B>,
+    pub weight: FloatTensor<B>,
+    pub targets: IntTensor<B>,
+    /// Whether the gradient of `weight` is wanted: it is as large as the head.
+    pub of_weight: bool,
 }
 
 /// With `s = σ(gate)`: `dgate = g·up·s·(1 + gate·(1 − s))`, `dup = g·gate·s`.
@@ -267,16 +275,16 @@ fn block_grads<B: ModelOps>(
 
 /// `dlogits = (softmax − onehot)·g` for a chunk of rows at a time; `dh = dlogits·W`, `dW = dlogitsᵀ·h`.
 pub fn cross_entropy<B: ModelGradients>(
-    hidden: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    targets: IntTensor<B>,
+    inputs: HeadInputs<B>,
     grad: FloatTensor<B>,
-) -> [FloatTensor<B>; 2] {
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let HeadInputs { hidden, weight, targets, of_weight } = inputs;
     let (dtype, weight_dtype) = (hidden.dtype(), weight.dtype());
     let [rows, _] = hidden.shape().dims();
     let chunk = reference::logit_rows(rows, weight.shape()[0]);
     let device = hidden.device();
-    let mut for_weight = B::float_zeros(weight.shape(), &device, FloatDType::F32);
+    let mut for_weight =
+        of_weight.then(|| B::float_zeros(weight.shape(), &device, FloatDType::F32));
     let mut for_hidden = Vec::with_capacity(rows.div_ceil(chunk));
     for start in (0..rows).step_by(chunk) {
         let end = (start + chunk).min(rows);
@@ -293,10 +301,10 @@ pub fn cross_entropy<B: ModelGradients>(
         let dlogits = B::float_scatter(1, p, picked, B::float_neg(g), IndexingUpdateOp::Add);
         let dlogits = cast::<B>(dlogits, dtype);
         for_hidden.push(B::linear_input_grad(dlogits.clone(), weight.clone()));
-        let dw = B::linear_weight_grad(dlogits, h, DType::F32);
-        for_weight = B::float_add(for_weight, dw);
+        for_weight =
+            for_weight.map(|sum| B::float_add(sum, B::linear_weight_grad(dlogits, h, DType::F32)));
     }
     let for_hidden =
         if for_hidden.len() == 1 { for_hidden.remove(0) } else { B::float_cat(for_hidden, 0) };
-    [for_hidden, cast::<B>(for_weight, weight_dtype)]
+    (for_hidden, for_weight.map(|sum| cast::<B>(sum, weight_dtype)))
 }

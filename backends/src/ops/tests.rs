@@ -166,7 +166,7 @@ mod fused {
     use burn::backend::ops::FloatTensorOps;
 
     use super::*;
-    use crate::ops::gradients::{self, ModelGradients};
+    use crate::ops::gradients::{self, HeadInputs, ModelGradients};
     use crate::ops::update::{self, AdamWStep, UpdateOps};
 
     fn values<const D: usize>(shape: [usize; D], seed: f32) -> Primitive {
@@ -308,11 +308,23 @@ mod fused {
                 reference::cross_entropy::<Flex>(hidden.clone(), head.clone(), ids.clone());
             same("cross-entropy", [found], [expected]);
             let g = values([rows], 3.7);
+            let inputs = HeadInputs { hidden, weight: head, targets: ids, of_weight: true };
+            let (for_hidden, for_weight) = Flex::cross_entropy_grads(inputs.clone(), g.clone());
+            let (expected, of_weight) = gradients::cross_entropy::<Flex>(inputs.clone(), g.clone());
             same(
                 "cross-entropy backwards",
-                Flex::cross_entropy_grads(hidden.clone(), head.clone(), ids.clone(), g.clone()),
-                gradients::cross_entropy::<Flex>(hidden, head, ids, g),
+                [for_hidden.clone(), for_weight.unwrap()],
+                [expected, of_weight.unwrap()],
             );
+            // A frozen head changes nothing but the work.
+            let frozen = HeadInputs { of_weight: false, ..inputs };
+            for (alone, none) in [
+                Flex::cross_entropy_grads(frozen.clone(), g.clone()),
+                gradients::cross_entropy::<Flex>(frozen, g),
+            ] {
+                same("cross-entropy backwards, frozen head", [alone], [for_hidden.clone()]);
+                assert!(none.is_none());
+            }
         }
     }
 

@@ -38,6 +38,14 @@ pub enum AdapterError {
         "`{module}` is {found:?}; an adapter holds it as [outputs, channels, frames, side, side]"
     )]
     Flat { module: String, found: Vec<usize> },
+    #[error(
+        "the adapter has a LoRA pair for `{module}`; only linear layers of vision blocks, mergers and text layers can have one"
+    )]
+    NoPath { module: String },
+    #[error(
+        "the adapter saves `{module}`, which is the head too in this model; peft changes only one of the two, which is not supported"
+    )]
+    Tied { module: String },
     #[error("`{module}` has no name in a checkpoint, so that an adapter cannot hold it")]
     Nameless { module: String },
 }

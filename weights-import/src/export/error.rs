@@ -30,9 +30,7 @@ pub enum ExportError {
     NotFinite { name: String, dtype: &'static str },
     #[error("weights are stored in f32, bf16 or f16, but {dtype} was asked for")]
     WeightDtype { dtype: String },
-    #[error(
-        "parameter `{path}` has no name in a checkpoint; an adapter must be merged into the weights before export"
-    )]
+    #[error("parameter `{path}` has no name in a checkpoint")]
     Parameter { path: String },
     #[error(
         "parameter `{path}` of the {} is {shape:?}, but {source_file} holds `{name}` as {stored:?}; export needs the checkpoint that the model was loaded from", part.name()

@@ -1,5 +1,7 @@
 //! Which tensors an export has, under which names, in which shapes and files.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::dtype;
@@ -45,6 +47,28 @@ impl ModuleVisitor for Values {
     }
 }
 
+impl Values {
+    /// The parameters of a model, side paths merged into their weights as these are read.
+    fn of(model: &Qwen3VlModel) -> Self {
+        let mut plain = model.clone();
+        let mut merged = BTreeMap::new();
+        for (path, linear) in plain.linears_mut() {
+            if linear.lora.is_some() {
+                merged.insert(format!("{path}.weight"), linear.clone());
+                linear.lora = None;
+            }
+        }
+        let mut values = Self::default();
+        plain.visit(&mut values);
+        for value in &mut values.found {
+            if let Some(linear) = merged.remove(&value.path) {
+                value.read = Box::new(move || linear.merged_weight().into_data());
+            }
+        }
+        values
+    }
+}
+
 impl Value {
     fn new<const D: usize>(path: String, tensor: Tensor<D>) -> Self {
         let (shape, dtype) = (tensor.dims().to_vec(), tensor.dtype());
@@ -64,8 +88,7 @@ pub(super) struct Planner<'s> {
 impl<'s> Planner<'s> {
     /// All tensors of the export, in the order of the model; then those of the source that the model does not use.
     pub fn tensors(&self, model: &Qwen3VlModel) -> Result<Vec<LazyTensor<'s>>, ExportError> {
-        let mut values = Values::default();
-        model.visit(&mut values);
+        let mut values = Values::of(model);
         let stored = |name: &str| self.source.is_some_and(|s| s.tensors().contains_key(name));
         if model.lm_head.is_none() && stored(HEAD) {
             let embedding = model.language_model.embed_tokens.weight.val();

@@ -2,27 +2,25 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use super::matmul::{Matrix, product};
 use super::{Turned, attention, elementwise, f32_tensor, head_rows, loss, norms, rotary, slices};
-use crate::ops::gradients::{self, ModelGradients};
+use crate::ops::gradients::{self, HeadInputs, ModelGradients};
 use crate::ops::reference;
 
 impl ModelGradients for Flex {
     fn linear_input_grad(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let ([rows, _], [_, k]) = (grad.shape().dims(), weight.shape().dims());
+        let weight = reference::cast::<Self>(weight, grad.dtype());
         match slices(&[grad.to_contiguous(), weight.to_contiguous()]) {
             Some([g, w]) => {
                 let n = g.len() / rows;
                 f32_tensor(product(Matrix::rows(g, n), Matrix::rows(w, k)), Shape::new([rows, k]))
             }
-            None => {
-                let weight = reference::cast::<Self>(weight, grad.dtype());
-                Self::float_matmul(grad, weight)
-            }
+            None => Self::float_matmul(grad, weight),
         }
     }
 
@@ -159,19 +157,21 @@ impl ModelGradients for Flex {
     }
 
     fn cross_entropy_grads(
-        hidden: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        inputs: HeadInputs<Self>,
         grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 2] {
-        let inputs = [hidden.to_contiguous(), weight.to_contiguous(), grad.to_contiguous()];
-        match (slices(&inputs), targets.as_slice::<i64>()) {
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let HeadInputs { hidden, weight, targets, of_weight } = &inputs;
+        let plain = [hidden.to_contiguous(), weight.to_contiguous(), grad.to_contiguous()];
+        match (slices(&plain), targets.as_slice::<i64>()) {
             (Some([rows, head, g]), Some(ids)) => {
-                let k = weight.shape()[1];
-                let [for_hidden, for_weight] = loss::cross_entropy_grads(rows, head, ids, k, g);
-                [f32_tensor(for_hidden, hidden.shape()), f32_tensor(for_weight, weight.shape())]
+                let mut for_weight = of_weight.then(|| vec![0.0; head.len()]);
+                let head = Matrix::rows(head, weight.shape()[1]);
+                let for_hidden =
+                    loss::cross_entropy_grads(rows, head, ids, g, for_weight.as_deref_mut());
+                let for_weight = for_weight.map(|values| f32_tensor(values, weight.shape()));
+                (f32_tensor(for_hidden, hidden.shape()), for_weight)
             }
-            _ => gradients::cross_entropy::<Self>(hidden, weight, targets, grad),
+            _ => gradients::cross_entropy::<Self>(inputs, grad),
         }
     }
 }

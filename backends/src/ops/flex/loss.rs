@@ -24,18 +24,18 @@ pub fn cross_entropy(hidden: &[f32], weight: &[f32], targets: &[i64], k: usize) 
     losses
 }
 
-/// Gradients of [`cross_entropy`] with respect to `hidden` and `weight`; `grad` has one value per row.
+/// The gradient of [`cross_entropy`] with respect to `hidden`; `grad` has one value per row. That with respect to the
+/// head `[v, k]` is added to `for_head`, where that is given.
 pub fn cross_entropy_grads(
     hidden: &[f32],
-    weight: &[f32],
+    head: Matrix<'_>,
     targets: &[i64],
-    k: usize,
     grad: &[f32],
-) -> [Vec<f32>; 2] {
-    let vocabulary = weight.len() / k;
+    mut for_head: Option<&mut [f32]>,
+) -> Vec<f32> {
+    let (vocabulary, k) = (head.rows, head.columns);
     let chunk = logit_rows(targets.len(), vocabulary);
-    let (mut for_hidden, mut for_weight) = (vec![0.0; hidden.len()], vec![0.0; weight.len()]);
-    let head = Matrix::rows(weight, k);
+    let mut for_hidden = vec![0.0; hidden.len()];
     let parts = for_hidden.chunks_mut(chunk * k).zip(hidden.chunks(chunk * k));
     let parts = parts.zip(targets.chunks(chunk)).zip(grad.chunks(chunk));
     for (((for_hidden, hidden), targets), grad) in parts {
@@ -49,7 +49,9 @@ pub fn cross_entropy_grads(
         });
         let logits = Matrix::rows(&logits, vocabulary);
         multiply_parallel(for_hidden, k, (logits, head), Into::Replace);
-        multiply_parallel(&mut for_weight, k, (logits.transposed(), hidden), Into::Add);
+        if let Some(for_head) = for_head.as_deref_mut() {
+            multiply_parallel(for_head, k, (logits.transposed(), hidden), Into::Add);
+        }
     }
-    [for_hidden, for_weight]
+    for_hidden
 }

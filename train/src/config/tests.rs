@@ -1,0 +1,116 @@
+use super::*;
+
+#[test]
+fn rates_rise_stay_and_fall() {
+    let rates = |text: &str| toml::from_str::<Rates>(text).expect("rates");
+    let wsd = rates("base = 1.0\nwarmup = 4\nschedule = \"wsd\"\ndecay = 10\nfloor = 0.1");
+    let near = |step, steps, wanted: f64| {
+        let found = wsd.factor(step, steps);
+        assert!((found - wanted).abs() < 1e-12, "step {step}: {found}, not {wanted}");
+    };
+    near(0, 40, 0.25);
+    near(3, 40, 1.0);
+    near(30, 40, 1.0);
+    near(35, 40, 0.55);
+    near(39, 40, 0.19);
+    // A longer run is the same up to where the shorter one falls.
+    (0..=30).for_each(|step| assert_eq!(wsd.factor(step, 40), wsd.factor(step, 4000)));
+    let cosine = rates("base = 1.0\nwarmup = 0.1");
+    assert_eq!([cosine.factor(0, 100), cosine.factor(10, 100)], [0.1, 1.0]);
+    assert!((cosine.factor(55, 100) - 0.5).abs() < 1e-12 && cosine.factor(99, 100) < 1e-3);
+}
+
+fn checked(more: &str) -> Result<TrainConfig, String> {
+    let text = format!("model = \"m\"\ndata = [{{ path = \"d\" }}]\n{more}");
+    let config: TrainConfig = toml::from_str(&text).map_err(|error| error.to_string())?;
+    config.check(Path::new("run.toml")).map_err(|error| error.to_string())?;
+    Ok(config)
+}
+
+const RATE: &str = "lr = { base = 1e-4 }\n";
+
+#[test]
+fn groups_compose() {
+    use Training::{Frozen, Full, Lora};
+    let groups = |train: &str| {
+        let method = if train.contains("lora") { "method = { kind = \"lora\" }\n" } else { "" };
+        let config = checked(&format!("{RATE}{method}train = {{ {train} }}\n")).unwrap();
+        Group::ALL.map(|group| config.train.of(group))
+    };
+    assert_eq!(groups(""), [Frozen, Full, Full, Full, Full]);
+    assert_eq!(groups("vision = true, llm = false"), [Full, Full, Frozen, Full, Full]);
+    // Where one group has LoRA, the others are trained only if they are named.
+    assert_eq!(groups("llm = \"lora\""), [Frozen, Frozen, Lora, Frozen, Frozen]);
+    assert_eq!(groups("merger = true, llm = \"lora\""), [Frozen, Full, Lora, Frozen, Frozen]);
+    assert_eq!(groups("vision = \"lora\", head = true"), [Lora, Frozen, Frozen, Frozen, Full]);
+}
+
+#[test]
+fn scaling_is_that_of_lora_or_rslora() {
+    let table = |text: &str| toml::from_str::<LoraTable>(text).unwrap();
+    assert_eq!((table("").rank, table("").alpha(), table("").scale()), (16, 32.0, 2.0));
+    assert_eq!(table("rank = 4\nalpha = 6").scale(), 1.5);
+    assert_eq!(table("rank = 4\nalpha = 6\nscaling = \"rs\"").scale(), 3.0);
+}
+
+/// LoRA+: the rate of `B` is that of its group, a multiple of it.
+#[test]
+fn the_b_of_a_pair_has_its_own_rate() {
+    let rates: Rates = toml::from_str("base = 1e-4\nllm = 2e-4\nb_ratio = 16").unwrap();
+    let rate = |path: &str| {
+        let group = Group::of(path);
+        let id = burn::module::ParamId::new();
+        rates.of_parameter(&Parameter { path: path.into(), id, shape: vec![1], group })
+    };
+    assert_eq!(rate("language_model.layers.0.mlp.up_proj.lora.a"), 2e-4);
+    assert_eq!(rate("language_model.layers.0.mlp.up_proj.lora.b"), 32e-4);
+    assert_eq!(rate("visual.merger.linear_fc1.lora.b"), 16e-4);
+    assert_eq!(rate("visual.merger.linear_fc1.weight"), 1e-4);
+}
+
+#[test]
+fn settings_of_lora_that_do_not_fit_are_refused() {
+    let lora = "train = { llm = \"lora\" }\n";
+    let cases = [
+        ("train = { llm = \"lora\" }", "`train.llm` is \"lora\"; it needs LoRA"),
+        ("method = { kind = \"lora\" }", "`train` is without \"lora\"; LoRA needs a group"),
+        ("train = { llm = \"qlora\" }", "expected true, false or \"lora\""),
+        ("train = { llm = 1 }", "expected true, false or \"lora\""),
+        ("train = { language = \"lora\" }", "unknown field `language`"),
+        ("train = { merger = false, llm = false, embed = false, head = false }", "all false"),
+        ("method = { kind = \"lora\", rank = 0 }@", "`method.rank` is 0"),
+        ("method = { kind = \"lora\", rank = -1 }@", "rank"),
+        ("method = { kind = \"lora\", alpha = 0 }@", "`method.alpha` is 0"),
+        ("method = { kind = \"lora\", alpha = -3 }@", "`method.alpha` is -3"),
+        ("method = { kind = \"lora\", alpha = nan }@", "`method.alpha` is NaN"),
+        ("method = { kind = \"lora\", dropout = 0.05 }@", "`method.dropout` is 0.05; it must be 0"),
+        ("method = { kind = \"lora\", scaling = \"sqrt\" }@", "unknown variant `sqrt`"),
+        ("method = { kind = \"lora\", target = [] }@", "unknown field `target`"),
+        ("method = { kind = \"dora\" }@", "unknown variant `dora`"),
+        ("method = { kind = \"lora\" }\ninit = \"random\"@", "`init` is \"random\""),
+        ("method = { kind = \"lora\" }\ntrain = { embed = \"lora\" }", "`train.embed` is \"lora\""),
+        ("method = { kind = \"lora\" }\ntrain = { llm = \"lora\", head = \"lora\" }", "train.head"),
+    ];
+    for (text, expected) in cases {
+        let text = text.replace('@', &format!("\n{lora}"));
+        let error = checked(&format!("{RATE}{text}\n")).expect_err(&text);
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let rate = |more: &str| format!("lr = {{ base = 1e-4, b_ratio = {more} }}\n");
+    let error = checked(&rate("4")).unwrap_err();
+    assert!(error.contains("`lr.b_ratio` is 4; it needs LoRA"), "{error}");
+    let error = checked(&format!("{}{lora}method = {{ kind = \"lora\" }}", rate("0"))).unwrap_err();
+    assert!(error.contains("`lr.b_ratio` is 0; it must be a number above 0"), "{error}");
+    checked(&format!("{RATE}{lora}method = {{ kind = \"lora\", dropout = 0.0 }}")).unwrap();
+}
+
+/// Runs that were begun before there was a method go on.
+#[test]
+fn older_states_are_read() {
+    let config = checked(RATE).unwrap();
+    let mut json = serde_json::to_value(&config).unwrap();
+    let object = json.as_object_mut().unwrap();
+    assert_eq!(object.remove("method").unwrap(), serde_json::json!({ "kind": "full" }));
+    assert_eq!(object["train"]["vision"], serde_json::json!(false));
+    assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), config);
+}
