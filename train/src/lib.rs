@@ -5,10 +5,13 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod evaluate;
 pub mod export;
 pub mod gradients;
 pub mod groups;
 pub mod loader;
+pub mod losses;
+pub mod memory;
 pub mod metrics;
 pub mod optim;
 pub mod pass;
