@@ -1,6 +1,8 @@
 //! `qwen3-vl train`: look at the data, look at one row, train.
 
 mod check;
+#[cfg(feature = "tui")]
+mod dashboard;
 mod follow;
 mod show;
 
@@ -17,7 +19,7 @@ use qwen3_vl::train::export::{Trained, trained};
 use qwen3_vl::train::groups::Group;
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::memory::ROWS_MEASURED;
-use qwen3_vl::train::run::Trainer;
+use qwen3_vl::train::run::{Finished, Trainer};
 use qwen3_vl::train::synth::{
     Channel, Mixture, Questions, SynthOptions, write_dataset, write_tokenizer,
 };
@@ -65,6 +67,10 @@ struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
+    /// Show Burn's dashboard instead of a bar; it needs a terminal
+    #[cfg(feature = "tui")]
+    #[arg(long, conflicts_with = "quiet")]
+    tui: bool,
 }
 
 #[derive(Debug, Args)]
@@ -155,12 +161,10 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
     let memory = check::estimate(&config, &sizes(&sets, &preparer, ROWS_MEASURED))?;
     let needed = check::table(&memory, device.info().memory);
     let trainer = Trainer::new(config, &device)?;
-    let mut follower = Follower::new(&trainer, args.quiet);
     if !args.quiet {
         print::aside(&(head(&trainer, &device.name) + &needed));
     }
-    let finished = trainer.run(&mut follower)?;
-    follower.finish();
+    let finished = follow(trainer, args)?;
     let peak = peak_resident_bytes().filter(|_| device.kind.is_cpu() && !args.quiet);
     if let Some(peak) = peak {
         print::aside(&format!("peak memory {}\n", size::bytes(peak)));
@@ -174,6 +178,21 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
         ));
     }
     Ok(if finished.step < finished.steps { Outcome::Interrupted } else { Outcome::Done })
+}
+
+/// Trains behind a bar, or behind the dashboard where it is asked for.
+fn follow(trainer: Trainer, args: &RunArgs) -> anyhow::Result<Finished> {
+    #[cfg(feature = "tui")]
+    if args.tui {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        anyhow::ensure!(terminal, "--tui needs a terminal, and standard output is none");
+        let mut dashboard = dashboard::Dashboard::new(&trainer);
+        return Ok(trainer.run(&mut dashboard)?);
+    }
+    let mut follower = Follower::new(&trainer, args.quiet);
+    let finished = trainer.run(&mut follower)?;
+    follower.finish();
+    Ok(finished)
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<Outcome> {
