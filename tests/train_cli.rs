@@ -264,10 +264,15 @@ fn a_run_that_was_killed_while_saving_goes_on() {
             let more = std::fs::read_to_string(&config).unwrap();
             let more = more.replace("steps = 100000", &format!("steps = {}", step + 1));
             std::fs::write(&config, more).unwrap();
+            std::fs::create_dir(out.join(".partial-step-99999999")).unwrap();
             let done = train("run", &config, &[]).assert().success();
             let text = said(&done.get_output().stderr);
             assert!(text.contains(&format!("going on from step {step}\n")), "{text}");
-            assert_eq!(begins_with(&out, ".partial-"), 0, "what was half written is gone");
+            assert_eq!(
+                begins_with(&out, ".partial-"),
+                0,
+                "what was half written is gone, of any step"
+            );
             return;
         }
         assert!(attempt < 50, "it was never caught while saving");
@@ -387,7 +392,7 @@ fn predicted_memory_is_near_what_a_run_takes() {
         println!("{batch}, {recompute}: predicted {predicted:.0} MiB, taken {taken:.0} MiB");
         let ratio = taken / predicted;
         assert!(
-            (0.88..1.12).contains(&ratio),
+            (0.91..1.09).contains(&ratio),
             "{batch}, {recompute}: {predicted} MiB, taken {taken} MiB"
         );
     }
