@@ -10,6 +10,8 @@ use qwen3_vl_model::stop::StopError;
 use qwen3_vl_weights::hub::HubError;
 use qwen3_vl_weights::{LoadError, MediaError, ProcessorError};
 
+use crate::nano::NanoError;
+
 /// An error of [`crate::Qwen3Vl`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,6 +20,8 @@ pub enum Error {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Hub(#[from] HubError),
+    #[error(transparent)]
+    Nano(#[from] NanoError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

@@ -16,6 +16,7 @@ mod batch;
 pub mod draw;
 mod engine;
 mod error;
+pub mod nano;
 pub mod openai;
 mod request;
 mod response;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainConfig;
 use crate::groups::{Parameter, parameters};
 use crate::loader::Position;
-use crate::optim::{AdamW, Moments};
+use crate::optim::{ModelOptimizer, Moments};
 
 const WEIGHTS: &str = "weights.safetensors";
 const MOMENTS: &str = "moments.safetensors";
@@ -88,7 +88,7 @@ pub fn save(
     output: &Path,
     keep: usize,
     model: &Qwen3VlModel,
-    optimizer: &AdamW,
+    optimizer: &ModelOptimizer,
     mut state: RunState,
 ) -> Result<PathBuf, CheckpointError> {
     let name = format!("step-{:08}", state.step);
@@ -130,7 +130,7 @@ fn remove_partials(output: &Path) {
 fn write(
     partial: &Path,
     model: &Qwen3VlModel,
-    optimizer: &AdamW,
+    optimizer: &ModelOptimizer,
     state: &mut RunState,
 ) -> Result<(), CheckpointError> {
     let list = parameters(model);
@@ -140,7 +140,8 @@ fn write(
     for parameter in &list {
         if let Some(m) = optimizer.moments.get(&parameter.id) {
             moments.push((format!("first.{}", parameter.path), Stored::new(m.first.clone())));
-            moments.push((format!("second.{}", parameter.path), Stored::new(m.second.clone())));
+            let second = m.second.clone().map(Stored::new);
+            moments.extend(second.map(|values| (format!("second.{}", parameter.path), values)));
             state.updates.insert(parameter.path.clone(), m.updates);
         }
     }
@@ -172,7 +173,7 @@ pub fn restore(
     folder: &Path,
     state: &RunState,
     model: Qwen3VlModel,
-    optimizer: Option<&mut AdamW>,
+    optimizer: Option<&mut ModelOptimizer>,
 ) -> Result<Qwen3VlModel, CheckpointError> {
     let list = parameters(&model);
     let path = folder.join(WEIGHTS);
@@ -200,7 +201,7 @@ fn restore_moments(
     state: &RunState,
     model: &Qwen3VlModel,
     list: &[Parameter],
-    optimizer: &mut AdamW,
+    optimizer: &mut ModelOptimizer,
 ) -> Result<(), CheckpointError> {
     let path = folder.join(MOMENTS);
     let bytes = std::fs::read(&path)
@@ -216,7 +217,9 @@ fn restore_moments(
             let data = TensorData::new(values, [parameter.len()]);
             Ok::<_, CheckpointError>(Tensor::<1>::from_data(data, (&device, DType::F32)))
         };
-        let moments = Moments { first: part("first")?, second: part("second")?, updates: *updates };
+        let both = !optimizer.has_one_moment(parameter.id);
+        let second = both.then(|| part("second")).transpose()?;
+        let moments = Moments { first: part("first")?, second, updates: *updates };
         optimizer.moments.insert(parameter.id, moments);
     }
     Ok(())

@@ -173,10 +173,23 @@ impl Rates {
     }
 }
 
-/// AdamW (Loshchilov and Hutter 2019; torch `AdamW`) and clipping.
+/// How parameters follow their gradients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// AdamW (Loshchilov and Hutter 2019; torch `AdamW`).
+    #[default]
+    Adamw,
+    /// Muon (see [`crate::muon`]) for the matrices inside the layers, AdamW for the rest. It learns in fewer steps from
+    /// random weights; rates are those of AdamW.
+    Muon,
+}
+
+/// The optimiser and clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Optimizer {
+    pub kind: OptimizerKind,
     /// Of matrices; biases and norms have none.
     pub weight_decay: f64,
     pub beta1: f64,
@@ -184,11 +197,21 @@ pub struct Optimizer {
     pub epsilon: f64,
     /// Largest norm of all gradients together (HF `max_grad_norm`); 0 switches clipping off.
     pub clip: f64,
+    /// How much of the sum of gradients Muon keeps from step to step.
+    pub momentum: f64,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { weight_decay: 0.0, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip: 1.0 }
+        Self {
+            kind: OptimizerKind::Adamw,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            clip: 1.0,
+            momentum: 0.95,
+        }
     }
 }
 
@@ -322,11 +345,23 @@ impl Default for BatchTable {
     }
 }
 
-/// What is kept for the backward pass.
+/// What is kept for the backward pass, and how exactly it is computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Memory {
     pub recompute: Recompute,
+    pub compute: Compute,
+}
+
+/// What the large products of a step are computed in. Weights, sums, moments and all other operations are f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    #[default]
+    F32,
+    /// Operands rounded to bf16, sums in f32 (torch `autocast`), see
+    /// [`set_bf16_products`](qwen3_vl_backends::ops::set_bf16_products). On the CPU only.
+    Bf16,
 }
 
 /// What is computed a second time.

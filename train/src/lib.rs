@@ -2,6 +2,7 @@
 
 #![recursion_limit = "256"]
 
+mod ahead;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -13,6 +14,7 @@ pub mod loader;
 pub mod losses;
 pub mod memory;
 pub mod metrics;
+pub mod muon;
 pub mod optim;
 pub mod pass;
 pub mod recompute;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::{BatchTable, Recompute, TrainConfig};
 use crate::data::SampleSizes;
 use crate::groups::{Group, Parameter, parameters};
+use crate::optim::muon_matrices;
 
 /// Bytes of a value; training runs in f32.
 const VALUE: u64 = 4;
@@ -28,24 +29,33 @@ pub struct GroupSize {
     pub all: u64,
     /// The largest tensor that is trained.
     pub largest: u64,
+    /// Moments of what is trained: two of each value, but one where Muon moves it.
+    pub moments: u64,
 }
 
-/// The groups of a model, of which `trained` says what is trained. No weight is looked at.
-pub fn group_sizes(model: &Qwen3VlModel, trained: impl Fn(&Parameter) -> bool) -> Vec<GroupSize> {
+/// The groups of a model in a run. No weight is looked at.
+pub fn group_sizes(model: &Qwen3VlModel, run: &TrainConfig) -> Vec<GroupSize> {
     let list = parameters(model);
     let size = |group| {
-        let mut size = GroupSize { group, trained: 0, all: 0, largest: 0 };
-        for parameter in list.iter().filter(|parameter| parameter.group == group) {
-            let count = parameter.len() as u64;
-            size.all += count;
-            if trained(parameter) {
-                size.trained += count;
-                size.largest = size.largest.max(count);
-            }
-        }
+        let mut size = GroupSize { group, trained: 0, all: 0, largest: 0, moments: 0 };
+        let own = list.iter().filter(|parameter| parameter.group == group);
+        own.for_each(|parameter| size.add(parameter, run));
         size
     };
     Group::ALL.into_iter().map(size).collect()
+}
+
+impl GroupSize {
+    fn add(&mut self, parameter: &Parameter, run: &TrainConfig) {
+        let count = parameter.len() as u64;
+        self.all += count;
+        if run.train.has(parameter.group) {
+            let one_moment = muon_matrices(&run.optimizer, parameter).is_some();
+            self.trained += count;
+            self.largest = self.largest.max(count);
+            self.moments += if one_moment { count } else { 2 * count };
+        }
+    }
 }
 
 /// The largest micro-batch of a run.
@@ -72,7 +82,7 @@ impl Load {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryEstimate {
     pub load: Load,
-    /// All weights, and the two moments of those that are trained.
+    /// All weights, and the moments of those that are trained.
     pub weights: u64,
     pub moments: u64,
     /// Gradients at the end of a backward pass.
@@ -91,7 +101,7 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// The prediction for a run of `model` on samples of these sizes. No weight is looked at, so none need be loaded.
     pub fn new(model: &Qwen3VlModel, run: &TrainConfig, sizes: &SampleSizes) -> Self {
-        let groups = group_sizes(model, |parameter| run.train.has(parameter.group));
+        let groups = group_sizes(model, run);
         let (batch, load) = (&run.batch, Load::of(&run.batch, sizes));
         let sum = |part: fn(&GroupSize) -> u64| VALUE * groups.iter().map(part).sum::<u64>();
         let (weights, trained) = (sum(|g| g.all), sum(|g| g.trained));
@@ -100,8 +110,9 @@ impl MemoryEstimate {
         // Of several micro-batches, each comes with gradients of its own beside the sum of those before.
         let several = batch.accumulate > 1 || (!batch.pack && batch.tokens > load.tokens);
         let held = if several { trained } else { 0 };
-        let (moments, fixed) = (2 * trained, weights + 2 * trained + kept.inputs);
-        let update = weights + 3 * trained + largest;
+        let moments = sum(|g| g.moments);
+        let fixed = weights + moments + kept.inputs;
+        let update = weights + moments + trained + largest;
         let plain = held + (kept.plain + kept.head).max(trained + largest) + kept.widest;
         let blocks = trained + kept.blocks + (2 * kept.widest).max(kept.head).max(largest);
         Self {

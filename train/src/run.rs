@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qwen3_vl_backends::device::peak_resident_bytes;
-use qwen3_vl_backends::{Precision, SelectedDevice};
+use qwen3_vl_backends::ops::set_bf16_products;
+use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::inputs::InputError;
@@ -16,8 +17,9 @@ use qwen3_vl_weights::checkpoint::read_config;
 use qwen3_vl_weights::{Checkpoint, LoadError, ProcessorError, load_model, load_processor};
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::Ahead;
 use crate::checkpoint::{self, CheckpointError, RunState};
-use crate::config::{InitFrom, Recompute, TrainConfig};
+use crate::config::{Compute, InitFrom, Recompute, TrainConfig};
 use crate::data::TrainRow;
 use crate::evaluate::HeldOut;
 use crate::gradients::ModelGradients;
@@ -25,7 +27,7 @@ use crate::groups::{Group, Parameter, parameters};
 use crate::loader::{Loader, LoaderError, Position, StepRows};
 use crate::losses::{ChannelLoss, LossSums};
 use crate::metrics::Figures;
-use crate::optim::AdamW;
+use crate::optim::ModelOptimizer;
 use crate::pass::{self, Batch, PassOptions};
 use crate::recompute::without_gradients;
 use crate::report::{Log, ReportError};
@@ -47,6 +49,10 @@ pub enum TrainError {
     Checkpoint(#[from] CheckpointError),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[error(
+        "`memory.compute` is bf16, which {device} does not offer; leave it out, or train with --device flex"
+    )]
+    Compute { device: String },
     #[error(
         "step {step}: {what} is not finite; rows: {rows}; the last good checkpoint is {checkpoint}"
     )]
@@ -111,8 +117,8 @@ pub struct Finished {
 pub struct Trainer {
     config: TrainConfig,
     model: Qwen3VlModel,
-    optimizer: AdamW,
-    loader: Loader,
+    optimizer: ModelOptimizer,
+    ahead: Ahead,
     processor: Arc<Processor>,
     state: RunState,
     resumed: bool,
@@ -124,13 +130,18 @@ impl Trainer {
     /// # Errors
     /// When the model or the data cannot be loaded, or the checkpoint was written with another configuration.
     pub fn new(config: TrainConfig, device: &SelectedDevice) -> Result<Self, TrainError> {
+        let rounded = config.memory.compute == Compute::Bf16;
+        if rounded && device.kind != BackendKind::Flex {
+            return Err(TrainError::Compute { device: device.name.clone() });
+        }
+        set_bf16_products(rounded);
         let newest = checkpoint::newest(&config.output);
         let before = newest.as_deref().map(checkpoint::read_state).transpose()?;
         let model = load(&config, device)?;
         let processor = Arc::new(load_processor(&config.model, model.config())?);
         let model = trainable(model, |parameter| config.train.has(parameter.group));
         let trained = trained_of(&config, &model);
-        let mut optimizer = AdamW::new(config.optimizer, &config.lr, &trained);
+        let mut optimizer = ModelOptimizer::new(config.optimizer, &config.lr, &trained);
         let position = before.as_ref().map_or(Position::default(), |state| state.position);
         let loader = Loader::new(&config, &config.data, processor.clone(), position)?;
         let Some((folder, state)) = newest.zip(before) else {
@@ -147,9 +158,8 @@ impl Trainer {
                 config: config.clone(),
                 updates: Default::default(),
             };
-            let trainer =
-                Self { config, model, optimizer, loader, processor, state, resumed: false };
-            return Ok(trainer);
+            let ahead = Ahead::new(loader);
+            return Ok(Self { config, model, optimizer, ahead, processor, state, resumed: false });
         };
         let changes = changes(&state.config, &config);
         if !changes.is_empty() {
@@ -158,7 +168,8 @@ impl Trainer {
         let model = checkpoint::restore(&folder, &state, model, Some(&mut optimizer))?;
         let steps = config.steps.unwrap_or(state.steps);
         let state = RunState { steps, ..state };
-        Ok(Self { config, model, optimizer, loader, processor, state, resumed: true })
+        let ahead = Ahead::new(loader);
+        Ok(Self { config, model, optimizer, ahead, processor, state, resumed: true })
     }
 
     /// The model as it is.
@@ -226,7 +237,7 @@ impl Trainer {
     /// One optimiser step.
     fn step(&mut self, last: Option<&std::path::Path>) -> Result<StepReport, TrainError> {
         let start = Instant::now();
-        let rows = self.loader.next_step()?;
+        let rows = self.ahead.next_step()?;
         let (tokens, targets) = (rows.tokens() as u64, rows.targets());
         let (gradients, losses) = self.gradients(&rows)?;
         let norm = gradients.norm();
@@ -364,7 +375,7 @@ fn changes(before: &TrainConfig, now: &TrainConfig) -> String {
         config.epochs = 1.0;
         config.save = Default::default();
         config.eval = Default::default();
-        config.memory = Default::default();
+        config.memory.recompute = Default::default();
         config.output = PathBuf::new();
         serde_json::to_value(&config).unwrap_or_default()
     };

@@ -8,6 +8,7 @@ mod attention;
 mod dot;
 mod elementwise;
 mod gradients;
+mod half;
 mod loss;
 mod matmul;
 mod norms;
@@ -205,6 +206,14 @@ impl UpdateOps for Flex {
         update::adamw(value, first, second, rows_of(&grad), step);
         let [value, first, second] = moved;
         (value, first, second)
+    }
+
+    fn newton_schulz(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let columns = x.shape()[1];
+        match slices(&[x.to_contiguous()]) {
+            Some([values]) => f32_tensor(update::orthogonal(values, columns), x.shape()),
+            None => super::update::orthogonal_reference::<Self>(x),
+        }
     }
 
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {

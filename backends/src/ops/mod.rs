@@ -239,5 +239,18 @@ pub fn kernels_on() -> bool {
     switch().load(Ordering::Relaxed)
 }
 
+static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the matrix products of Flex, those inside attention among them, round their operands to bf16 and sum in f32, for
+/// the whole process; off by default. Products of few rows and everything else stay in f32.
+pub fn set_bf16_products(on: bool) {
+    BF16_PRODUCTS.store(on, Ordering::Relaxed);
+}
+
+/// Whether [`set_bf16_products`] was switched on.
+pub fn bf16_products() -> bool {
+    BF16_PRODUCTS.load(Ordering::Relaxed)
+}
+
 #[cfg(all(test, feature = "flex"))]
 mod tests;

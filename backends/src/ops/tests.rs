@@ -317,6 +317,20 @@ mod fused {
     }
 
     #[test]
+    fn orthogonal_factors_are_those_of_the_generic_body() {
+        for shape in [[1, 7], [6, 40], [16, 16], [33, 70]] {
+            let x = values(shape, 5.0);
+            let found = Flex::newton_schulz(x.clone());
+            let expected = update::orthogonal_reference::<Flex>(x);
+            same("orthogonal", [found.clone()], [expected]);
+            // Every singular value is near 1, so the squares sum to about their number.
+            let found = found.into_data().to_vec::<f32>().expect("f32");
+            let mean = found.iter().map(|x| x * x).sum::<f32>() / shape[0] as f32;
+            assert!((0.5..1.4).contains(&mean), "{shape:?}: {mean}");
+        }
+    }
+
+    #[test]
     fn the_step_of_adamw() {
         let [value, first, grad] = [0.2, 1.4, 4.0].map(|seed| values([1003], seed));
         let second = Flex::float_mul(first.clone(), first.clone());

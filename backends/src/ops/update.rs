@@ -41,6 +41,11 @@ pub trait UpdateOps: Backend {
         reference::<Self>((value, first, second), grad, step)
     }
 
+    /// Newton-Schulz iterations on an f32 matrix with at most as many rows as columns, see [`orthogonal`].
+    fn newton_schulz(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        orthogonal_reference::<Self>(x)
+    }
+
     /// `Σ x²` of flat f32 values, `[1]`.
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_sum(Self::float_mul(x.clone(), x))
@@ -67,6 +72,46 @@ pub fn adamw(
 /// `Σ x²` in f32.
 pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch()))
+}
+
+/// Iterations of [`orthogonal`].
+pub(super) const ITERATIONS: usize = 5;
+
+/// Coefficients `a`, `b` and `c` of [`orthogonal`] (Jordan et al. 2024): they bring singular values near 1 fast, and leave them
+/// between about 0.7 and 1.2.
+pub(super) const QUINTIC: [f32; 3] = [3.4445, -4.7750, 2.0315];
+
+/// Kept away from dividing by zero.
+pub(super) const LEAST_NORM: f32 = 1e-7;
+
+/// The matrix `x [m, n]` with its singular vectors and singular values near 1, by Newton-Schulz iterations on `X / |X|`:
+/// `X = aX + (bXXᵀ + c(XXᵀ)²)X` (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"). Products are
+/// rounded as [`super::bf16_products`] says.
+pub fn orthogonal(x: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    if rows > columns {
+        return orthogonal(x.transpose()).transpose();
+    }
+    Tensor::from_dispatch(Dispatch::newton_schulz(x.into_dispatch()))
+}
+
+/// Body of [`UpdateOps::newton_schulz`].
+pub fn orthogonal_reference<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let square = B::float_sum(B::float_mul(x.clone(), x.clone()));
+    let norm = B::float_add_scalar(B::float_sqrt(square), LEAST_NORM.into());
+    let mut x = B::float_div(x, B::float_reshape(norm, [1, 1].into()));
+    let [a, b, c] = QUINTIC;
+    for _ in 0..ITERATIONS {
+        let square = B::float_matmul(x.clone(), B::float_transpose(x.clone()));
+        let fourth = B::float_matmul(square.clone(), square.clone());
+        let mix = B::float_add(
+            B::float_mul_scalar(square, b.into()),
+            B::float_mul_scalar(fourth, c.into()),
+        );
+        let turned = B::float_matmul(mix, x.clone());
+        x = B::float_add(B::float_mul_scalar(x, a.into()), turned);
+    }
+    x
 }
 
 /// Body of [`UpdateOps::adamw_step`].

@@ -1,4 +1,7 @@
-//! A safe door to f32 GEMM.
+//! A safe door to GEMM: in f32, or where [`bf16_products`](crate::ops::bf16_products) says so on rounded operands.
+
+use super::half::Product;
+use crate::ops::bf16_products;
 
 /// A matrix inside a slice, with any strides.
 #[derive(Clone, Copy)]
@@ -28,6 +31,11 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Whether rows or columns lie one value after the other.
+    pub fn is_dense(&self) -> bool {
+        self.row_stride == 1 || self.column_stride == 1
+    }
+
     /// Index behind the last value that the strides reach.
     fn end(&self) -> usize {
         match (self.rows, self.columns) {
@@ -55,34 +63,7 @@ pub fn multiply(
     operands: (Matrix<'_>, Matrix<'_>),
     into: Into,
 ) {
-    let (m, n) = (operands.0.rows, operands.1.columns);
-    if m == 0 || n == 0 {
-        return;
-    }
-    assert!(n <= out_stride.max(n) && (m - 1) * out_stride + n <= out.len(), "result too small");
-    let alone = gemm::Parallelism::None;
-    // SAFETY: row `m - 1` of the result ends at `(m - 1) * out_stride + n`, which is inside `out`; `out` is
-    // exclusively borrowed, so it overlaps neither operand.
-    unsafe { run(out.as_mut_ptr(), out_stride, scale, operands, into, alone) }
-}
-
-/// `Σ a[i, l] · b[l, j]` as rows, on all cores.
-///
-/// # Panics
-/// When the shapes do not belong together or reach past a slice.
-pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let (m, n) = (a.rows, b.columns);
-    let mut out: Vec<f32> = Vec::with_capacity(m * n);
-    if m == 0 || n == 0 {
-        return out;
-    }
-    // SAFETY: the vector has room for `m` rows of `n` values, and nobody else has a pointer to it. The product
-    // writes every one of them without reading it, so that the length may be set.
-    unsafe {
-        run(out.as_mut_ptr(), n, 1.0, (a, b), Into::Replace, gemm::Parallelism::Rayon(0));
-        out.set_len(m * n);
-    }
-    out
+    write(out, out_stride, Product { operands, scale, into, parallel: false });
 }
 
 /// As [`multiply`], on all cores.
@@ -95,13 +76,57 @@ pub fn multiply_parallel(
     operands: (Matrix<'_>, Matrix<'_>),
     into: Into,
 ) {
-    let (m, n) = (operands.0.rows, operands.1.columns);
+    write(out, out_stride, Product { operands, scale: 1.0, into, parallel: true });
+}
+
+fn write(out: &mut [f32], out_stride: usize, product: Product<'_>) {
+    let (m, n) = (product.operands.0.rows, product.operands.1.columns);
     if m == 0 || n == 0 {
         return;
     }
     assert!((m - 1) * out_stride + n <= out.len(), "result too small");
-    // SAFETY: as in `multiply`.
-    unsafe { run(out.as_mut_ptr(), out_stride, 1.0, operands, into, gemm::Parallelism::Rayon(0)) }
+    match bf16_products() {
+        true => product.write(out, out_stride),
+        false => exact(out, out_stride, &product),
+    }
+}
+
+/// The product in f32, whatever the switch says.
+///
+/// # Panics
+/// When the shapes do not belong together or reach past a slice.
+pub(super) fn exact(out: &mut [f32], out_stride: usize, product: &Product<'_>) {
+    let Product { operands, scale, into, parallel } = *product;
+    let (m, n) = (operands.0.rows, operands.1.columns);
+    assert!(m > 0 && (m - 1) * out_stride + n <= out.len(), "result too small");
+    let cores = if parallel { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: row `m - 1` of the result ends at `(m - 1) * out_stride + n`, which is inside `out`; `out` is
+    // exclusively borrowed, so it overlaps neither operand.
+    unsafe { run(out.as_mut_ptr(), out_stride, scale, operands, into, cores) }
+}
+
+/// `Σ a[i, l] · b[l, j]` as rows, on all cores.
+///
+/// # Panics
+/// When the shapes do not belong together or reach past a slice.
+pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let (m, n) = (a.rows, b.columns);
+    if bf16_products() {
+        let mut out = vec![0.0; m * n];
+        multiply_parallel(&mut out, n, (a, b), Into::Replace);
+        return out;
+    }
+    let mut out: Vec<f32> = Vec::with_capacity(m * n);
+    if m == 0 || n == 0 {
+        return out;
+    }
+    // SAFETY: the vector has room for `m` rows of `n` values, and nobody else has a pointer to it. The product
+    // writes every one of them without reading it, so that the length may be set.
+    unsafe {
+        run(out.as_mut_ptr(), n, 1.0, (a, b), Into::Replace, gemm::Parallelism::Rayon(0));
+        out.set_len(m * n);
+    }
+    out
 }
 
 /// # Safety

@@ -1,9 +1,10 @@
-//! One step of AdamW over flat values.
+//! One step of AdamW over flat values, and the orthogonal factor that Muon takes.
 
 use rayon::prelude::*;
 
+use super::matmul::{Matrix, product};
 use super::simd::vectorised;
-use crate::ops::update::AdamWStep;
+use crate::ops::update::{AdamWStep, ITERATIONS, LEAST_NORM, QUINTIC};
 
 /// Values per task.
 const CHUNK: usize = 1 << 14;
@@ -27,6 +28,24 @@ pub fn adamw(
 pub fn square_sum(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(super::dot::dot(x, x))).collect();
     parts.iter().sum()
+}
+
+/// Newton-Schulz iterations on rows of `columns` values, see [`crate::ops::update::orthogonal`].
+pub fn orthogonal(values: &[f32], columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns;
+    let norm = square_sum(values).sqrt() as f32 + LEAST_NORM;
+    let mut x: Vec<f32> = values.iter().map(|value| value / norm).collect();
+    let [a, b, c] = QUINTIC;
+    for _ in 0..ITERATIONS {
+        let matrix = Matrix::rows(&x, columns);
+        let square = product(matrix, matrix.transposed());
+        let view = Matrix::rows(&square, rows);
+        let mut mix = product(view, view);
+        mix.iter_mut().zip(&square).for_each(|(mix, square)| *mix = b * square + c * *mix);
+        let turned = product(Matrix::rows(&mix, rows), matrix);
+        x.iter_mut().zip(&turned).for_each(|(x, turned)| *x = a * *x + turned);
+    }
+    x
 }
 
 vectorised! {
