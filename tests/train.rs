@@ -273,6 +273,8 @@ fn evaluations_tell_losses_and_answers_by_channel() {
     assert_eq!(first.channels.keys().collect::<Vec<_>>(), ["data", "pictures"]);
     assert!((parts / first.targets as f64 - first.loss).abs() < 1e-9, "{first:?}");
     assert_eq!((first.rates["llm"], first.rates["vision"]), (first.lr, first.lr * 2.0 / 3.0));
+    let groups: Vec<&String> = first.rates.keys().collect();
+    assert_eq!(groups, ["embed", "llm", "merger", "vision"], "the head is the embedding here");
     let evaluated: Vec<&StepReport> = reports.iter().filter(|r| r.eval_loss.is_some()).collect();
     assert_eq!(evaluated.iter().map(|r| r.step).collect::<Vec<_>>(), [59, 60]);
     let last = evaluated[1];

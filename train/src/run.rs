@@ -273,10 +273,11 @@ impl Trainer {
         })
     }
 
-    /// Rates of the groups that are trained.
+    /// Rates of the groups that have something to train; a tied head has not.
     fn rates(&self, factor: f64) -> BTreeMap<String, f64> {
-        let trained = Group::ALL.into_iter().filter(|group| self.config.train.has(*group));
-        trained.map(|group| (group.name().into(), self.config.lr.of(group) * factor)).collect()
+        let trained = trained_of(&self.config, &self.model).into_iter();
+        let rate = |group: Group| (group.name().to_owned(), self.config.lr.of(group) * factor);
+        trained.map(|parameter| rate(parameter.group)).collect()
     }
 
     /// Gradients of the mean loss over all targets of the step, and the losses.

@@ -54,14 +54,11 @@ impl Follower {
     }
 }
 
-/// One rate, or that of each group where they differ.
+/// The base rate, and those of groups that have another one.
 fn rates(report: &StepReport) -> String {
-    let same = report.rates.values().all(|rate| *rate == report.lr);
-    if same {
-        return format!("lr {:.2e}", report.lr);
-    }
-    let each = report.rates.iter().map(|(group, rate)| format!("{group} {rate:.2e}"));
-    format!("lr {}", each.collect::<Vec<_>>().join(", "))
+    let other = report.rates.iter().filter(|(_, rate)| **rate != report.lr);
+    let other = other.map(|(group, rate)| format!(", {group} {rate:.2e}"));
+    format!("lr {:.2e}{}", report.lr, other.collect::<String>())
 }
 
 /// What an evaluation found.
