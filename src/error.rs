@@ -11,8 +11,6 @@ use qwen3_vl_weights::adapter::AdapterError;
 use qwen3_vl_weights::hub::HubError;
 use qwen3_vl_weights::{LoadError, MediaError, ProcessorError};
 
-use crate::nano::NanoError;
-
 /// An error of [`crate::Qwen3Vl`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,8 +19,6 @@ pub enum Error {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Hub(#[from] HubError),
-    #[error(transparent)]
-    Nano(#[from] NanoError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

@@ -16,7 +16,6 @@ mod batch;
 pub mod draw;
 mod engine;
 mod error;
-pub mod nano;
 pub mod openai;
 mod request;
 mod response;

@@ -17,7 +17,7 @@ use qwen3_vl::train::export::trained;
 use qwen3_vl::train::gradients::ModelGradients;
 use qwen3_vl::train::groups::{Group, parameters};
 use qwen3_vl::train::lora::{Plan, adapter};
-use qwen3_vl::train::optim::AdamW;
+use qwen3_vl::train::optim::ModelOptimizer;
 use qwen3_vl::train::pass::{Batch, PassOptions, backward, losses};
 use qwen3_vl::train::run::{TrainError, Trainer};
 use qwen3_vl::train::trainable::trainable;
@@ -204,7 +204,7 @@ fn peft_trains_the_same() {
             settings.optimizer.epsilon = 1e-3;
             let list = parameters(&model).into_iter().filter(|p| named.contains_key(&p.path));
             let list: Vec<_> = list.collect();
-            let mut optimizer = AdamW::new(settings.optimizer, &settings.lr, &list);
+            let mut optimizer = ModelOptimizer::new(settings.optimizer, &settings.lr, &list);
             for (step, expected) in values("losses").into_iter().enumerate() {
                 let batch = two_images(&model, "dense_tied");
                 let scale = 1.0 / batch.targets() as f64;
@@ -233,7 +233,7 @@ fn frozen_parameters_stay_bit_equal() {
     let mut model = trainable(model, |parameter| settings.train.trains(parameter));
     let list: Vec<_> = parameters(&model);
     let trained: Vec<_> = list.iter().filter(|p| settings.train.trains(p)).cloned().collect();
-    let mut optimizer = AdamW::new(settings.optimizer, &settings.lr, &trained);
+    let mut optimizer = ModelOptimizer::new(settings.optimizer, &settings.lr, &trained);
     let before = all_values(&model);
     for _ in 0..10 {
         let batch = two_images(&model, "dense_untied");

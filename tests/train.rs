@@ -165,3 +165,78 @@ fn passes_over_the_data_are_counted() {
         assert_eq!(tokens, 291, "each row once in the first pass");
     }
 }
+
+/// Losses by channel, and answers to held-out questions, which here are the rows that were learned.
+#[test]
+fn evaluations_tell_losses_and_answers_by_channel() {
+    let folder = Folder::new();
+    let named = |line: &str| match line.contains("\"image\"") {
+        true => line.replacen('{', "{\"channel\":\"pictures\",", 1),
+        false => line.to_owned(),
+    };
+    let rows: Vec<String> = ROWS.lines().map(named).collect();
+    std::fs::write(folder.folder.path().join("data.jsonl"), rows.join("\n")).unwrap();
+    let more = "steps = 60\ntrain = { vision = true }\nlr = { base = 3e-3, vision = 2e-3, warmup = 5, schedule = \"constant\" }\n\
+        batch = { tokens = 300 }\neval = { every = 59, generate = 8, answer_tokens = 60, data = [{ path = \"data.jsonl\" }] }\n";
+    let reports = train(folder.config("dense_tied", "run", more), None);
+    let first = &reports[0];
+    let parts = first.channels.values().map(|c| c.loss * c.targets as f64).sum::<f64>();
+    assert_eq!(first.channels.keys().collect::<Vec<_>>(), ["data", "pictures"]);
+    assert!((parts / first.targets as f64 - first.loss).abs() < 1e-9, "{first:?}");
+    assert_eq!((first.rates["llm"], first.rates["vision"]), (first.lr, first.lr * 2.0 / 3.0));
+    let groups: Vec<&String> = first.rates.keys().collect();
+    assert_eq!(groups, ["embed", "llm", "merger", "vision"], "the head is the embedding here");
+    let evaluated: Vec<&StepReport> = reports.iter().filter(|r| r.eval_loss.is_some()).collect();
+    assert_eq!(evaluated.iter().map(|r| r.step).collect::<Vec<_>>(), [59, 60]);
+    let last = evaluated[1];
+    assert!(last.eval_loss.unwrap() < 0.05, "{last:?}");
+    assert!(last.eval_channels["pictures"].loss < 0.05, "{last:?}");
+    let answers = last.answers.as_ref().unwrap();
+    assert_eq!((answers["all"].answers, answers["pictures"].answers), (8, 5), "{answers:?}");
+    assert_eq!((answers["all"].exact_match, answers["all"].failed), (1.0, 0), "{answers:?}");
+    assert_eq!(answers["pictures"].box_iou, Some(1.0), "{answers:?}");
+}
+
+/// The rate is so large that weights leave the range of f32 in the first step.
+#[test]
+fn a_value_that_is_not_finite_stops_the_run_and_is_named() {
+    let folder = Folder::new();
+    let more = "steps = 9\nlr = { base = 1e38, warmup = 0, schedule = \"constant\" }\nbatch = { tokens = 1 }\nsave = { every = 1 }\n";
+    let config = folder.config("dense_tied", "run", more);
+    let device = device::select(Some("flex")).unwrap();
+    let result = Trainer::new(config, &device).unwrap().run(&mut Steps::default());
+    let message = result.expect_err("no loss is finite any more").to_string();
+    assert!(message.contains(": the loss") && message.contains("is not finite"), "{message}");
+    assert!(message.contains("data.jsonl, line "), "the rows: {message}");
+    assert!(message.contains("(first at "), "the module: {message}");
+    let newest = checkpoint::newest(&folder.output("run")).unwrap();
+    assert!(
+        message.contains(&format!("the last good checkpoint is {}", newest.display())),
+        "{message}"
+    );
+}
+
+/// `%50` and `sample` take a share of the rows in each pass, another one every time; `weight` takes rows more often.
+#[test]
+fn sources_are_mixed_as_their_shares_say() {
+    let folder = Folder::new();
+    let model = common::fixtures().join("dense_tied");
+    let text = format!(
+        "model = {model:?}\noutput = \"run\"\nepochs = 2\nlr = {{ base = 1e-4 }}\nbatch = {{ tokens = 1 }}\ndata = [\n\
+         {{ path = \"data.jsonl%50\", channel = \"half\" }},\n\
+         {{ path = \"data.jsonl\", sample = 0.25, channel = \"quarter\" }},\n\
+         {{ path = \"data.jsonl\", weight = 2.0, channel = \"twice\" }},\n]\n"
+    );
+    let path = folder.folder.path().join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    let reports = train(TrainConfig::open(&path).unwrap(), None);
+    let steps = |name: &str| {
+        let own = reports.iter().filter(|report| report.channels.contains_key(name));
+        own.map(|report| report.tokens).collect::<Vec<_>>()
+    };
+    let counts = ["half", "quarter", "twice"].map(|name| steps(name).len());
+    assert_eq!(counts, [8, 4, 32]);
+    let tokens = |steps: &[u64]| steps.iter().sum::<u64>();
+    assert_eq!(tokens(&steps("twice")), 4 * 291, "every row twice in a pass");
+    assert!(tokens(&steps("half")[..4]) != tokens(&steps("half")[4..]), "another half");
+}

@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_vl::model::batch::BatchOptions;
-use qwen3_vl::model::processor::message::Role;
 use qwen3_vl::train::data::{self, Dataset, SourceOptions};
 use qwen3_vl::train::metrics::{Figures, Score, Tally};
 use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request, Requests};
@@ -145,19 +144,9 @@ impl<'m> Work<'m> {
         while next < rows || !self.requests.is_empty() {
             while next < rows && self.requests.has_room() {
                 for sample in set.samples(next)? {
-                    let asked = sample.conversation.messages.iter().zip(&sample.trained);
-                    let turns = asked.enumerate().filter(|(_, (message, trained))| {
-                        **trained && message.role() == Role::Assistant
-                    });
-                    for (turn, (message, _)) in turns {
-                        let asked = Asked {
-                            line: sample.place.line,
-                            channel: sample.channel.to_string(),
-                            reference: message.all_text(),
-                        };
-                        let before = sample.conversation.messages[..turn].to_vec();
-                        let tools = sample.conversation.tools.clone();
-                        self.ask(asked, Conversation { messages: before, tools })?;
+                    for (conversation, reference) in sample.questions() {
+                        let (line, channel) = (sample.place.line, sample.channel.to_string());
+                        self.ask(Asked { line, channel, reference }, conversation)?;
                     }
                 }
                 next += 1;

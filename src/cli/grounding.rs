@@ -83,7 +83,7 @@ impl GroundingArgs {
 }
 
 /// `out.png` for one picture, `out-1.png`, `out-2.png`, ... for several.
-fn numbered(path: &Path, index: usize, count: usize) -> PathBuf {
+pub(super) fn numbered(path: &Path, index: usize, count: usize) -> PathBuf {
     if count == 1 {
         return path.to_owned();
     }

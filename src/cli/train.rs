@@ -1,20 +1,25 @@
 //! `qwen3-vl train`: look at the data, look at one row, train.
 
-use std::collections::VecDeque;
-use std::io::{IsTerminal, Write};
-use std::ops::ControlFlow;
+mod check;
+#[cfg(feature = "tui")]
+mod dashboard;
+mod follow;
+mod show;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use qwen3_vl::backends::device::peak_resident_bytes;
 use qwen3_vl::backends::{DtypeRequest, device};
 use qwen3_vl::model::processor::Processor;
 use qwen3_vl::train::config::{TrainConfig, Training};
-use qwen3_vl::train::data::{CheckOptions, CheckReport, Dataset, Limits, Preparer, check};
+use qwen3_vl::train::data::{Dataset, Limits, Preparer, sizes};
 use qwen3_vl::train::export::{Trained, trained};
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::lora::{Plan, adapter};
-use qwen3_vl::train::run::{Observer, StepReport, Trainer};
+use qwen3_vl::train::memory::ROWS_MEASURED;
+use qwen3_vl::train::run::{Finished, Trainer};
 use qwen3_vl::train::synth::{
     Channel, Mixture, Questions, SynthOptions, write_dataset, write_tokenizer,
 };
@@ -23,14 +28,14 @@ use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::export::{ExportOptions, export_model};
 use qwen3_vl::weights::load_processor;
 
-use super::interrupt::Streaming;
 use super::{Outcome, print, size, usage_error};
+use follow::Follower;
 
 /// Fine-tune a checkpoint as a TOML file describes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl train check run.toml\n  \
-    qwen3-vl train show run.toml --row 17\n  \
+    qwen3-vl train show run.toml --row 17 --draw boxes.png\n  \
     qwen3-vl train run run.toml        (again to go on where it stopped)\n  \
     qwen3-vl train export run.toml --out trained\n  \
     qwen3-vl train export run.toml --out adapter --adapter\n  \
@@ -43,33 +48,15 @@ pub struct TrainArgs {
 #[derive(Debug, Subcommand)]
 enum TrainVerb {
     /// Parse every row, find every file, count every token; train nothing
-    Check(CheckArgs),
-    /// Print one row as the model reads it, with what it learns in green
-    Show(ShowArgs),
+    Check(check::CheckArgs),
+    /// Print one row as the model reads it, with what it learns in green; draw its boxes
+    Show(show::ShowArgs),
     /// Train, from the newest checkpoint in the output folder where there is one
     Run(RunArgs),
     /// Write the trained model as a checkpoint folder that transformers loads, or as an adapter for peft
     Export(ExportArgs),
     /// Draw pictures and films with questions and answers, as training or test data
     Synth(SynthArgs),
-}
-
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// The TOML file of the run
-    config: PathBuf,
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct ShowArgs {
-    /// The TOML file of the run
-    config: PathBuf,
-    /// Row of the first source, from 1
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    row: u64,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +69,10 @@ struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
+    /// Show Burn's dashboard instead of a bar; it needs a terminal
+    #[cfg(feature = "tui")]
+    #[arg(long, conflicts_with = "quiet")]
+    tui: bool,
 }
 
 #[derive(Debug, Args)]
@@ -147,8 +138,8 @@ struct ExportArgs {
 /// When the configuration, the model or the data cannot be used, or a file cannot be written.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
     match &args.step {
-        TrainVerb::Check(args) => check_data(args),
-        TrainVerb::Show(args) => show(args),
+        TrainVerb::Check(args) => check::run(args),
+        TrainVerb::Show(args) => show::run(args),
         TrainVerb::Run(args) => train(args),
         TrainVerb::Export(args) => export(args),
         TrainVerb::Synth(args) => synth(args),
@@ -158,7 +149,6 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<Outcome> {
 /// A configuration with what its data is read by.
 struct Opened {
     config: TrainConfig,
-
     processor: Processor,
     sets: Vec<Dataset>,
 }
@@ -172,102 +162,22 @@ fn open(path: &Path) -> anyhow::Result<Opened> {
     Ok(Opened { config, processor, sets })
 }
 
-fn check_data(args: &CheckArgs) -> anyhow::Result<Outcome> {
-    let Opened { config, processor, sets } = open(&args.config)?;
-    let preparer = Preparer::new(&processor, Limits::from(&config.limits));
-    let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("checking {bar:30} {pos}/{len} rows {eta}")?);
-    let report = check(&sets, &preparer, CheckOptions::default(), &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&report)? + "\n",
-        false => describe(&report),
-    };
-    print::out(&text)?;
-    Ok(if report.good == report.rows { Outcome::Done } else { Outcome::Failed })
-}
-
-fn describe(report: &CheckReport) -> String {
-    let CheckReport { rows, good, samples, dropped, shrunk, trimmed, .. } = report;
-    let mut text = format!(
-        "{rows} rows, {good} good; {samples} samples are trained on, {dropped} dropped, {shrunk} shrunk, {trimmed} trimmed\n"
-    );
-    for (name, spread) in [("tokens", &report.tokens), ("targets", &report.targets)] {
-        text += &format!(
-            "{name}: {} in all, {} to {} per sample, mean {:.1}\n",
-            spread.sum,
-            spread.least,
-            spread.most,
-            spread.mean()
-        );
-    }
-    for (name, channel) in &report.channels {
-        text += &format!(
-            "channel {name}: {} samples, {} tokens ({} of them vision), {} targets\n",
-            channel.samples, channel.tokens, channel.vision_tokens, channel.targets
-        );
-    }
-    for problem in &report.problems {
-        text += &format!("{}: {}\n", problem.place, problem.message);
-    }
-    let listed = report.problems.len();
-    let all: usize = report.problem_counts.values().sum();
-    if all > listed {
-        text +=
-            &format!("and {} more rows with problems: {:?}\n", all - listed, report.problem_counts);
-    }
-    for long in &report.long {
-        text += &format!("{}: {} tokens is too long\n", long.place, long.tokens);
-    }
-    for duplicate in &report.duplicates {
-        text += &format!("{}: the same as {}\n", duplicate.place, duplicate.first);
-    }
-    text
-}
-
-fn show(args: &ShowArgs) -> anyhow::Result<Outcome> {
-    let Opened { config, processor, sets } = open(&args.config)?;
-    let preparer = Preparer::new(&processor, Limits::from(&config.limits));
-    let set = &sets[0];
-    let row = args.row as usize - 1;
-    if row >= set.len() {
-        anyhow::bail!(
-            "--row {} is past the end; the first source has {} rows",
-            args.row,
-            set.len()
-        );
-    }
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let mut text = String::new();
-    for sample in set.samples(row)? {
-        for piece in preparer.rendered(&sample)? {
-            match (piece.trained, colour) {
-                (true, true) => text += &format!("\x1b[32m{}\x1b[0m", piece.text),
-                // Where there is no colour, brackets that no template writes mark what is learned.
-                (true, false) => text += &format!("\u{27e6}{}\u{27e7}", piece.text),
-                (false, _) => text += &piece.text,
-            }
-        }
-        let measured = preparer.measure(&sample)?;
-        text += &format!("\n{} tokens, {} of them learned\n", measured.tokens, measured.targets);
-    }
-    print::out(&text)?;
-    Ok(Outcome::Done)
-}
-
 fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
-    let config = TrainConfig::open(&args.config)?;
+    let Opened { config, processor, sets } = open(&args.config)?;
     let device = device::select(args.device.as_deref())?;
+    let preparer = Preparer::new(&processor, Limits::from(&config.limits));
+    // Before the weights are loaded, so that what is free is what the run has.
+    let memory = check::estimate(&config, &sizes(&sets, &preparer, ROWS_MEASURED))?;
+    let needed = check::table(&memory, device.info().memory);
     let trainer = Trainer::new(config, &device)?;
-    let mut follower = Follower::new(&trainer, args.quiet);
     if !args.quiet {
-        print::aside(&head(&trainer, &device.name));
+        print::aside(&(head(&trainer, &device.name) + &needed));
     }
-    let finished = trainer.run(&mut follower)?;
-    follower.bar.finish_and_clear();
+    let finished = follow(trainer, args)?;
+    let peak = peak_resident_bytes().filter(|_| device.kind.is_cpu() && !args.quiet);
+    if let Some(peak) = peak {
+        print::aside(&format!("peak memory {}\n", size::bytes(peak)));
+    }
     if let Some(folder) = &finished.checkpoint {
         print::aside(&format!(
             "step {} of {}, checkpoint {}\n",
@@ -277,6 +187,21 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
         ));
     }
     Ok(if finished.step < finished.steps { Outcome::Interrupted } else { Outcome::Done })
+}
+
+/// Trains behind a bar, or behind the dashboard where it is asked for.
+fn follow(trainer: Trainer, args: &RunArgs) -> anyhow::Result<Finished> {
+    #[cfg(feature = "tui")]
+    if args.tui {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        anyhow::ensure!(terminal, "--tui needs a terminal, and standard output is none");
+        let mut dashboard = dashboard::Dashboard::new(&trainer);
+        return Ok(trainer.run(&mut dashboard)?);
+    }
+    let mut follower = Follower::new(&trainer, args.quiet);
+    let finished = trainer.run(&mut follower)?;
+    follower.finish();
+    Ok(finished)
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<Outcome> {
@@ -350,54 +275,4 @@ fn head(trainer: &Trainer, device: &str) -> String {
         text += &format!("going on from step {}\n", state.step);
     }
     text + &format!("training to step {} on {device}\n", state.steps)
-}
-
-/// Shows a bar, and stops the run on Ctrl-C.
-struct Follower {
-    bar: ProgressBar,
-    ctrl_c: Streaming,
-    /// Losses and speeds of the last steps.
-    recent: VecDeque<(f64, f64)>,
-    quiet: bool,
-}
-
-impl Follower {
-    fn new(trainer: &Trainer, quiet: bool) -> Self {
-        let bar =
-            if quiet { ProgressBar::hidden() } else { ProgressBar::new(trainer.state().steps) };
-        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {eta} {msg}") {
-            bar.set_style(style);
-        }
-        bar.set_position(trainer.state().step);
-        bar.reset_eta();
-        Self { bar, ctrl_c: Streaming::begin(), recent: VecDeque::new(), quiet }
-    }
-}
-
-impl Observer for Follower {
-    fn step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        self.recent.push_back((report.loss, report.tokens as f64 / report.seconds));
-        if self.recent.len() > 20 {
-            self.recent.pop_front();
-        }
-        let count = self.recent.len() as f64;
-        let (loss, speed) = self.recent.iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let (loss, speed) = (loss / count, speed / count);
-        let mut message = format!("loss {loss:.4} lr {:.2e} {speed:.0} tok/s", report.lr);
-        if let Some(eval) = report.eval_loss {
-            message += &format!(" eval {eval:.4}");
-        }
-        self.bar.set_message(message.clone());
-        self.bar.set_position(report.step);
-        let plain = !self.quiet && !std::io::stderr().is_terminal();
-        if plain && (report.step.is_multiple_of(20) || report.eval_loss.is_some()) {
-            let _ = writeln!(std::io::stderr(), "step {}/{} {message}", report.step, report.steps);
-        }
-        match self.ctrl_c.asked() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-
-    fn saved(&mut self, _folder: &Path) {}
 }

@@ -1,5 +1,6 @@
 //! Checkpoints of a run: trained weights, moments and position, written so that a crash leaves the one before intact.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,8 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_model::Qwen3VlModel;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -97,28 +97,11 @@ pub fn save(
         let path = path.to_owned();
         move |source| CheckpointError::Io { path, source }
     };
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial).map_err(io(&partial))?;
-    }
+    remove_partials(output);
     std::fs::create_dir_all(&partial).map_err(io(&partial))?;
-    let list = parameters(model);
-    let weights = values_of(model, &list);
-    write_tensors(&partial.join(WEIGHTS), &weights)?;
-    let mut moments = Vec::new();
-    for parameter in &list {
-        if let Some(m) = optimizer.moments.get(&parameter.id) {
-            moments.push((format!("first.{}", parameter.path), floats(m.first.clone())));
-            let second = m.second.clone().map(floats);
-            moments.extend(second.map(|values| (format!("second.{}", parameter.path), values)));
-            state.updates.insert(parameter.path.clone(), m.updates);
-        }
-    }
-    write_tensors(&partial.join(MOMENTS), &moments)?;
-    let path = partial.join(STATE);
-    let file = File::create(&path).map_err(io(&path))?;
-    serde_json::to_writer_pretty(&file, &state)
-        .map_err(|source| CheckpointError::State { path: path.clone(), source })?;
-    file.sync_all().map_err(io(&path))?;
+    let written = write(&partial, model, optimizer, &mut state);
+    // A full disk is given back what was written.
+    written.inspect_err(|_| remove_partials(output))?;
     if target.exists() {
         std::fs::remove_dir_all(&target).map_err(io(&target))?;
     }
@@ -132,6 +115,43 @@ pub fn save(
         std::fs::remove_dir_all(old).map_err(io(old))?;
     }
     Ok(target)
+}
+
+/// Removes what interrupted saves left behind.
+fn remove_partials(output: &Path) {
+    for entry in std::fs::read_dir(output).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// All files of a checkpoint.
+fn write(
+    partial: &Path,
+    model: &Qwen3VlModel,
+    optimizer: &ModelOptimizer,
+    state: &mut RunState,
+) -> Result<(), CheckpointError> {
+    let list = parameters(model);
+    let weights = values_of(model, &list);
+    write_tensors(&partial.join(WEIGHTS), weights)?;
+    let mut moments = Vec::new();
+    for parameter in &list {
+        if let Some(m) = optimizer.moments.get(&parameter.id) {
+            moments.push((format!("first.{}", parameter.path), Stored::new(m.first.clone())));
+            let second = m.second.clone().map(Stored::new);
+            moments.extend(second.map(|values| (format!("second.{}", parameter.path), values)));
+            state.updates.insert(parameter.path.clone(), m.updates);
+        }
+    }
+    write_tensors(&partial.join(MOMENTS), moments)?;
+    let path = partial.join(STATE);
+    let io = |source| CheckpointError::Io { path: path.clone(), source };
+    let file = File::create(&path).map_err(io)?;
+    serde_json::to_writer_pretty(&file, &state)
+        .map_err(|source| CheckpointError::State { path: path.clone(), source })?;
+    file.sync_all().map_err(io)
 }
 
 /// Reads what a run was doing.
@@ -224,16 +244,16 @@ impl ModuleMapper for Fill {
 }
 
 /// The trained parameters, by module path.
-fn values_of(model: &Qwen3VlModel, list: &[Parameter]) -> Vec<(String, Vec<f32>)> {
+fn values_of(model: &Qwen3VlModel, list: &[Parameter]) -> Vec<(String, Stored)> {
     struct Values {
-        found: Vec<Option<Vec<f32>>>,
+        found: Vec<Option<Stored>>,
     }
     impl burn::module::ModuleVisitor for Values {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = param.val();
             let flat = |v: Tensor<D>| {
                 let count = v.shape().num_elements();
-                floats(v.inner().reshape([count]))
+                Stored::new(v.inner().reshape([count]))
             };
             self.found.push(value.is_autodiff().then(|| flat(value)));
         }
@@ -244,22 +264,41 @@ fn values_of(model: &Qwen3VlModel, list: &[Parameter]) -> Vec<(String, Vec<f32>)
     pairs.filter_map(|(parameter, values)| Some((parameter.path.clone(), values?))).collect()
 }
 
-fn floats(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data_dtype(DType::F32).try_to_vec().expect("converted to f32")
+/// A tensor whose bytes are read when they are written, so that one at a time is in memory twice.
+struct Stored {
+    shape: [usize; 1],
+    values: Tensor<1>,
 }
 
-fn write_tensors(path: &Path, tensors: &[(String, Vec<f32>)]) -> Result<(), CheckpointError> {
-    let bytes: Vec<(String, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, values)| (name.clone(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-        .collect();
+impl Stored {
+    fn new(values: Tensor<1>) -> Self {
+        Self { shape: values.dims(), values }
+    }
+}
+
+impl View for Stored {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.values.clone().into_data_dtype(DType::F32).try_to_vec::<f32>();
+        let values = values.expect("converted to f32");
+        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.shape[0]
+    }
+}
+
+fn write_tensors(path: &Path, tensors: Vec<(String, Stored)>) -> Result<(), CheckpointError> {
     let failed = |source| CheckpointError::Tensors { path: path.to_owned(), source };
-    let views = bytes.iter().map(|(name, bytes)| {
-        let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
-        view.map(|view| (name.as_str(), view))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    safetensors::serialize_to_file(views, None, path).map_err(failed)?;
+    safetensors::serialize_to_file(tensors, None, path).map_err(failed)?;
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     File::open(path).and_then(|file| file.sync_all()).map_err(io)
 }

@@ -391,15 +391,25 @@ pub enum Recompute {
     Block,
 }
 
-/// Losses on rows that are not trained on.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// Losses on rows that are not trained on, and answers to their questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluation {
     /// Steps between evaluations; 0 for none.
     pub every: u64,
     /// Rows that are used.
     pub rows: Option<usize>,
+    /// Of the first so many rows, questions are answered and the answers compared with those of the file; 0 for none.
+    pub generate: usize,
+    /// Most tokens of such an answer.
+    pub answer_tokens: usize,
     pub data: Vec<Source>,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self { every: 0, rows: None, generate: 0, answer_tokens: 256, data: Vec::new() }
+    }
 }
 
 /// Checkpoints of the run.
@@ -485,6 +495,12 @@ impl TrainConfig {
         if self.steps.is_none() && self.data.iter().any(|source| source.synth.is_some()) {
             let expected = "drawn rows are too many to be counted first; say how many steps";
             return refuse("steps", "missing".into(), expected);
+        }
+        if self.eval.every > 0 && self.eval.data.is_empty() {
+            return refuse("eval.data", "empty".into(), "name rows that are not trained on");
+        }
+        if self.eval.answer_tokens == 0 {
+            return refuse("eval.answer_tokens", "0".into(), "it must be at least 1");
         }
         if self.save.every == 0 || self.save.keep == 0 {
             return refuse("save", "0".into(), "every and keep must be at least 1");

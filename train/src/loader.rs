@@ -51,9 +51,7 @@ pub struct StepRows {
 impl StepRows {
     /// Tokens that are predicted with loss.
     pub fn targets(&self) -> usize {
-        // Nothing predicts the first token of a row.
-        let row = |row: &TrainRow| row.targets.iter().skip(1).filter(|t| **t).count();
-        self.micro.iter().flatten().map(row).sum()
+        self.micro.iter().flatten().map(TrainRow::predicted).sum()
     }
 
     /// Tokens of all samples.

@@ -1,7 +1,7 @@
 //! What an evaluation counts: answers against the answers of a data file.
 
 use qwen3_vl_model::grounding::{Shape, parse_grounding, parse_spans};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How far both ends of a span of time may be off for it to count as found, in seconds.
 pub const SPAN_TOLERANCE: f64 = 0.5;
@@ -154,7 +154,7 @@ struct Sums {
 }
 
 /// The figures of a [`Tally`], shares from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     pub answers: u64,
     pub failed: u64,

@@ -46,7 +46,7 @@ impl ModelOptimizer {
     pub fn new(options: Optimizer, rates: &Rates, trained: &[Parameter]) -> Self {
         let setting = |parameter: &Parameter| {
             let decay = if parameter.decays() { options.weight_decay } else { 0.0 };
-            let muon = (options.kind == OptimizerKind::Muon).then(|| matrices(parameter)).flatten();
+            let muon = muon_matrices(&options, parameter);
             (parameter.id, Setting { rate: rates.of_parameter(parameter), decay, muon })
         };
         let settings = trained.iter().map(setting).collect();
@@ -126,6 +126,11 @@ impl ModelOptimizer {
             grad_scale,
         }
     }
+}
+
+/// As [`matrices`], where the run has Muon; such a parameter has one moment, every other has two.
+pub(crate) fn muon_matrices(options: &Optimizer, parameter: &Parameter) -> Option<usize> {
+    (options.kind == OptimizerKind::Muon).then(|| matrices(parameter)).flatten()
 }
 
 /// How many matrices one parameter holds for Muon; `None` for what AdamW moves: vectors, tables of embeddings and

@@ -1,10 +1,12 @@
 //! The loop: rows in, one optimiser step after the other, checkpoints and logs out.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use qwen3_vl_backends::device::peak_resident_bytes;
 use qwen3_vl_backends::ops::set_bf16_products;
 use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
@@ -19,10 +21,13 @@ use crate::ahead::Ahead;
 use crate::checkpoint::{self, CheckpointError, RunState};
 use crate::config::{Compute, InitFrom, Recompute, TrainConfig};
 use crate::data::TrainRow;
+use crate::evaluate::HeldOut;
 use crate::gradients::ModelGradients;
 use crate::groups::{Group, GroupCount, Parameter, parameters};
 use crate::loader::{Loader, LoaderError, Position, StepRows};
 use crate::lora::{LoraError, Plan};
+use crate::losses::{ChannelLoss, LossSums};
+use crate::metrics::Figures;
 use crate::optim::ModelOptimizer;
 use crate::pass::{self, Batch, PassOptions};
 use crate::recompute::without_gradients;
@@ -75,9 +80,24 @@ pub struct StepReport {
     pub epoch: u64,
     /// Samples left out so far because they were too long.
     pub dropped: u64,
+    /// Largest resident size of the process so far, where the system tells it.
+    #[serde(default)]
+    pub peak_bytes: Option<u64>,
+    /// Learning rate of each group that is trained.
+    #[serde(default)]
+    pub rates: BTreeMap<String, f64>,
+    /// The loss of this step by channel.
+    #[serde(default)]
+    pub channels: BTreeMap<String, ChannelLoss>,
     /// Mean cross-entropy on the evaluation rows, where this step ended with an evaluation.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eval_loss: Option<f64>,
+    /// The same by channel.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub eval_channels: BTreeMap<String, ChannelLoss>,
+    /// Figures of generated answers, of [`ALL`](crate::evaluate::ALL) and by channel.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub answers: Option<BTreeMap<String, Figures>>,
 }
 
 /// Follows a run, and may stop it; a stopped run leaves a checkpoint.
@@ -190,14 +210,14 @@ impl Trainer {
     /// When a row cannot be read, a value is not finite or a file cannot be written.
     pub fn run(mut self, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
         let mut log = Log::open(&self.config.output, self.state.step)?;
-        let evaluation = self.evaluation_rows()?;
+        let held_out = HeldOut::read(&self.config, &self.processor)?;
         let mut last = checkpoint::newest(&self.config.output);
         while self.state.step < self.state.steps {
             let mut report = self.step(last.as_deref())?;
             let step = self.state.step;
             let every = self.config.eval.every;
             if every > 0 && (step.is_multiple_of(every) || step == self.state.steps) {
-                report.eval_loss = self.evaluate(&evaluation)?;
+                self.evaluate(&held_out, &mut report)?;
             }
             log.write(&report)?;
             let stop = observer.step(&report).is_break();
@@ -226,9 +246,9 @@ impl Trainer {
         let start = Instant::now();
         let rows = self.ahead.next_step()?;
         let (tokens, targets) = (rows.tokens() as u64, rows.targets());
-        let (gradients, loss) = self.gradients(&rows)?;
+        let (gradients, losses) = self.gradients(&rows)?;
         let norm = gradients.norm();
-        let (loss, step) = (loss / targets.max(1) as f64, self.state.step);
+        let (loss, step) = (losses.mean().unwrap_or(0.0), self.state.step);
         for (what, value) in [("the loss", loss), ("the gradient", norm)] {
             if !value.is_finite() {
                 return Err(self.not_finite(what, &gradients, &rows, last));
@@ -251,14 +271,26 @@ impl Trainer {
             seconds: start.elapsed().as_secs_f64(),
             epoch: rows.after.epoch,
             dropped: rows.after.dropped,
+            peak_bytes: peak_resident_bytes(),
+            rates: self.rates(factor),
+            channels: losses.by_channel(),
             eval_loss: None,
+            eval_channels: BTreeMap::new(),
+            answers: None,
         })
     }
 
-    /// Gradients of the mean loss over all targets of the step, and the summed loss.
-    fn gradients(&self, rows: &StepRows) -> Result<(ModelGradients, f64), TrainError> {
+    /// Rates of the groups that have something to train; a tied head has not.
+    fn rates(&self, factor: f64) -> BTreeMap<String, f64> {
+        let trained = trained_of(&self.config, &self.model).into_iter();
+        let rate = |group: Group| (group.name().to_owned(), self.config.lr.of(group) * factor);
+        trained.map(|parameter| rate(parameter.group)).collect()
+    }
+
+    /// Gradients of the mean loss over all targets of the step, and the losses.
+    fn gradients(&self, rows: &StepRows) -> Result<(ModelGradients, LossSums), TrainError> {
         let mut gradients = ModelGradients::default();
-        let mut loss = 0.0;
+        let mut losses = LossSums::default();
         let options = PassOptions {
             scale: 1.0 / rows.targets().max(1) as f64,
             recompute: self.config.memory.recompute == Recompute::Block,
@@ -267,9 +299,9 @@ impl Trainer {
         for micro in rows.micro.iter().flat_map(|micro| self.passes(micro)) {
             let batch = self.batch(micro)?;
             let result = pass::backward(&self.model, batch, &options, &mut gradients);
-            loss += result.losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            losses.add(micro, &result.losses);
         }
-        Ok((gradients, loss))
+        Ok((gradients, losses))
     }
 
     /// All rows in one pass, or each in its own.
@@ -286,25 +318,17 @@ impl Trainer {
         Ok(Batch::new(packed, &trained))
     }
 
-    fn evaluation_rows(&self) -> Result<Vec<Vec<TrainRow>>, TrainError> {
-        let eval = &self.config.eval;
-        if eval.every == 0 || eval.data.is_empty() {
-            return Ok(Vec::new());
-        }
-        let processor = self.processor.clone();
-        let mut loader = Loader::new(&self.config, &eval.data, processor, Position::default())?;
-        Ok(loader.all(eval.rows)?)
-    }
-
-    fn evaluate(&self, rows: &[Vec<TrainRow>]) -> Result<Option<f64>, TrainError> {
+    fn evaluate(&self, held_out: &HeldOut, report: &mut StepReport) -> Result<(), TrainError> {
         let model = without_gradients(&self.model);
-        let (mut sum, mut count) = (0.0, 0);
-        for micro in rows {
-            let losses = pass::losses(&model, self.batch(micro)?);
-            count += losses.len();
-            sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        let mut sums = LossSums::default();
+        for micro in &held_out.micro {
+            for rows in self.passes(micro) {
+                sums.add(rows, &pass::losses(&model, self.batch(rows)?));
+            }
         }
-        Ok((count > 0).then(|| sum / count as f64))
+        (report.eval_loss, report.eval_channels) = (sums.mean(), sums.by_channel());
+        report.answers = held_out.answers(&model, &self.processor);
+        Ok(())
     }
 
     fn not_finite(

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::error::{Place, SampleError};
-use super::prepare::{Measured, Note, Preparer};
+use super::prepare::{Measured, Note, Preparer, SampleSizes};
 use super::{Dataset, Sample};
 
 /// Rows that are held in memory at once.
@@ -124,6 +124,8 @@ pub struct CheckReport {
     pub vision_tokens: Histogram,
     pub patches: Histogram,
     pub channels: BTreeMap<String, ChannelCounts>,
+    /// The samples that need most memory.
+    pub sizes: SampleSizes,
     /// Sentences on the whole set.
     pub warnings: Vec<String>,
 }
@@ -169,6 +171,20 @@ pub fn check(
     }
     run.report.warn_of_pixels();
     run.report
+}
+
+/// Sizes of up to `most` samples of each set, from rows that lie evenly apart; rows with problems are passed over.
+pub fn sizes(sets: &[Dataset], preparer: &Preparer<'_>, most: usize) -> SampleSizes {
+    let mut sizes = SampleSizes::default();
+    for set in sets {
+        let rows: Vec<usize> = (0..set.len()).step_by(set.len().div_ceil(most).max(1)).collect();
+        let measured = rows.into_par_iter().map(|row| {
+            let samples = set.samples(row).unwrap_or_default();
+            samples.iter().filter_map(|sample| preparer.measure(sample).ok()).collect::<Vec<_>>()
+        });
+        measured.collect::<Vec<_>>().iter().flatten().for_each(|found| sizes.add(found));
+    }
+    sizes
 }
 
 fn look_at(set: &Dataset, row: usize, preparer: &Preparer<'_>) -> Checked {
@@ -258,6 +274,7 @@ impl Run<'_> {
 
 impl CheckReport {
     fn add_sizes(&mut self, sample: &Sample, measured: &Measured) {
+        self.sizes.add(measured);
         self.tokens.add(measured.tokens);
         self.targets.add(measured.targets);
         self.vision_tokens.add(measured.vision_tokens);

@@ -35,9 +35,11 @@ use base64::Engine;
 use image::ImageEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 
-pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use check::{CheckOptions, CheckReport, Problem, check, sizes};
 pub use error::{DataError, Place, RowProblem, SampleError};
-pub use prepare::{Dropped, Limits, Measured, Note, Prepared, Preparer, TooLong, TrainRow};
+pub use prepare::{
+    Dropped, Limits, Measured, Note, Prepared, Preparer, SampleSizes, TooLong, TrainRow,
+};
 pub use qwen3_vl_model::processor::Think;
 pub use sample::{ColumnMap, Sample, SampleBox, SourceOptions, TrainOn};
 pub use show::Piece;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qwen3_vl_model::inputs::ModelInputs;
 use qwen3_vl_model::processor::message::Conversation;
-use qwen3_vl_model::processor::{LabelledChat, PlannedMedia, Processor};
+use qwen3_vl_model::processor::{LabelledChat, PlannedMedia, PreparedChat, Processor};
 use qwen3_vl_weights::MediaLimits;
 use qwen3_vl_weights::media::OpenedMedia;
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,11 @@ impl TrainRow {
     pub fn target_tokens(&self) -> usize {
         self.targets.iter().filter(|target| **target).count()
     }
+
+    /// Tokens that are predicted with loss; nothing predicts the first.
+    pub fn predicted(&self) -> usize {
+        self.targets.iter().skip(1).filter(|target| **target).count()
+    }
 }
 
 /// A sample that was left out for its length.
@@ -141,6 +146,32 @@ pub struct Measured {
     pub sizes: Vec<(u32, u32)>,
     /// Left out by [`TooLong::Drop`].
     pub dropped: bool,
+}
+
+/// The samples that need most memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SampleSizes {
+    /// Tokens of the longest sample.
+    pub longest: usize,
+    /// Patches of the sample that has most of them.
+    pub most_patches: usize,
+    /// Patches and tokens of the sample that has most patches for its tokens.
+    pub densest: (usize, usize),
+}
+
+impl SampleSizes {
+    /// Takes a sample into account, unless it is left out.
+    pub fn add(&mut self, measured: &Measured) {
+        if measured.dropped {
+            return;
+        }
+        let (patches, tokens) = (measured.patches, measured.tokens);
+        self.longest = self.longest.max(tokens);
+        self.most_patches = self.most_patches.max(patches);
+        if patches * self.densest.1 > self.densest.0 * tokens || self.densest.1 == 0 {
+            self.densest = (patches, tokens);
+        }
+    }
 }
 
 /// Makes rows of samples. Usable from several threads at once.
@@ -199,10 +230,29 @@ impl<'p> Preparer<'p> {
         self.try_prepare(sample).map_err(|problem| problem.at(&sample.place))
     }
 
+    /// A prompt that is to be answered, with the budgets of this run; `place` is where it comes from.
+    ///
+    /// # Errors
+    /// [`SampleError`] when a file is missing or damaged.
+    pub fn prompt(
+        &self,
+        conversation: &Conversation,
+        place: &Place,
+    ) -> Result<PreparedChat, SampleError> {
+        let prompt = || {
+            let (conversation, _) = self.bounded(conversation);
+            let opened = self.open(&conversation)?;
+            let planned = self.processor.plan(&conversation, &opened.infos())?;
+            let decoded = opened.decode(self.processor, &planned, &self.media, &mut ())?;
+            Ok(planned.fill(decoded.items)?)
+        };
+        prompt().map_err(|problem: RowProblem| problem.at(place))
+    }
+
     /// The plan of a sample, and whether it is left out.
     pub(super) fn plan(&self, sample: &Sample) -> Result<(Planned, bool), SampleError> {
         let plan = || {
-            let (conversation, notes) = self.bounded(sample);
+            let (conversation, notes) = self.bounded(&sample.conversation);
             let opened = self.open(&conversation)?;
             let fit = self.fit(sample, &conversation, &opened.infos(), notes)?;
             Ok(match fit {
@@ -214,7 +264,7 @@ impl<'p> Preparer<'p> {
     }
 
     fn try_prepare(&self, sample: &Sample) -> Result<Prepared, RowProblem> {
-        let (conversation, notes) = self.bounded(sample);
+        let (conversation, notes) = self.bounded(&sample.conversation);
         let opened = self.open(&conversation)?;
         let fit = self.fit(sample, &conversation, &opened.infos(), notes)?;
         match fit {
@@ -229,8 +279,8 @@ impl<'p> Preparer<'p> {
     }
 
     /// The conversation with the budgets of this run.
-    fn bounded(&self, sample: &Sample) -> (Conversation, Vec<Note>) {
-        let mut conversation = sample.conversation.clone();
+    fn bounded(&self, conversation: &Conversation) -> (Conversation, Vec<Note>) {
+        let mut conversation = conversation.clone();
         let notes = Budget::new(self.processor).apply(&mut conversation.messages, &self.limits);
         (conversation, notes)
     }

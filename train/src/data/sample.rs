@@ -26,6 +26,18 @@ pub struct Sample {
     pub notes: Vec<String>,
 }
 
+impl Sample {
+    /// Every answer that is learned, as text, and the conversation before it.
+    pub fn questions(&self) -> impl Iterator<Item = (Conversation, String)> {
+        let messages = &self.conversation.messages;
+        let learned = messages.iter().zip(&self.trained).enumerate();
+        learned.filter(|(_, (_, trained))| **trained).map(|(turn, (message, _))| {
+            let tools = self.conversation.tools.clone();
+            (Conversation { messages: messages[..turn].to_vec(), tools }, message.all_text())
+        })
+    }
+}
+
 /// A box on one picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleBox {
