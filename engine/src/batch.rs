@@ -29,7 +29,7 @@ impl Qwen3Vl {
     }
 }
 
-impl<K> Requests<'_, K> {
+impl<'m, K> Requests<'m, K> {
     /// Adds a request whose prompt was made by [`Qwen3Vl::prepare`].
     ///
     /// # Errors

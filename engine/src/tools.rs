@@ -119,7 +119,8 @@ impl ToolSplitter {
             let rest = self.held.split_off(at + marker.len());
             let mut head = std::mem::replace(&mut self.held, rest);
             head.truncate(at);
-            match std::mem::replace(&mut self.inside, !self.inside) {
+            self.inside = !self.inside;
+            match !self.inside {
                 true => pieces.push(self.call(head, CLOSE)),
                 false => push_text(&mut pieces, head),
             }
