@@ -360,18 +360,10 @@ impl Qwen3Vl {
 }
 
 /// A request as the model takes it, and what reading its media told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     pub chat: PreparedChat,
     pub report: MediaReport,
-}
-
-impl Clone for Prepared {
-    fn clone(&self) -> Self {
-        let PreparedChat { rendered, inputs, media } = &self.chat;
-        let (rendered, inputs, media) = (rendered.clone(), inputs.clone(), media.clone());
-        Self { chat: PreparedChat { rendered, inputs, media }, report: self.report.clone() }
-    }
 }
 
 impl Prepared {

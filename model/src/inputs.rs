@@ -181,7 +181,9 @@ impl ModelInputs {
     /// Computes the keys of all media, so that nobody has to wait for them later.
     pub fn warm_keys(&self) {
         let items = self.images.items.iter().chain(&self.videos.items);
-        items.for_each(|item| drop(item.content_key()));
+        items.for_each(|item| {
+            item.content_key();
+        });
     }
 
     /// Placeholder tokens of one modality.

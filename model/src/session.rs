@@ -1,6 +1,5 @@
 //! One conversation with its cache: prompts that begin like the last one are computed from where they differ.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;

@@ -70,7 +70,7 @@ async fn write(mut answers: Answers, mut dialect: impl Dialect, lines: Lines) {
                 done.push((index, *response));
                 (more, false)
             }
-            Some(Event::Failed(_, error)) => (dialect.failed(&error), true),
+            Some(Event::Failed(error)) => (dialect.failed(&error), true),
             None => {
                 done.sort_by_key(|(index, _)| *index);
                 let responses: Vec<&Response> = done.iter().map(|(_, response)| response).collect();

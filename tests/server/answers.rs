@@ -130,7 +130,7 @@ fn forms_are_kept() {
         "required": ["a", "b"],
         "additionalProperties": false,
     });
-    let mut body = ask("JSON, please.", &[], 200);
+    let mut body = ask("JSON, please.", &[], 900);
     body["response_format"] =
         json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": schema } });
     let reply = server.chat(&body);
@@ -141,7 +141,7 @@ fn forms_are_kept() {
     assert_eq!(reply["choices"][0]["finish_reason"], "stop");
 
     let tool = json!({ "type": "function", "function": { "name": "pick", "parameters": schema } });
-    let mut body = ask("Pick.", &[], 200);
+    let mut body = ask("Pick.", &[], 900);
     (body["tools"], body["tool_choice"]) = (json!([tool]), json!("required"));
     body["parallel_tool_calls"] = json!(false);
     let reply = server.chat(&body);

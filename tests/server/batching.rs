@@ -100,7 +100,7 @@ fn a_client_that_goes_away_takes_its_answer_with_it() {
 
 #[test]
 fn too_many_requests_are_refused_and_what_never_fits_too() {
-    let limits = ["--max-num-seqs", "1", "--max-queue", "1", "--kv-cache-memory", "4MiB"];
+    let limits = ["--max-num-seqs", "1", "--max-queue", "1", "--kv-cache-memory", "2MiB"];
     let server = Server::start("dense_tied", &limits);
     let (status, error) = server.try_post("/v1/chat/completions", &ask("x", &[], 4000));
     assert_eq!((status, error["error"]["param"].as_str()), (400, Some("max_tokens")), "{error}");

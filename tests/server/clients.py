@@ -36,14 +36,14 @@ done("streamed chat")
 
 schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
 said = client.chat.completions.create(
-    model="fixture", max_tokens=100, temperature=0, messages=[{"role": "user", "content": "JSON"}],
+    model="fixture", max_tokens=900, temperature=0, messages=[{"role": "user", "content": "JSON"}],
     response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}})
 assert json.loads(said.choices[0].message.content)["a"] in (1, 2)
 done("response_format")
 
 tools = [{"type": "function", "function": {"name": "pick", "parameters": schema}}]
 said = client.chat.completions.create(
-    model="fixture", max_tokens=200, temperature=0, messages=[{"role": "user", "content": "Pick"}],
+    model="fixture", max_tokens=900, temperature=0, messages=[{"role": "user", "content": "Pick"}],
     tools=tools, tool_choice="required", parallel_tool_calls=False)
 call = said.choices[0].message.tool_calls[0]
 assert call.function.name == "pick" and json.loads(call.function.arguments)["a"] in (1, 2)

@@ -5,8 +5,7 @@ use serde_json::{Map, Value};
 
 use super::BodyError;
 use super::settings::{
-    ChatSettings, Common, MAX_LOGPROBS, ResponseFormat, StreamOptions, ToolChoice, describe,
-    object, read,
+    ChatSettings, Common, MAX_LOGPROBS, ResponseFormat, StreamOptions, describe, object, read,
 };
 use crate::Request;
 use crate::request::Format;

@@ -23,12 +23,12 @@ pub enum Client {
     Address(IpAddr),
 }
 
-/// Something that happened to an answer, with its index among those of its request.
+/// Something that happened to an answer, with its index among those of its request; a failure ends them all.
 #[derive(Debug)]
 pub enum Event {
     Piece(usize, StreamEvent),
     Done(usize, Box<Response>),
-    Failed(usize, ApiError),
+    Failed(ApiError),
 }
 
 /// One answer to be given.
@@ -64,7 +64,7 @@ impl Sink {
     fn end(self, result: Result<Response, ApiError>) {
         let event = match result {
             Ok(response) => Event::Done(self.index, Box::new(response)),
-            Err(error) => Event::Failed(self.index, error),
+            Err(error) => Event::Failed(error),
         };
         let _ = self.events.send(event);
     }
@@ -154,12 +154,12 @@ impl Answers {
         if self.left == 0 {
             return None;
         }
-        let lost = || Event::Failed(0, ApiError::internal(&"the engine dropped the answer"));
+        let lost = || Event::Failed(ApiError::internal(&"the engine dropped the answer"));
         let event = self.events.recv().await.unwrap_or_else(lost);
         match &event {
             Event::Piece(..) => {}
             Event::Done(..) => self.left -= 1,
-            Event::Failed(..) => self.left = 0,
+            Event::Failed(_) => self.left = 0,
         }
         Some(event)
     }
@@ -174,7 +174,7 @@ impl Answers {
             match event {
                 Event::Piece(..) => {}
                 Event::Done(index, response) => done.push((index, *response)),
-                Event::Failed(_, error) => return Err(error),
+                Event::Failed(error) => return Err(error),
             }
         }
         done.sort_by_key(|(index, _)| *index);

@@ -137,16 +137,18 @@ impl Metrics {
 
     /// What the engine tells of itself; `queued` requests wait in front of it.
     pub fn engine(&self, stats: &BatchStats, queued: usize) {
-        let gauge =
-            |gauge: &Gauge, value: u64| drop(gauge.set(i64::try_from(value).unwrap_or(i64::MAX)));
+        let gauge = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
         gauge(&self.running, stats.running as u64);
         gauge(&self.waiting, (stats.waiting + queued) as u64);
         gauge(&self.reserved_bytes, stats.reserved_bytes);
         gauge(&self.prefix_bytes, stats.prefix_bytes);
         gauge(&self.feature_bytes, stats.feature_bytes);
         let Ok(mut last) = self.last.lock() else { return };
-        let grow =
-            |counter: &Counter, now: u64, then: u64| drop(counter.inc_by(now.saturating_sub(then)));
+        let grow = |counter: &Counter, now: u64, then: u64| {
+            counter.inc_by(now.saturating_sub(then));
+        };
         grow(&self.prompt_tokens, stats.prompt_tokens, last.prompt_tokens);
         grow(&self.reused_tokens, stats.reused_tokens, last.reused_tokens);
         grow(&self.feature_hits, stats.feature_hits, last.feature_hits);
