@@ -95,6 +95,8 @@ pub enum ToolPiece {
 pub struct ToolSplitter {
     prefix: String,
     held: String,
+    /// White space before the call that is being read.
+    gap: String,
     inside: bool,
     calls: usize,
 }
@@ -102,7 +104,13 @@ pub struct ToolSplitter {
 impl ToolSplitter {
     /// A splitter whose calls have ids that begin with `prefix`.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), held: String::new(), inside: false, calls: 0 }
+        Self {
+            prefix: prefix.into(),
+            held: String::new(),
+            gap: String::new(),
+            inside: false,
+            calls: 0,
+        }
     }
 
     /// Calls found so far.
@@ -122,11 +130,15 @@ impl ToolSplitter {
             self.inside = !self.inside;
             match !self.inside {
                 true => pieces.push(self.call(head, CLOSE)),
-                false => push_text(&mut pieces, head),
+                false => {
+                    // White space before a call belongs to its layout.
+                    self.gap = head.split_off(head.trim_end().len());
+                    push_text(&mut pieces, head);
+                }
             }
         }
         if !self.inside {
-            // White space before a call belongs to its layout, and a marker may be half written.
+            // A marker may be half written, and white space before it is not shown yet.
             let keep = partial(&self.held);
             let shown = self.held[..self.held.len() - keep].trim_end().len();
             let rest = self.held.split_off(shown);
@@ -148,8 +160,9 @@ impl ToolSplitter {
     }
 
     fn call(&mut self, json: String, close: &str) -> ToolPiece {
+        let gap = std::mem::take(&mut self.gap);
         let Some((name, arguments)) = read_call(&json) else {
-            return ToolPiece::Text(format!("{OPEN}{json}{close}"));
+            return ToolPiece::Text(format!("{gap}{OPEN}{json}{close}"));
         };
         let id = format!("{}{}", self.prefix, self.calls);
         self.calls += 1;

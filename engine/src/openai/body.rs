@@ -75,6 +75,12 @@ pub fn parse_request(body: Value) -> Result<Request, BodyError> {
     if chat.stream {
         return Err(BodyError::value("stream", true, "false in a batch"));
     }
+    if chat.grounding {
+        return Err(BodyError::value("grounding", true, "false in a batch"));
+    }
+    if !chat.reasoning {
+        return Err(BodyError::value("include_reasoning", false, "true in a batch"));
+    }
     Ok(chat.request)
 }
 

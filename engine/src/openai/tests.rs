@@ -59,6 +59,7 @@ fn what_is_not_honoured_is_refused_by_name() {
     for (extra, name) in [
         (r#","n":2"#, "n"),
         (r#","n":0"#, "n"),
+        (r#","grounding":true"#, "grounding"),
         (r#","stream":true"#, "stream"),
         (r#","stream_options":{}"#, "stream_options"),
         (r#","logit_bias":{"a":1}"#, "logit_bias"),
