@@ -12,23 +12,18 @@
 
 #![recursion_limit = "256"]
 
-mod batch;
 pub mod draw;
-mod engine;
-mod error;
-pub mod openai;
-mod request;
-mod response;
 pub mod verify;
 
-pub use batch::Requests;
-pub use engine::{AnswerStream, Chat, ContextOptions, LoadOptions, Prepared, Qwen3Vl};
-pub use error::Error;
-pub use request::Request;
-pub use response::{Film, MediaReport, Response, TokenLogprob, Usage, warnings};
+pub use qwen3_vl_engine::{
+    AnswerStream, Chat, ContextOptions, Error, Film, LoadOptions, MediaReport, Prepared, Qwen3Vl,
+    Request, Requests, Response, TokenLogprob, Usage, grounding_json, openai, warnings,
+};
 
 pub use qwen3_vl_backends as backends;
 pub use qwen3_vl_model as model;
+#[cfg(feature = "server")]
+pub use qwen3_vl_server as server;
 pub use qwen3_vl_train as train;
 pub use qwen3_vl_video as video;
 pub use qwen3_vl_weights as weights;

@@ -129,7 +129,8 @@ fn a_batch_answers_as_each_alone() {
     assert_eq!(steps, 6, "all prompts fit the first pass");
     // Sequences come and go, and chunks of prompts run beside tokens of answers.
     for (max_num_seqs, max_num_batched_tokens) in [(1, 5), (2, 3), (3, 7), (6, 1)] {
-        let options = BatchOptions { max_num_seqs, max_num_batched_tokens };
+        let options =
+            BatchOptions { max_num_seqs, max_num_batched_tokens, ..BatchOptions::default() };
         assert_eq!(answers(&model, &inputs, options).0, alone, "{options:?}");
     }
 }

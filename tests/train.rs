@@ -4,9 +4,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::training::{Folder, ROWS, train, weights};
+use common::training::{Folder, ROWS, Steps, train, weights};
 use qwen3_vl::backends::device;
 use qwen3_vl::train::checkpoint;
+use qwen3_vl::train::config::TrainConfig;
 use qwen3_vl::train::run::{StepReport, Trainer};
 
 fn assert_close(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, bound: f32) {

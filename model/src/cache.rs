@@ -80,6 +80,23 @@ enum Store {
     Int8(Box<Int8Rows>),
 }
 
+impl Store {
+    fn slots(&self) -> usize {
+        match self {
+            Self::Float(tensor) => tensor.dims()[2],
+            Self::Int8(rows) => rows.slots(),
+        }
+    }
+
+    /// The first `length` rows, a view.
+    fn first(&self, length: usize) -> Self {
+        match self {
+            Self::Float(tensor) => Self::Float(Box::new((**tensor).clone().narrow(2, 0, length))),
+            Self::Int8(rows) => Self::Int8(Box::new(rows.first(length))),
+        }
+    }
+}
+
 impl KvCache {
     /// An empty cache for a model of `config` that computes in `compute`.
     pub fn new(config: &TextConfig, compute: DType, storage: KvDtype) -> Self {
@@ -112,6 +129,23 @@ impl KvCache {
     /// An independent copy; tensors are shared until one of the two is written.
     pub fn fork(&self) -> Self {
         self.clone()
+    }
+
+    /// A copy of the first `length` tokens, which shares memory with this cache until it is written.
+    ///
+    /// # Panics
+    /// When fewer tokens are held.
+    pub fn fork_prefix(&self, length: usize) -> Self {
+        assert!(length <= self.length, "cannot cut {length} tokens out of {}", self.length);
+        let cut = |store: &Option<Store>| store.as_ref().map(|store| store.first(length));
+        let layer =
+            |layer: &LayerCache| LayerCache { keys: cut(&layer.keys), values: cut(&layer.values) };
+        Self { layers: self.layers.iter().map(layer).collect(), length, shape: self.shape.clone() }
+    }
+
+    /// Tokens that there is memory for.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().and_then(|layer| layer.keys.as_ref()).map_or(0, Store::slots)
     }
 
     /// Bytes that `tokens` tokens take in a cache of this configuration, rounded up to whole blocks.

@@ -6,7 +6,9 @@ use burn::tensor::{DType, Tensor};
 
 use crate::inputs::{InputError, ModelInputs};
 use crate::model::Qwen3VlModel;
-use crate::sample::{SampleError, Sampler, SamplingParams, TokenLogprobs, logprobs};
+use crate::sample::{
+    Constraint, ConstraintError, SampleError, Sampler, SamplingParams, TokenLogprobs, logprobs,
+};
 use crate::session::{PREFILL_CHUNK, Session};
 
 /// How to generate.
@@ -50,6 +52,12 @@ pub enum GenerateError {
         "the prompt has {tokens} tokens, {over} more than the context of {limit} allows with room for one token of answer; shorten it or lower --max-pixels"
     )]
     ContextOverflow { tokens: usize, limit: usize, over: usize },
+    #[error(
+        "prompt and answer may have {tokens} tokens, whose keys and values need {needed} bytes, but all caches together may have {budget}; ask for fewer tokens"
+    )]
+    Memory { tokens: usize, needed: u64, budget: u64 },
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// Why generation ended.
@@ -122,6 +130,7 @@ pub struct Answer {
     prompt: Vec<u32>,
     generated: Vec<u32>,
     finish: Option<FinishReason>,
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 impl Answer {
@@ -139,16 +148,23 @@ impl Answer {
             prompt,
             generated: Vec::new(),
             finish: (options.max_new_tokens == 0).then_some(FinishReason::Length),
+            constraint: None,
             options,
         })
+    }
+
+    /// Lets `constraint` rule out tokens.
+    #[must_use]
+    pub fn with_constraint(self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        Self { constraint, ..self }
     }
 
     /// Samples the next token from the logits after the last one.
     ///
     /// # Errors
-    /// When the logits cannot be sampled from.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, SampleError> {
-        let id = self.sampler.sample(logits, &self.prompt, &self.generated)?;
+    /// When the logits cannot be sampled from, or the constraint leaves nothing.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, GenerateError> {
+        let (id, complete) = self.choose(logits)?;
         let logprobs = match self.options.logprobs {
             Some(n) => Some(logprobs(logits, id, n)?),
             None => None,
@@ -157,12 +173,23 @@ impl Answer {
         let is_eos = self.options.eos_token_ids.contains(&id);
         let full = self.generated.len() >= self.options.max_new_tokens
             || self.prompt.len() + self.generated.len() >= self.options.context;
-        self.finish = match (is_eos, full) {
+        self.finish = match (is_eos || complete, full) {
             (true, _) => Some(FinishReason::Stop),
             (_, true) => Some(FinishReason::Length),
             _ => None,
         };
         Ok(GeneratedToken { id, is_eos, logprobs })
+    }
+
+    /// The next id, and whether the constraint has the answer complete with it.
+    fn choose(&mut self, logits: &[f32]) -> Result<(u32, bool), GenerateError> {
+        let Some(constraint) = &mut self.constraint else {
+            return Ok((self.sampler.sample(logits, &self.prompt, &self.generated)?, false));
+        };
+        let mut allowed = logits.to_vec();
+        constraint.restrict(&mut allowed)?;
+        let id = self.sampler.sample(&allowed, &self.prompt, &self.generated)?;
+        Ok((id, constraint.accept(id)?))
     }
 
     /// Ids generated so far.
@@ -227,7 +254,14 @@ impl<'a> Generation<'a> {
         self.timings
     }
 
-    fn advance(&mut self) -> Result<GeneratedToken, SampleError> {
+    /// Lets `constraint` rule out tokens.
+    #[must_use]
+    pub fn with_constraint(mut self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        self.answer = self.answer.with_constraint(constraint);
+        self
+    }
+
+    fn advance(&mut self) -> Result<GeneratedToken, GenerateError> {
         if let Some(last) = self.answer.generated.last() {
             let start = Instant::now();
             let logits = self.session.get().step(self.model, *last);
@@ -247,7 +281,7 @@ impl Iterator for Generation<'_> {
         }
         let token = self.advance();
         self.failed = token.is_err();
-        Some(token.map_err(GenerateError::from))
+        Some(token)
     }
 }
 

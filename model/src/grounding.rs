@@ -30,7 +30,9 @@ mod time_json;
 #[cfg(test)]
 mod tests;
 
-pub use boxes::{Grounded, Grounding, GroundingProblem, GroundingReason, parse_grounding};
+pub use boxes::{
+    Grounded, Grounding, GroundingProblem, GroundingReason, parse_grounding, parse_grounding_of,
+};
 pub use pixels::{PixelBox, PixelPoint, PixelShape};
 pub use shape::{SCALE, Shape};
 pub use spans::{SpanProblem, SpanReason, Spans, TimeSpan, parse_spans};

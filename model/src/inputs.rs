@@ -1,9 +1,10 @@
 //! What a prompt becomes before it enters the model: ids, vision spans, pixels.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use crate::processor::image::{Grid, PackedFrames};
 use crate::processor::message::MediaKind;
@@ -35,6 +36,9 @@ impl VisionSpan {
         self.start..self.start + self.len()
     }
 }
+
+/// A SHA-256 digest of an image or clip as the vision tower sees it.
+pub type ContentKey = [u8; 32];
 
 /// One image or clip, before the vision tower.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,16 +90,19 @@ impl MediaItem {
         }
     }
 
-    /// A hash of what the tower sees: equal items have equal hashes.
-    pub fn content_hash(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+    /// A digest of what the tower sees, after resizing: equal items have equal keys, others have not. It is computed
+    /// when it is first asked for.
+    pub fn content_key(&self) -> ContentKey {
         match &self.data {
             PixelData::Patches(values) => {
-                values.iter().for_each(|value| hasher.write_u32(value.to_bits()));
+                let mut digest = Sha256::new();
+                let grid = [self.grid.t, self.grid.h, self.grid.w];
+                grid.iter().for_each(|side| digest.update((*side as u64).to_le_bytes()));
+                values.iter().for_each(|value| digest.update(value.to_le_bytes()));
+                digest.finalize().into()
             }
-            PixelData::Frames(packed) => packed.hash_content(&mut hasher),
+            PixelData::Frames(packed) => packed.content_key(),
         }
-        hasher.finish()
     }
 }
 
@@ -169,6 +176,14 @@ impl ModelInputs {
             MediaKind::Image => &self.images,
             MediaKind::Video => &self.videos,
         }
+    }
+
+    /// Computes the keys of all media, so that nobody has to wait for them later.
+    pub fn warm_keys(&self) {
+        let items = self.images.items.iter().chain(&self.videos.items);
+        items.for_each(|item| {
+            item.content_key();
+        });
     }
 
     /// Placeholder tokens of one modality.

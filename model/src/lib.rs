@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod cache;
 pub mod config;
+mod encode;
 pub mod generate;
 pub mod grounding;
 pub mod init;
@@ -19,6 +20,7 @@ pub mod model;
 pub mod norm;
 mod pack;
 pub mod packed;
+mod prefix;
 pub mod probe;
 pub mod processor;
 pub mod prompt;

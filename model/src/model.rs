@@ -1,7 +1,6 @@
 //! The whole model: vision tower, language model, head (HF `Qwen3VLForConditionalGeneration`).
 
 use std::ops::Range;
-use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -105,6 +104,12 @@ impl Qwen3VlModel {
         KvCache::new(&self.config.text, compute, self.cache_dtype)
     }
 
+    /// Bytes of a cache of `tokens` tokens.
+    pub fn cache_bytes(&self, tokens: usize) -> u64 {
+        let compute = self.precision.compute;
+        KvCache::bytes(&self.config.text, tokens, compute, self.cache_dtype)
+    }
+
     /// Features of all images or clips of one modality in one call of the tower; `None` when there are none.
     pub fn encode(&self, pixels: &Pixels, probe: &mut Probe) -> Option<VisionFeatures> {
         let rows = |item: &MediaItem| item.patches(0..item.grid.t).into_owned();
@@ -166,7 +171,7 @@ impl Qwen3VlModel {
         for step in steps.iter_mut() {
             if let Work::Prompt { prompt, rows } = &mut step.work {
                 assert_eq!(step.cache.len(), rows.start, "the cache holds the tokens before");
-                self.encode_ahead(prompt, rows);
+                self.encode_some(prompt, &mut None, rows, usize::MAX);
             }
             pack.add(&step.work);
         }
@@ -207,24 +212,6 @@ impl Qwen3VlModel {
         let plan = VisionPlan::new(&self.config.vision, grids);
         let shape = [plan.patches(), self.config.vision.patch_len()];
         self.visual.forward(TensorData::new(values, shape), &plan, probe)
-    }
-
-    /// Gives the frames in tokens `rows` their features, a bounded number of patches at a time.
-    fn encode_ahead(&self, prompt: &mut Prompt, rows: &Range<usize>) {
-        let batches = prompt.pending(rows, VISION_CHUNK);
-        if batches.is_empty() {
-            return;
-        }
-        // Waiting on both sides tells the time of the two towers apart; it changes no result.
-        let _ = self.device().sync();
-        let start = Instant::now();
-        for frames in batches {
-            let batch = prompt.batch(frames);
-            let features = self.tower(&batch.grids, batch.values, &mut Probe::off());
-            prompt.fill(&batch.frames, features);
-        }
-        let _ = self.device().sync();
-        prompt.vision += start.elapsed();
     }
 
     pub(crate) fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::Tensor;
 
-use crate::inputs::{ModelInputs, Pixels, VisionSpan};
+use crate::inputs::{ContentKey, ModelInputs, Pixels, VisionSpan};
 use crate::processor::image::Grid;
 use crate::processor::message::MediaKind;
 use crate::text::positions::Positions;
@@ -119,6 +119,36 @@ impl Prompt {
         batches.into_iter().map(|(_, batch)| batch).collect()
     }
 
+    /// How many of the tokens `rows` can run before one needs a frame without features.
+    pub(crate) fn ready(&self, rows: &Range<usize>) -> usize {
+        let waits = self.frames.iter().filter(|f| f.features.is_none() && overlaps(&f.span, rows));
+        let first = waits.map(|frame| frame.span.start.max(rows.start)).min();
+        first.unwrap_or(rows.end) - rows.start
+    }
+
+    /// Frames in tokens `rows` that have no features.
+    pub(crate) fn unseen(&self, rows: &Range<usize>) -> Vec<usize> {
+        let all = self.frames.iter().enumerate();
+        let unseen = all.filter(|(_, f)| f.features.is_none() && overlaps(&f.span, rows));
+        unseen.map(|(index, _)| index).collect()
+    }
+
+    /// What tells the frame from all others.
+    pub(crate) fn frame_key(&self, index: usize) -> (ContentKey, usize) {
+        let frame = &self.frames[index];
+        (self.pixels(frame.span.kind).items[frame.item].content_key(), frame.frame)
+    }
+
+    /// Gives a frame the features that an equal one has.
+    pub(crate) fn lend(&mut self, index: usize, features: FeatureRows) {
+        self.frames[index].features = Some(features);
+    }
+
+    /// The features of a frame, while it has any.
+    pub(crate) fn lent(&self, index: usize) -> Option<&FeatureRows> {
+        self.frames[index].features.as_ref()
+    }
+
     /// All frames of one modality.
     pub(crate) fn frames_of(&self, kind: MediaKind) -> Vec<usize> {
         (0..self.frames.len()).filter(|index| self.frames[*index].span.kind == kind).collect()
@@ -198,6 +228,13 @@ impl FeatureRows {
     pub(crate) fn all(features: VisionFeatures) -> Self {
         let rows = 0..features.embeds.dims()[0];
         Self { features: Arc::new(features), rows }
+    }
+
+    /// Bytes of these rows.
+    pub(crate) fn bytes(&self) -> u64 {
+        let embeds = &self.features.embeds;
+        let row = embeds.dims()[1] * embeds.dtype().size() * (1 + self.features.deepstack.len());
+        (self.rows.len() * row) as u64
     }
 
     /// Main rows and those of every DeepStack level, `[rows, hidden]` each.

@@ -1,15 +1,15 @@
 //! One conversation with its cache: prompts that begin like the last one are computed from where they differ.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
 use crate::cache::KvCache;
-use crate::inputs::{InputError, MediaItem, ModelInputs};
+use crate::generate::read_rows;
+use crate::inputs::{InputError, ModelInputs};
 use crate::model::Qwen3VlModel;
+use crate::prefix::Trace;
 use crate::probe::Probe;
-use crate::processor::message::MediaKind;
 use crate::prompt::Prompt;
 
 /// Tokens of a prompt that run through the model at once.
@@ -19,18 +19,8 @@ pub const PREFILL_CHUNK: usize = 2048;
 #[derive(Debug)]
 pub struct Session {
     cache: KvCache,
-    ids: Vec<u32>,
-    items: Vec<Item>,
+    trace: Trace,
     next_position: u32,
-}
-
-/// One image or clip of a prompt, recognised by its pixels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Item {
-    kind: MediaKind,
-    /// From its first placeholder to behind its last.
-    range: Range<usize>,
-    hash: u64,
 }
 
 /// What a prefill did.
@@ -49,7 +39,7 @@ pub struct Prefill {
 impl Session {
     /// An empty session.
     pub fn new(model: &Qwen3VlModel) -> Self {
-        Self { cache: model.new_cache(), ids: Vec::new(), items: Vec::new(), next_position: 0 }
+        Self { cache: model.new_cache(), trace: Trace::default(), next_position: 0 }
     }
 
     /// Tokens in the cache.
@@ -73,27 +63,43 @@ impl Session {
         chunk: usize,
     ) -> Result<Prefill, InputError> {
         let start = Instant::now();
-        let items = items(inputs);
-        let reused = self.reusable(&inputs.ids, &items);
+        let trace = Trace::of(inputs);
+        let reused = self.trace.common(self.cache.len(), &trace);
         let mut prompt = model.prepare(inputs, &mut Probe::off())?;
         self.cache.truncate(reused);
-        self.ids.truncate(reused);
-        let logits = self.run(model, &mut prompt, chunk.max(1));
+        self.trace.ids.truncate(reused);
+        let logits = model.logits(self.run(model, &mut prompt, chunk.max(1)));
         let vision = prompt.vision_time();
-        self.ids.clone_from(&inputs.ids);
-        self.items = items;
+        self.trace = trace;
         self.next_position = prompt.positions().next;
         Ok(Prefill { logits, reused, vision, language: start.elapsed() - vision })
+    }
+
+    /// The final hidden state after the last token of a prompt, which replaces what the session held.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`].
+    pub fn embed(
+        &mut self,
+        model: &Qwen3VlModel,
+        inputs: &ModelInputs,
+        chunk: usize,
+    ) -> Result<Vec<f32>, InputError> {
+        *self = Self::new(model);
+        let mut prompt = model.prepare(inputs, &mut Probe::off())?;
+        let last = self.run(model, &mut prompt, chunk.max(1));
+        Ok(read_rows(last).swap_remove(0))
     }
 
     /// Runs one generated token and returns the logits after it, `[1, vocabulary]`.
     pub fn step(&mut self, model: &Qwen3VlModel, id: u32) -> Tensor<2> {
         let logits = model.decode(&[(id, self.next_position)], &mut [&mut self.cache]);
-        self.ids.push(id);
+        self.trace.ids.push(id);
         self.next_position += 1;
         logits
     }
 
+    /// Runs what the cache lacks of a prompt, and returns the hidden state after its last token, `[1, hidden]`.
     fn run(&mut self, model: &Qwen3VlModel, prompt: &mut Prompt, chunk: usize) -> Tensor<2> {
         let mut last = None;
         while self.cache.len() < prompt.len() {
@@ -103,41 +109,6 @@ impl Session {
         }
         let hidden = last.expect("at least the last token of a prompt is computed");
         let rows = hidden.dims()[0];
-        model.logits(hidden.narrow(0, rows - 1, 1))
+        hidden.narrow(0, rows - 1, 1)
     }
-
-    /// Length of the common beginning of cache and prompt, at most all but the last token, never inside an item.
-    fn reusable(&self, ids: &[u32], items: &[Item]) -> usize {
-        let held = self.ids.len().min(self.cache.len());
-        let common = self.ids[..held].iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let mut length = common.min(ids.len().saturating_sub(1));
-        for item in items {
-            let known = item.range.end <= length && self.items.contains(item);
-            if item.range.start < length && !known {
-                length = item.range.start;
-            }
-        }
-        length
-    }
-}
-
-/// The items of a prompt in order of their placeholders.
-fn items(inputs: &ModelInputs) -> Vec<Item> {
-    let mut items: Vec<Item> = [MediaKind::Image, MediaKind::Video]
-        .into_iter()
-        .flat_map(|kind| items_of(inputs, kind))
-        .collect();
-    items.sort_by_key(|item| item.range.start);
-    items
-}
-
-fn items_of(inputs: &ModelInputs, kind: MediaKind) -> Vec<Item> {
-    let mut spans = inputs.spans.iter().filter(|span| span.kind == kind);
-    let item = |item: &MediaItem| {
-        let mut frames = spans.by_ref().take(item.grid.t);
-        let first = frames.next()?;
-        let end = frames.last().unwrap_or(first).range().end;
-        Some(Item { kind, range: first.start..end, hash: item.content_hash() })
-    };
-    inputs.pixels(kind).items.iter().map_while(item).collect()
 }

@@ -25,7 +25,7 @@ pub struct TextAssembler<'t> {
     stops: StopMatcher,
     thinking: ThinkingSplitter,
     pending: VecDeque<StreamEvent>,
-    stopped: bool,
+    stopped: Option<usize>,
     flushed: bool,
 }
 
@@ -37,7 +37,7 @@ impl<'t> TextAssembler<'t> {
             stops,
             thinking,
             pending: VecDeque::new(),
-            stopped: false,
+            stopped: None,
             flushed: false,
         }
     }
@@ -54,7 +54,7 @@ impl<'t> TextAssembler<'t> {
         if std::mem::replace(&mut self.flushed, true) {
             return;
         }
-        if !self.stopped {
+        if self.stopped.is_none() {
             let rest = self.decoder.finish().unwrap_or_default();
             self.show(&rest);
         }
@@ -71,12 +71,17 @@ impl<'t> TextAssembler<'t> {
 
     /// Whether a stop string has ended the answer.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.stopped.is_some()
+    }
+
+    /// The stop string that has ended the answer.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.stopped.map(|index| self.stops.stops()[index].as_str())
     }
 
     fn show(&mut self, text: &str) {
         let output = self.stops.push(text);
-        self.stopped = output.matched.is_some();
+        self.stopped = output.matched;
         let segments = self.thinking.push(&output.text);
         self.pending.extend(segments.into_iter().map(event));
     }
@@ -97,6 +102,11 @@ impl<'a> TextStream<'a> {
     /// The answer so far.
     pub fn answer(&self) -> &Answer {
         self.generation.answer()
+    }
+
+    /// The stop string that has ended the answer.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.text.stopped_by()
     }
 
     /// Why the answer ended; interrupted when it was not read to its end.

@@ -163,6 +163,7 @@ impl SamplingArgs {
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             seed: self.seed,
+            logit_bias: Vec::new(),
         };
         match GenerationDefaults::default().resolve(&overrides) {
             Ok(_) => Ok(overrides),
@@ -216,7 +217,8 @@ pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Res
     Ok(loaded)
 }
 
-fn warn(model: &Qwen3Vl) {
+/// Says what was odd about a checkpoint.
+pub fn warn(model: &Qwen3Vl) {
     let unexpected = &model.report().unexpected;
     if !unexpected.is_empty() {
         let first = &unexpected[0];

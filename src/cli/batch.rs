@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::args::{AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, load, load_options};
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
-use super::{Outcome, json as answers, print};
+use super::{Outcome, print};
 
 /// Longest line that is read, in bytes (pictures may be inside as data URIs).
 const MAX_LINE: u64 = 1 << 28;
@@ -254,6 +254,7 @@ impl<'m> Work<'m> {
         let options = BatchOptions {
             max_num_seqs: args.max_num_seqs as usize,
             max_num_batched_tokens: args.max_num_batched_tokens as usize,
+            ..BatchOptions::default()
         };
         Self {
             model,
@@ -333,9 +334,17 @@ impl<'m> Work<'m> {
         self.answered += 1;
         self.tokens += response.token_ids.len();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let logprobs = answers::logprobs(self.model, response);
-        let id = format!("chatcmpl-{}", row.line);
-        let body = openai::completion(response, &id, &row.model, since.as_secs(), logprobs);
+        let tokens = response.logprobs.as_deref();
+        let tokenizer = self.model.processor().tokenizer();
+        let logprobs = tokens.map(|tokens| openai::logprob_entries(tokenizer, tokens));
+        let head = openai::Head {
+            id: format!("chatcmpl-{}", row.line),
+            model: row.model.clone(),
+            created: since.as_secs(),
+        };
+        let message = openai::message(&response.text, response.reasoning.as_deref(), &[]);
+        let choice = openai::choice(0, message, response.finish_reason.as_str(), logprobs);
+        let body = openai::completion(&head, vec![choice], openai::usage(&[response]));
         let request_id = format!("row-{}", row.line);
         let reply = json!({ "status_code": 200, "request_id": request_id, "body": body });
         self.write(row.line, Some(&row.id), reply, Value::Null)

@@ -1,17 +1,14 @@
-//! Boxes, points and times of an answer: as JSON, drawn on the picture, shown on the terminal.
+//! Boxes, points and times of an answer: drawn on the picture, shown on the terminal.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use qwen3_vl::draw::{self, DrawStyle};
-use qwen3_vl::model::grounding::{
-    Grounded, Grounding, PixelShape, Shape, parse_grounding, parse_spans,
-};
+use qwen3_vl::model::grounding::{Grounded, parse_grounding_of};
 use qwen3_vl::model::processor::image::RgbImage;
 use qwen3_vl::model::processor::message::MediaKind;
 use qwen3_vl::weights::media::load_pictures;
 use qwen3_vl::{Request, Response};
-use serde_json::{Value, json};
 
 use super::media::MediaSettings;
 use super::{print, show};
@@ -60,7 +57,7 @@ impl GroundingArgs {
             return Ok(());
         }
         let mut pictures = load_pictures(&request.conversation, &settings.limits())?;
-        let grounded = grounded(&response.text, pictures.len());
+        let grounded = parse_grounding_of(&response.text, pictures.len());
         report(&grounded);
         let count = pictures.len();
         for (index, picture) in pictures.iter_mut().enumerate() {
@@ -94,12 +91,6 @@ pub(super) fn numbered(path: &Path, index: usize, count: usize) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn grounded(text: &str, pictures: usize) -> Grounded {
-    let mut grounded = parse_grounding(text);
-    grounded.check_images(pictures);
-    grounded
-}
-
 fn report(grounded: &Grounded) {
     for problem in &grounded.problems {
         print::error_line(&format!("warning: {}", problem.reason));
@@ -107,40 +98,4 @@ fn report(grounded: &Grounded) {
     if grounded.truncated {
         print::error_line("warning: the answer ends inside its JSON; there may be more boxes");
     }
-}
-
-/// Boxes and points in pixels of the upright original pictures, and spans of time in seconds.
-pub fn as_json(response: &Response) -> Value {
-    let sizes: Vec<(u32, u32)> = response.picture_sizes();
-    let grounded = grounded(&response.text, sizes.len());
-    let spans = parse_spans(&response.text);
-    let problems = grounded.problems.iter().map(|problem| problem.reason.to_string());
-    let problems = problems.chain(spans.problems.iter().map(|problem| problem.reason.to_string()));
-    let item = |item: &Grounding| item_json(item, sizes[item.image_index()]);
-    let span = |span: &qwen3_vl::model::grounding::TimeSpan| json!({ "start": span.start, "end": span.end, "label": span.label });
-    json!({
-        "items": grounded.items.iter().map(item).collect::<Vec<_>>(),
-        "spans": spans.spans.iter().map(span).collect::<Vec<_>>(),
-        "problems": problems.collect::<Vec<_>>(),
-        "truncated": grounded.truncated || spans.truncated,
-    })
-}
-
-fn item_json(item: &Grounding, (width, height): (u32, u32)) -> Value {
-    let mut object = json!({ "image": item.image_index(), "label": item.label });
-    match item.shape {
-        Shape::Box { x1, y1, x2, y2 } => object["bbox_2d"] = json!([x1, y1, x2, y2]),
-        Shape::Point { x, y } => object["point_2d"] = json!([x, y]),
-    }
-    match item.shape.to_pixels(width, height) {
-        PixelShape::Box(b) => object["pixels"] = json!([b.x1, b.y1, b.x2, b.y2]),
-        PixelShape::Point(p) => object["pixels"] = json!([p.x, p.y]),
-    }
-    if let Some(sub_label) = &item.sub_label {
-        object["sub_label"] = json!(sub_label);
-    }
-    if !item.attributes.is_empty() {
-        object["attributes"] = json!(item.attributes);
-    }
-    object
 }

@@ -1,14 +1,10 @@
 //! The answer as one JSON object.
 
 use qwen3_vl::model::processor::PlannedMedia;
-use qwen3_vl::model::processor::detokenize::token_bytes;
 use qwen3_vl::model::processor::image::PlannedImage;
-use qwen3_vl::model::processor::tokenizer::Tokenizer;
 use qwen3_vl::model::processor::video::PlannedVideo;
-use qwen3_vl::{Film, Qwen3Vl, Response, TokenLogprob};
+use qwen3_vl::{Film, Qwen3Vl, Response, grounding_json, openai};
 use serde_json::{Value, json};
-
-use super::grounding;
 
 /// What `run --json` prints.
 pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
@@ -23,7 +19,7 @@ pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
         "images": images(&response.media),
         "videos": videos(&response.media, &response.films),
         "warnings": response.warnings,
-        "grounding": grounding::as_json(response),
+        "grounding": grounding_json(response),
         "device": model.device().name,
         "dtype": qwen3_vl::backends::dtype::name(precision.weights),
         "seed": response.seed,
@@ -38,10 +34,9 @@ pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
 }
 
 /// Log probabilities as OpenAI words them, where they were asked for.
-pub fn logprobs(model: &Qwen3Vl, response: &Response) -> Option<Value> {
+fn logprobs(model: &Qwen3Vl, response: &Response) -> Option<Value> {
     let tokenizer = model.processor().tokenizer();
-    let entry = |token: &TokenLogprob| logprob(tokenizer, token);
-    let content: Vec<Value> = response.logprobs.as_ref()?.iter().map(entry).collect();
+    let content = openai::logprob_entries(tokenizer, response.logprobs.as_ref()?);
     Some(json!({ "content": content }))
 }
 
@@ -108,18 +103,4 @@ pub fn image(image: &PlannedImage) -> Value {
         "grid_thw": [image.grid.t, image.grid.h, image.grid.w],
         "tokens": image.tokens,
     })
-}
-
-/// As in OpenAI's chat completions.
-fn logprob(tokenizer: &Tokenizer, token: &TokenLogprob) -> Value {
-    let top: Vec<Value> =
-        token.logprobs.top.iter().map(|(id, value)| entry(tokenizer, *id, *value)).collect();
-    let mut chosen = entry(tokenizer, token.id, token.logprobs.chosen);
-    chosen["top_logprobs"] = json!(top);
-    chosen
-}
-
-fn entry(tokenizer: &Tokenizer, id: u32, value: f32) -> Value {
-    let bytes = token_bytes(tokenizer, id);
-    json!({ "token": String::from_utf8_lossy(&bytes), "id": id, "logprob": value, "bytes": bytes })
 }

@@ -2,6 +2,8 @@
 
 mod args;
 mod batch;
+#[cfg(feature = "server")]
+mod bench;
 mod chat;
 mod devices;
 mod eval;
@@ -15,6 +17,8 @@ mod plan;
 mod print;
 mod progress;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 mod show;
 mod size;
 mod train;
@@ -38,6 +42,7 @@ const INTERRUPTED: u8 = 130;
     after_help = "Examples:\n  \
         qwen3-vl run Qwen/Qwen3-VL-2B-Instruct --image photo.jpg -p \"What is this?\"\n  \
         qwen3-vl chat ./Qwen3-VL-2B-Instruct\n  \
+        qwen3-vl serve ./Qwen3-VL-2B-Instruct\n  \
         qwen3-vl devices\n\n\
         Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, QWEN3_VL_KERNELS=off (reference \
         code only), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
@@ -56,6 +61,9 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Answer the requests of a JSONL file together (OpenAI batch format)
     Batch(batch::BatchArgs),
+    /// Measure a running server
+    #[cfg(feature = "server")]
+    Bench(bench::BenchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),
     /// Compare a model's answers with those of a data file
@@ -64,6 +72,9 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Tell tokens, sizes and memory of a request before running it
     Plan(plan::PlanArgs),
+    /// Serve an OpenAI-compatible HTTP interface
+    #[cfg(feature = "server")]
+    Serve(serve::ServeArgs),
     /// Check training data, look at a row of it, fine-tune
     Train(train::TrainArgs),
     /// Compare a checkpoint, stage by stage, with a reference file made by transformers
@@ -82,7 +93,11 @@ enum Outcome {
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         // A graphics library that is not there is no error: wgpu merely tries the next one.
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,wgpu_hal=off,wgpu_core=off"));
+        .unwrap_or_else(|_| {
+            tracing_subscriber::EnvFilter::new(
+                "warn,qwen3_vl_server=info,wgpu_hal=off,wgpu_core=off",
+            )
+        });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -91,11 +106,15 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Batch(args) => batch::run(&args),
+        #[cfg(feature = "server")]
+        Verb::Bench(args) => bench::run(&args),
         Verb::Chat(args) => chat::run(args),
         Verb::Devices(args) => devices::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
+        #[cfg(feature = "server")]
+        Verb::Serve(args) => serve::run(args),
         Verb::Train(args) => train::run(&args),
         Verb::Verify(args) => verify::run(&args),
     };

@@ -98,6 +98,7 @@ fn request(args: &RunArgs) -> anyhow::Result<Request> {
         stop: args.sampling.stop.clone(),
         logprobs: args.logprobs.map(usize::from),
         ignore_eos: args.sampling.ignore_eos,
+        ..Request::default()
     })
 }
 

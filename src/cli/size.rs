@@ -35,6 +35,18 @@ pub fn parse(text: &str) -> Result<u64, String> {
     }
 }
 
+/// As [`parse`], and `0`, `0B`, ... for nothing.
+///
+/// # Errors
+/// As [`parse`].
+#[cfg(feature = "server")]
+pub fn parse_or_none(text: &str) -> Result<u64, String> {
+    match text.trim_start_matches('0').is_empty() || text.eq_ignore_ascii_case("0b") {
+        true => Ok(0),
+        false => parse(text),
+    }
+}
+
 /// `1,234,567`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();

@@ -70,9 +70,9 @@ pub fn parsed(more: &str) -> TrainConfig {
 
 /// Collects reports, and stops after some.
 #[derive(Default)]
-struct Steps {
-    reports: Vec<StepReport>,
-    stop_after: Option<u64>,
+pub struct Steps {
+    pub reports: Vec<StepReport>,
+    pub stop_after: Option<u64>,
 }
 
 impl Observer for Steps {

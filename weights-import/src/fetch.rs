@@ -4,6 +4,7 @@
 //! redirects. Nothing is decoded; the caller gets the bytes as they are.
 
 mod data_uri;
+mod policy;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use thiserror::Error;
 use url::Url;
 
 pub use data_uri::data_uri;
+pub use policy::{SourcePolicy, SourceRules};
 
 /// What this program calls itself to the servers it talks to.
 pub const USER_AGENT: &str = concat!("qwen3-vl/", env!("CARGO_PKG_VERSION"));
@@ -30,6 +32,8 @@ pub struct FetchLimits {
     pub total_timeout: Duration,
     /// Most redirects that are followed (5).
     pub max_redirects: u32,
+    /// Which files and addresses may be named (all).
+    pub policy: SourcePolicy,
 }
 
 impl Default for FetchLimits {
@@ -39,6 +43,7 @@ impl Default for FetchLimits {
             connect_timeout: Duration::from_secs(10),
             total_timeout: Duration::from_secs(60),
             max_redirects: 5,
+            policy: SourcePolicy::Trusted,
         }
     }
 }
@@ -75,6 +80,9 @@ pub enum FetchError {
     /// Nobody listens there.
     #[error("cannot fetch `{url}`: the connection failed ({reason})")]
     Connect { url: String, reason: String },
+    /// An address that [`SourcePolicy`] does not allow.
+    #[error("`{url}` may not be fetched: {reason}")]
+    Forbidden { url: String, reason: String },
     /// More redirects than [`FetchLimits::max_redirects`].
     #[error("cannot fetch `{url}`: more than {max} redirects")]
     TooManyRedirects { url: String, max: u32 },
@@ -93,6 +101,12 @@ pub enum FetchError {
     /// The receiver of the bytes asked to stop.
     #[error("the download of `{url}` was stopped")]
     Stopped { url: String },
+    /// A bare path where sources are not trusted.
+    #[error("`{}` is a path, but only data URIs, http(s) URLs and allowed file URLs may be named here", path.display())]
+    ForbiddenPath { path: PathBuf },
+    /// A file URL where none is allowed, or one that leads out of the allowed folder, or to nothing.
+    #[error("`file://{}` is not a readable file below the folder that --allowed-local-media-path allows", path.display())]
+    ForbiddenFile { path: PathBuf },
     /// The path is a directory.
     #[error("`{}` is a directory, a file is needed", path.display())]
     Directory { path: PathBuf },
@@ -113,9 +127,9 @@ pub fn read_source(source: &str, limits: &FetchLimits) -> Result<Vec<u8>, FetchE
     match scheme(source).as_deref() {
         Some("data") => data_uri::bounded(source, limits),
         Some("http" | "https") => fetch(source, limits),
-        Some("file") => read_file(&file_url_path(source)?, limits),
+        Some("file") => read_file(&limits.policy.file(file_url_path(source)?)?, limits),
         Some(other) => Err(unsupported(source, other)),
-        None => read_file(Path::new(source), limits),
+        None => read_file(&limits.policy.path(Path::new(source))?, limits),
     }
 }
 
@@ -289,12 +303,16 @@ impl<'a> Transfer<'a> {
         let remaining = self.limits.total_timeout.saturating_sub(self.start.elapsed());
         let host = at.host_str().unwrap_or_default();
         let no_proxy = ["NO_PROXY", "no_proxy"].iter().find_map(|k| std::env::var(k).ok());
+        let policy = self.limits.policy.clone();
+        let by_proxy =
+            policy.any_address() && proxied(host, no_proxy.as_deref().unwrap_or_default());
         let agent = ureq::AgentBuilder::new()
+            .resolver(move |name: &str| policy.resolve(name))
             .user_agent(USER_AGENT)
             .timeout_connect(self.limits.connect_timeout.min(remaining))
             .timeout(remaining)
             .redirects(0)
-            .try_proxy_from_env(proxied(host, no_proxy.as_deref().unwrap_or_default()))
+            .try_proxy_from_env(by_proxy)
             .build();
         match agent.request_url("GET", at).call() {
             Ok(response) => Ok(response),
@@ -360,6 +378,7 @@ fn transport_error(
             timeout(url, limits.connect_timeout)
         }
         _ if timed_out(error) => timeout(url, limits.total_timeout),
+        _ if reason.contains(policy::PRIVATE) => FetchError::Forbidden { url: url_shown, reason },
         Kind::Dns => FetchError::Dns {
             host: at.host_str().unwrap_or_default().to_string(),
             url: url_shown,

@@ -15,7 +15,7 @@ use qwen3_vl_model::processor::{MediaInfo, PlannedChat, PlannedMedia, ProcessErr
 use qwen3_vl_video::{DecoderChoice, Frame, FrameSource, VideoError, VideoInfo};
 use tempfile::TempPath;
 
-use crate::fetch::{FetchError, FetchLimits};
+use crate::fetch::{FetchError, FetchLimits, SourcePolicy};
 
 /// Why a picture or video cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,16 @@ pub struct MediaLimits {
     pub decode: DecodeLimits,
     /// Which decoders may take videos.
     pub decoder: DecoderChoice,
+}
+
+impl MediaLimits {
+    /// Lets pictures and videos come only from where `policy` allows.
+    #[must_use]
+    pub fn with_policy(mut self, policy: SourcePolicy) -> Self {
+        self.fetch.policy = policy.clone();
+        self.video.policy = policy;
+        self
+    }
 }
 
 impl Default for MediaLimits {

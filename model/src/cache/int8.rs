@@ -24,6 +24,19 @@ pub(super) fn append(rows: Option<Int8Rows>, new: Tensor<4>, at: usize) -> Int8R
 }
 
 impl Int8Rows {
+    /// Rows that there is memory for.
+    pub(super) fn slots(&self) -> usize {
+        self.words.dims()[2]
+    }
+
+    /// The first `length` rows, a view.
+    pub(super) fn first(&self, length: usize) -> Self {
+        Self {
+            words: self.words.clone().narrow(2, 0, length),
+            scales: self.scales.clone().narrow(2, 0, length),
+        }
+    }
+
     /// The first `end` rows, `[1, heads, end, dim]` in f32.
     pub(super) fn read(&self, end: usize, dim: usize) -> Tensor<4> {
         let words = self.words.clone().narrow(2, 0, end);

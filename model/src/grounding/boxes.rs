@@ -129,6 +129,13 @@ pub fn parse_grounding(text: &str) -> Grounded {
     found
 }
 
+/// As [`parse_grounding`], for an answer about `images` pictures: items about others become problems.
+pub fn parse_grounding_of(text: &str, images: usize) -> Grounded {
+    let mut found = parse_grounding(text);
+    found.check_images(images);
+    found
+}
+
 fn collect(node: &Node, found: &mut Grounded) {
     match &node.tree {
         Tree::List(items) => items.iter().for_each(|item| collect(item, found)),

@@ -2,6 +2,8 @@
 //! give the whole prompt ([`Processor::plan`]), so that what does not fit is refused before a pixel is decoded; then
 //! the pixels are filled in ([`PlannedChat::fill`]).
 
+use serde_json::{Map, Value as Json};
+
 use super::image::{
     Grid, ImageError, ImageProcessor, ImageProcessorConfig, PackedFrames, PatchLayout, RgbImage,
 };
@@ -173,9 +175,25 @@ impl Processor {
         conversation: &Conversation,
         infos: &[MediaInfo<'_>],
     ) -> Result<PlannedChat, ProcessError> {
+        self.plan_with(conversation, infos, &Map::new())
+    }
+
+    /// As [`Processor::plan`], with further variables of the chat template.
+    ///
+    /// # Errors
+    /// As [`Processor::plan`].
+    pub fn plan_with(
+        &self,
+        conversation: &Conversation,
+        infos: &[MediaInfo<'_>],
+        variables: &Map<String, Json>,
+    ) -> Result<PlannedChat, ProcessError> {
         let media = self.plan_media(conversation, infos)?;
-        let options =
-            RenderOptions { add_generation_prompt: true, ..labels::options(conversation) };
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            extra: variables.clone(),
+            ..labels::options(conversation)
+        };
         let chat = RenderedChat::render(&self.template, &conversation.messages, &options)?;
         Ok(self.spell(&chat, media)?.chat)
     }

@@ -72,7 +72,7 @@ pub struct PlannedChat {
 }
 
 /// A conversation ready for the model.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PreparedChat {
     /// The prompt as text, before placeholders are multiplied.
     pub rendered: String,

@@ -114,6 +114,7 @@ impl GenerationDefaults {
             presence_penalty: caller.presence_penalty.unwrap_or(base.presence_penalty),
             frequency_penalty: caller.frequency_penalty.unwrap_or(base.frequency_penalty),
             seed: caller.seed,
+            logit_bias: caller.logit_bias.clone(),
         };
         params.validate()?;
         Ok(params)

@@ -1,8 +1,9 @@
 //! Choosing the next token: penalties, temperature, top-k, top-p, min-p and the draw (spec section 9).
 //!
-//! The order is that of transformers: repetition penalty, frequency and presence penalty (vLLM's, on generated
+//! The order is that of transformers: biases (vLLM's `logit_bias`), repetition penalty, frequency and presence penalty (vLLM's, on generated
 //! tokens only), then, when sampling, temperature, top-k, top-p, min-p, softmax and one draw.
 
+mod constraint;
 mod defaults;
 mod error;
 mod logprobs;
@@ -13,6 +14,7 @@ mod warp;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+pub use constraint::{Constraint, ConstraintError};
 pub use defaults::GenerationDefaults;
 pub use error::SampleError;
 pub use logprobs::{TokenLogprobs, logprobs};
@@ -107,6 +109,9 @@ impl Sampler {
         check_logits(logits)?;
         self.scores.clear();
         self.scores.extend_from_slice(logits);
+        for &(id, bias) in &self.params.logit_bias {
+            self.scores[index_of(id, logits.len())?] += bias;
+        }
         if self.params.repetition_penalty != 1.0 {
             self.penalise_repetition(prompt, generated)?;
         }

@@ -26,6 +26,8 @@ pub struct SamplingParams {
     pub frequency_penalty: f64,
     /// Seed of the draws; `None` draws a seed.
     pub seed: Option<u64>,
+    /// Added to the logits of these ids before everything else.
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl Default for SamplingParams {
@@ -40,6 +42,7 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             seed: None,
+            logit_bias: Vec::new(),
         }
     }
 }
@@ -120,6 +123,8 @@ pub struct SamplingOverrides {
     pub frequency_penalty: Option<f64>,
     /// See [`SamplingParams::seed`].
     pub seed: Option<u64>,
+    /// See [`SamplingParams::logit_bias`].
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl SamplingOverrides {

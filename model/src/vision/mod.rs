@@ -15,6 +15,7 @@ use crate::config::VisionConfig;
 use crate::init::Init;
 use crate::linear::Linear;
 use crate::probe::Probe;
+use crate::rope::Rotary;
 use block::VisionBlock;
 use merger::PatchMerger;
 use pos_embed::PositionTable;
@@ -48,6 +49,29 @@ pub struct VisionFeatures {
     pub deepstack: Vec<Tensor<2>>,
 }
 
+/// Patches on their way through the blocks, so that a large picture can be interrupted.
+#[derive(Debug)]
+pub(crate) struct VisionPass {
+    x: Tensor<2>,
+    plan: VisionPlan,
+    rotary: Rotary,
+    /// DeepStack features, with their levels.
+    levels: Vec<(usize, Tensor<2>)>,
+    next: usize,
+}
+
+impl VisionPass {
+    /// Patches in all.
+    pub(crate) fn patches(&self) -> usize {
+        self.plan.patches()
+    }
+
+    /// Whether no block of `tower` is left.
+    pub(crate) fn is_over(&self, tower: &VisionTower) -> bool {
+        self.next == tower.blocks.len()
+    }
+}
+
 impl VisionTower {
     /// A tower with lazy parameters.
     pub fn new(config: &VisionConfig, init: &Init) -> Self {
@@ -73,22 +97,44 @@ impl VisionTower {
         plan: &VisionPlan,
         probe: &mut Probe,
     ) -> VisionFeatures {
-        let mut x = self.enter(pixels, plan, probe);
+        let pass = self.begin(pixels, plan.clone(), probe);
+        self.end(self.advance(pass, self.blocks.len(), probe), probe)
+    }
+
+    /// A pass that stands before the first block.
+    pub(crate) fn begin(
+        &self,
+        pixels: TensorData,
+        plan: VisionPlan,
+        probe: &mut Probe,
+    ) -> VisionPass {
+        let x = self.enter(pixels, &plan, probe);
         let rotary = plan.rotary(&self.device());
         if probe.is_on() {
             let (cos, sin) = rotary.full();
             probe.record("rope_cos", &cos);
             probe.record("rope_sin", &sin);
         }
-        let mut deepstack = Vec::with_capacity(self.config.deepstack_indexes.len());
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, plan, &rotary);
+        VisionPass { x, plan, rotary, levels: Vec::new(), next: 0 }
+    }
+
+    /// Runs the next `blocks` blocks, or those that are left.
+    pub(crate) fn advance(&self, pass: VisionPass, blocks: usize, probe: &mut Probe) -> VisionPass {
+        let VisionPass { mut x, plan, rotary, mut levels, next } = pass;
+        let end = next.saturating_add(blocks).min(self.blocks.len());
+        for (index, block) in self.blocks.iter().enumerate().take(end).skip(next) {
+            x = block.forward(x, &plan, &rotary);
             probe.record(format!("block.{index}"), &x);
-            deepstack.extend(self.taps(index, &x));
+            levels.extend(self.taps(index, &x));
         }
-        let embeds = self.merger.forward(x);
+        VisionPass { x, plan, rotary, levels, next: end }
+    }
+
+    /// The features of a pass whose blocks have all run.
+    pub(crate) fn end(&self, pass: VisionPass, probe: &mut Probe) -> VisionFeatures {
+        let embeds = self.merger.forward(pass.x);
         probe.record("embeds", &embeds);
-        VisionFeatures { embeds, deepstack: in_order(deepstack, probe) }
+        VisionFeatures { embeds, deepstack: in_order(pass.levels, probe) }
     }
 
     /// What the first block reads: patches with their positions, `[patches, hidden]`.

@@ -1,7 +1,7 @@
 //! The `ffmpeg` and `ffprobe` programs as child processes: facts and packet times from the one, raw frames through
 //! a pipe from the other.
 //!
-//! Programs read one local file only (`-protocol_whitelist file,pipe`), so that a playlist cannot reach the network.
+//! Programs read one local file only: no protocol of the network, and no format whose files name others (playlists).
 
 mod probe;
 
@@ -19,6 +19,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Keeps a program to its input file: a playlist could name any file of the disk.
+const ONE_FILE: [&str; 4] = [
+    "-protocol_whitelist",
+    "file,pipe",
+    "-format_whitelist",
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,h264,hevc,av1,ivf,obu,m4v,flv,asf,ogg,gif,apng,mjpeg,nut,mxf,rm,wtv,dv,\
+     swf,yuv4mpegpipe,webp_pipe",
+];
 
 /// Most frames that the `select` filter lists (about 60 kB of arguments); with more, all frames are piped.
 const MAX_SELECT: usize = 2048;
@@ -190,7 +199,8 @@ impl Piped {
         let map = format!("0:{}", self.stream);
         let child = Command::new(&self.ffmpeg)
             .args(["-hide_banner", "-nostdin", "-v", "level+info", "-nostats"])
-            .args(["-protocol_whitelist", "file,pipe", "-copyts", "-i"])
+            .args(ONE_FILE)
+            .args(["-copyts", "-i"])
             .arg(self.input.argument())
             .args(["-map", &map, "-an", "-sn", "-dn"])
             .args(self.every_frame)

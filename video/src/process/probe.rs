@@ -135,7 +135,8 @@ fn version(said: &str) -> Option<(u32, u32)> {
 /// Starts `ffprobe` with what all calls have in common.
 fn ffprobe(program: &Path, input: &Input, arguments: &[&str]) -> std::io::Result<Child> {
     Command::new(program)
-        .args(["-v", "error", "-protocol_whitelist", "file,pipe"])
+        .args(["-v", "error"])
+        .args(super::ONE_FILE)
         .args(arguments)
         .arg("-i")
         .arg(input.argument())

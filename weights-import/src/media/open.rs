@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use qwen3_vl_model::processor::image::image_size;
 use qwen3_vl_model::processor::message::{MediaRef, MediaSource, VideoRef};
@@ -78,14 +78,14 @@ fn open_film(
             let file = download(location, &limits.video, progress)?;
             (file.to_path_buf(), Some(file))
         }
-        Some("file") => (file_url_path(location)?, None),
+        Some("file") => (limits.video.policy.file(file_url_path(location)?)?, None),
         Some("data") => {
             let bytes = read_source(location, &limits.fetch)?.into();
             let name = shown(location).chars().take(40).collect();
             return film(location, VideoInput::Bytes { name, bytes }, video, limits, None);
         }
         Some(other) => return Err(unsupported(location, other).into()),
-        None => (PathBuf::from(location), None),
+        None => (limits.video.policy.path(Path::new(location))?, None),
     };
     if !path.exists() {
         return Err(FetchError::NoFile { path }.into());

@@ -1,7 +1,9 @@
 //! Resized frames kept as bytes, cut into patches a few at a time.
 
-use std::hash::{Hash, Hasher};
 use std::ops::Range;
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
 
 use super::patchify::check_frames;
 use super::{Grid, ImageError, Normalization, NormalizationTable, PatchLayout, RgbImage, patchify};
@@ -13,6 +15,17 @@ pub struct PackedFrames {
     layout: PatchLayout,
     table: NormalizationTable,
     grid: Grid,
+    key: LazyKey,
+}
+
+/// A digest that follows from the rest, so that it takes no part in comparisons.
+#[derive(Debug, Clone, Default)]
+struct LazyKey(OnceLock<[u8; 32]>);
+
+impl PartialEq for LazyKey {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl PackedFrames {
@@ -27,7 +40,7 @@ impl PackedFrames {
     ) -> Result<Self, ImageError> {
         let first = check_frames(&frames, layout.factor())?;
         let grid = layout.grid(frames.len(), first.height as usize, first.width as usize);
-        Ok(Self { frames, layout, table: normalization.table(), grid })
+        Ok(Self { frames, layout, table: normalization.table(), grid, key: LazyKey::default() })
     }
 
     /// Patches of the whole clip.
@@ -61,12 +74,18 @@ impl PackedFrames {
         patches.expect("the frames were checked when they were packed").pixel_values
     }
 
-    /// Feeds everything that the patches follow from to `hasher`.
-    pub fn hash_content(&self, hasher: &mut impl Hasher) {
-        self.grid.hash(hasher);
-        self.frames.iter().for_each(|frame| hasher.write(&frame.data));
-        let channels = self.table.0.iter().flatten();
-        channels.for_each(|value| hasher.write_u32(value.to_bits()));
+    /// A digest of everything that the patches follow from, computed when it is first asked for.
+    #[must_use]
+    pub fn content_key(&self) -> [u8; 32] {
+        *self.key.0.get_or_init(|| {
+            let mut digest = Sha256::new();
+            let Grid { t, h, w } = self.grid;
+            [t, h, w].iter().for_each(|side| digest.update((*side as u64).to_le_bytes()));
+            self.frames.iter().for_each(|frame| digest.update(&frame.data));
+            let channels = self.table.0.iter().flatten();
+            channels.for_each(|value| digest.update(value.to_le_bytes()));
+            digest.finalize().into()
+        })
     }
 }
 
@@ -96,9 +115,7 @@ mod tests {
     #[test]
     fn a_changed_pixel_changes_the_hash() {
         let hash = |frames: Vec<RgbImage>| {
-            let mut hasher = std::hash::DefaultHasher::new();
-            PackedFrames::new(frames, LAYOUT, &PLAIN).unwrap().hash_content(&mut hasher);
-            hasher.finish()
+            PackedFrames::new(frames, LAYOUT, &PLAIN).unwrap().content_key()
         };
         let mut other = clip(2);
         other[1].data[5] ^= 1;

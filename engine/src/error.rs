@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a checkpoint's name and an answer.
 
+use crate::grammar::GrammarError;
 use qwen3_vl_backends::DeviceError;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::GenerateError;
@@ -41,4 +42,8 @@ pub enum Error {
     Stop(#[from] StopError),
     #[error("max_tokens is 0; ask for at least 1 token")]
     NoTokens,
+    #[error("token id {id} is not below the vocabulary size {vocabulary}")]
+    TokenId { id: u32, vocabulary: usize },
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use qwen3_vl_model::batch::{Batch, BatchEvent, BatchOptions, SequenceId};
+use qwen3_vl_model::batch::{Batch, BatchEvent, BatchOptions, BatchStats, SequenceId};
 use qwen3_vl_model::generate::FinishReason;
-use qwen3_vl_model::stream::TextAssembler;
+use qwen3_vl_model::stream::{StreamEvent, TextAssembler};
 
 use crate::{Error, Prepared, Qwen3Vl, Request, Response};
 
@@ -29,17 +29,44 @@ impl Qwen3Vl {
     }
 }
 
-impl<K> Requests<'_, K> {
+impl<'m, K> Requests<'m, K> {
     /// Adds a request whose prompt was made by [`Qwen3Vl::prepare`].
     ///
     /// # Errors
     /// When the request does not fit the model; the others are not touched.
     pub fn submit(&mut self, key: K, prepared: Prepared, request: &Request) -> Result<(), Error> {
+        self.try_submit(key, prepared, request).map_err(|(_, error)| error)
+    }
+
+    /// As [`Self::submit`], giving the key back where the request is refused.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn try_submit(
+        &mut self,
+        key: K,
+        prepared: Prepared,
+        request: &Request,
+    ) -> Result<(), (K, Error)> {
+        match self.enter(&prepared, request) {
+            Ok((id, text)) => {
+                self.open.insert(id, Open { key, text, response: prepared.begin(request) });
+                Ok(())
+            }
+            Err(error) => Err((key, error)),
+        }
+    }
+
+    fn enter(
+        &mut self,
+        prepared: &Prepared,
+        request: &Request,
+    ) -> Result<(SequenceId, TextAssembler<'m>), Error> {
         let options = self.model.options(request)?;
-        let text = self.model.assembler(&prepared, request)?;
-        let id = self.batch.submit(&prepared.chat.inputs, options)?;
-        self.open.insert(id, Open { key, text, response: prepared.begin(request) });
-        Ok(())
+        let text = self.model.assembler(prepared, request)?;
+        let constraint = self.model.constraint(prepared, request)?;
+        let inputs = &prepared.chat.inputs;
+        Ok((self.batch.submit_constrained(inputs, options, constraint)?, text))
     }
 
     /// Whether a request added now would run in the next step.
@@ -57,13 +84,41 @@ impl<K> Requests<'_, K> {
         self.open.is_empty()
     }
 
-    /// Runs the model once for all, and returns the answers that are complete now.
-    pub fn step(&mut self) -> Vec<(K, Result<Response, Error>)> {
-        let events = self.batch.step();
-        events.into_iter().filter_map(|(id, event)| self.take(id, event)).collect()
+    /// How full the batch is, and what its caches have saved.
+    pub fn stats(&self) -> BatchStats {
+        self.batch.stats()
     }
 
-    fn take(&mut self, id: SequenceId, event: BatchEvent) -> Option<(K, Result<Response, Error>)> {
+    /// Forgets the requests whose key `wanted` does not want.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&K) -> bool) {
+        let gone = self.open.iter().filter(|(_, open)| !wanted(&open.key));
+        let gone: Vec<SequenceId> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            self.open.remove(&id);
+            self.batch.cancel(id);
+        }
+    }
+
+    /// Runs the model once for all, and returns the answers that are complete now.
+    pub fn step(&mut self) -> Vec<(K, Result<Response, Error>)> {
+        self.step_with(&mut |_, _| ())
+    }
+
+    /// As [`Self::step`], telling `sink` of every piece of every answer.
+    pub fn step_with(
+        &mut self,
+        sink: &mut dyn FnMut(&K, &StreamEvent),
+    ) -> Vec<(K, Result<Response, Error>)> {
+        let events = self.batch.step();
+        events.into_iter().filter_map(|(id, event)| self.take(id, event, sink)).collect()
+    }
+
+    fn take(
+        &mut self,
+        id: SequenceId,
+        event: BatchEvent,
+        sink: &mut dyn FnMut(&K, &StreamEvent),
+    ) -> Option<(K, Result<Response, Error>)> {
         let open = self.open.get_mut(&id)?;
         let reason = match event {
             BatchEvent::Failed(error) => {
@@ -80,10 +135,12 @@ impl<K> Requests<'_, K> {
         }
         while let Some(event) = open.text.pop() {
             open.response.collect(&event);
+            sink(&open.key, &event);
         }
         let reason = reason?;
         let (answer, timings) = self.batch.answer(id)?;
-        let open = self.open.remove(&id)?;
+        let mut open = self.open.remove(&id)?;
+        open.response.stopped_by = open.text.stopped_by().map(str::to_owned);
         let response = open.response.completed(answer, reason, timings);
         self.batch.cancel(id);
         Some((open.key, Ok(response)))

@@ -7,9 +7,10 @@ use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
 use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
-use qwen3_vl_model::processor::thinking::ThinkingSplitter;
-use qwen3_vl_model::processor::{PreparedChat, Processor, VideoRules};
-use qwen3_vl_model::sample::GenerationDefaults;
+use qwen3_vl_model::inputs::ModelInputs;
+use qwen3_vl_model::processor::thinking::{ThinkingSplitter, opens_thinking};
+use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor, VideoRules};
+use qwen3_vl_model::sample::{Constraint, GenerationDefaults};
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
@@ -22,6 +23,7 @@ use qwen3_vl_weights::{
     load_processor,
 };
 
+use crate::grammar::{Grammars, Start};
 use crate::response::MediaReport;
 use crate::{Error, Request, Response};
 
@@ -85,6 +87,7 @@ pub struct Qwen3Vl {
     report: LoadReport,
     folder: PathBuf,
     load_time: Duration,
+    grammars: Grammars,
 }
 
 impl Qwen3Vl {
@@ -131,6 +134,7 @@ impl Qwen3Vl {
             report,
             folder,
             load_time: start.elapsed(),
+            grammars: Grammars::default(),
         })
     }
 
@@ -211,7 +215,9 @@ impl Qwen3Vl {
     ) -> Result<AnswerStream<'a>, Error> {
         let options = self.options(request)?;
         let text = self.assembler(&prepared, request)?;
+        let constraint = self.constraint(&prepared, request)?;
         let generation = Generation::start(&self.model, session, &prepared.chat.inputs, options)?;
+        let generation = generation.with_constraint(constraint);
         let stream = TextStream::new(generation, text);
         Ok(AnswerStream { stream, response: prepared.begin(request) })
     }
@@ -227,6 +233,83 @@ impl Qwen3Vl {
         Ok(TextAssembler::new(self.processor.tokenizer(), stops, thinking))
     }
 
+    /// Rules out tokens that the form of the answer does not allow.
+    pub(crate) fn constraint(
+        &self,
+        prepared: &Prepared,
+        request: &Request,
+    ) -> Result<Option<Box<dyn Constraint>>, Error> {
+        let start = Start {
+            tokenizer: self.processor.tokenizer(),
+            vocabulary: self.model.config().text.vocab_size,
+            ends: &self.defaults.eos_token_ids,
+            reasoning: opens_thinking(&prepared.chat.rendered),
+            budget: request.reasoning_budget,
+        };
+        Ok(self.grammars.constraint(&request.format, &start)?)
+    }
+
+    /// The ids of a text.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, Error> {
+        Ok(self.processor.tokenizer().encode(text).map_err(ProcessError::from)?)
+    }
+
+    /// The text of ids, control tokens included.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, Error> {
+        Ok(self.processor.tokenizer().decode(ids, false).map_err(ProcessError::from)?)
+    }
+
+    /// The ids of a chat, whose media are opened but not decoded.
+    ///
+    /// # Errors
+    /// When a medium cannot be opened, or `progress` stops.
+    pub fn count(
+        &self,
+        request: &Request,
+        progress: &mut dyn MediaProgress,
+    ) -> Result<Vec<u32>, Error> {
+        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let infos = opened.infos();
+        let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
+        Ok(planned.ids)
+    }
+
+    /// The final hidden state after the last token of a prompt, of `hidden_size` values.
+    ///
+    /// # Errors
+    /// When the prompt is empty or no prompt of this model.
+    pub fn embed(&self, prepared: &Prepared) -> Result<Vec<f32>, Error> {
+        let inputs = &prepared.chat.inputs;
+        Ok(Session::new(&self.model)
+            .embed(&self.model, inputs, PREFILL_CHUNK)
+            .map_err(GenerateError::from)?)
+    }
+
+    /// The prompt of a bare text, without a chat template.
+    ///
+    /// # Errors
+    /// When it is too long.
+    pub fn prepare_text(&self, text: &str) -> Result<Prepared, Error> {
+        let ids = self.processor.tokenizer().encode(text).map_err(ProcessError::from)?;
+        self.prepare_ids(ids, text.to_owned())
+    }
+
+    /// The prompt of bare ids; `rendered` is their text.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn prepare_ids(&self, ids: Vec<u32>, rendered: String) -> Result<Prepared, Error> {
+        self.check_context(ids.len())?;
+        let chat = PreparedChat { rendered, inputs: ModelInputs::text(ids), media: Vec::new() };
+        Ok(Prepared { chat, report: MediaReport::default() })
+    }
+
     /// Reads the media of a request and makes its prompt. What does not fit the context is refused from sizes and
     /// times alone, before pixels are decoded.
     ///
@@ -239,7 +322,8 @@ impl Qwen3Vl {
     ) -> Result<Prepared, Error> {
         let start = Instant::now();
         let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
-        let planned = self.processor.plan(&request.conversation, &opened.infos())?;
+        let infos = opened.infos();
+        let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         self.check_context(planned.tokens())?;
         let report = MediaReport::of(&opened);
         let decoded = opened.decode(&self.processor, &planned, &self.media, progress)?;
@@ -264,9 +348,16 @@ impl Qwen3Vl {
             return Err(Error::NoTokens);
         }
         let eos = if request.ignore_eos { &[][..] } else { &self.defaults.eos_token_ids };
+        let vocabulary = self.model.config().text.vocab_size;
+        let ids = request.sampling.logit_bias.iter().map(|(id, _)| *id);
+        if let Some(id) =
+            ids.chain(request.stop_token_ids.iter().copied()).find(|id| *id as usize >= vocabulary)
+        {
+            return Err(Error::TokenId { id, vocabulary });
+        }
         Ok(GenerateOptions {
             max_new_tokens,
-            eos_token_ids: eos.to_vec(),
+            eos_token_ids: [eos, &request.stop_token_ids].concat(),
             sampling: self.defaults.resolve(&request.sampling)?,
             logprobs: request.logprobs,
             prefill_chunk: PREFILL_CHUNK,
@@ -276,7 +367,7 @@ impl Qwen3Vl {
 }
 
 /// A request as the model takes it, and what reading its media told.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     pub chat: PreparedChat,
     pub report: MediaReport,
@@ -342,7 +433,8 @@ impl AnswerStream<'_> {
     }
 
     /// The answer as far as it was read.
-    pub fn into_response(self) -> Response {
+    pub fn into_response(mut self) -> Response {
+        self.response.stopped_by = self.stream.stopped_by().map(str::to_owned);
         let (finish, timings) = (self.stream.finish_reason(), self.stream.timings());
         self.response.completed(self.stream.answer(), finish, timings)
     }

@@ -42,6 +42,8 @@ pub struct Response {
     pub token_ids: Vec<u32>,
     pub prompt_token_ids: Vec<u32>,
     pub finish_reason: FinishReason,
+    /// The stop string that ended the answer.
+    pub stopped_by: Option<String>,
     pub usage: Usage,
     pub timings: Timings,
     /// Seconds in which pictures were read, resized and cut.
@@ -70,6 +72,7 @@ impl Response {
             token_ids: Vec::new(),
             prompt_token_ids: chat.inputs.ids,
             finish_reason: FinishReason::Interrupted,
+            stopped_by: None,
             usage: Usage { image_tokens, video_tokens, ..Usage::default() },
             timings: Timings::default(),
             preprocess: report.time,

@@ -1,0 +1,79 @@
+//! One sequence of a batch.
+
+use std::time::Duration;
+
+use super::{BatchEvent, SequenceId};
+use crate::cache::KvCache;
+use crate::encode::Encoding;
+use crate::generate::{Answer, Timings};
+use crate::model::{Step, Work};
+use crate::prefix::Trace;
+use crate::prompt::Prompt;
+
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) id: SequenceId,
+    pub(super) prompt: Prompt,
+    pub(super) trace: Trace,
+    pub(super) answer: Answer,
+    pub(super) cache: KvCache,
+    /// Bytes that the cache may grow to.
+    pub(super) reserved: u64,
+    /// Whether its prompt was looked for in other caches.
+    pub(super) looked: bool,
+    /// Frames in the vision tower.
+    pub(super) encoding: Option<Encoding>,
+    /// Rows that the step being made runs; 0 outside of a step.
+    pub(super) rows: usize,
+    pub(super) timings: Timings,
+}
+
+impl Sequence {
+    pub(super) fn goes_on(&self) -> bool {
+        self.answer.finish_reason().is_none()
+    }
+
+    /// Prompt tokens that are not in the cache.
+    pub(super) fn open_prompt(&self) -> usize {
+        self.prompt.len().saturating_sub(self.cache.len())
+    }
+
+    pub(super) fn work(&mut self) -> Step<'_> {
+        let held = self.cache.len();
+        let work = match self.answer.generated().last() {
+            Some(id) if self.rows == 1 && held >= self.prompt.len() => {
+                let position = self.prompt.positions().next + (held - self.prompt.len()) as u32;
+                Work::Token { id: *id, position }
+            }
+            _ => Work::Prompt { prompt: &mut self.prompt, rows: held..held + self.rows },
+        };
+        Step { work, cache: &mut self.cache }
+    }
+
+    /// Books the time of the step that ran; returns whether the sequence has logits now.
+    pub(super) fn account(&mut self, elapsed: Duration) -> bool {
+        let ready = self.open_prompt() == 0;
+        match self.answer.generated().is_empty() {
+            true => self.timings.prefill += elapsed,
+            false => self.timings.decode += elapsed,
+        }
+        self.timings.vision = self.prompt.vision_time();
+        self.rows = 0;
+        ready
+    }
+
+    pub(super) fn sample(&mut self, logits: &[f32]) -> BatchEvent {
+        match self.answer.sample(logits) {
+            Ok(token) => BatchEvent::Token { token, finish: self.answer.finish_reason() },
+            Err(error) => BatchEvent::Failed(error),
+        }
+    }
+
+    /// What the cache holds, to be kept when the sequence is over.
+    pub(super) fn into_trace(self) -> (Trace, KvCache) {
+        let mut trace = self.trace;
+        trace.ids.extend_from_slice(self.answer.generated());
+        trace.ids.truncate(self.cache.len());
+        (trace, self.cache)
+    }
+}

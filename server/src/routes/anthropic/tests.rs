@@ -1,0 +1,74 @@
+use serde_json::{Value, json};
+
+use super::request::to_chat;
+
+#[test]
+fn a_body_becomes_a_chat() {
+    let body = json!({
+        "model": "m",
+        "max_tokens": 9,
+        "system": [{"type": "text", "text": "Be brief."}],
+        "stop_sequences": ["END"],
+        "thinking": {"type": "enabled", "budget_tokens": 32},
+        "tools": [{"name": "zoom", "description": "d", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+        "messages": [
+            {"role": "user", "content": [
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                {"type": "text", "text": "What?", "cache_control": {"type": "ephemeral"}},
+            ]},
+            {"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "s"},
+                {"type": "tool_use", "id": "t1", "name": "zoom", "input": {"x": 1}},
+            ]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "done"}]},
+        ],
+    });
+    let expected = json!({
+        "model": "m",
+        "max_tokens": 9,
+        "stop": ["END"],
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "text", "text": "What?"},
+            ]},
+            {"role": "assistant", "content": [], "tool_calls": [
+                {"id": "t1", "type": "function", "function": {"name": "zoom", "arguments": {"x": 1}}},
+            ], "reasoning_content": "hm"},
+            {"role": "tool", "tool_call_id": "t1", "content": "done"},
+        ],
+        "tools": [{"type": "function", "function": {
+            "name": "zoom", "description": "d", "parameters": {"type": "object"}}}],
+        "parallel_tool_calls": false,
+        "tool_choice": "required",
+        "chat_template_kwargs": {"enable_thinking": true},
+        "thinking_token_budget": 32,
+    });
+    assert_eq!(to_chat(body).unwrap(), expected);
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"max_tokens": 1, "messages": [{"role": "user", "content": "a"}]});
+        body[field] = value;
+        to_chat(body).unwrap_err()
+    };
+    let document = json!([{"role": "user", "content": [{"type": "document"}]}]);
+    for (field, value, name) in [
+        ("mcp_servers", json!([1]), "mcp_servers"),
+        ("messages", document, "messages[0].content[0].type"),
+        (
+            "messages",
+            json!([{"role": "user", "content": [{"type": "text", "txt": "a"}]}]),
+            "messages[0].content[0].text",
+        ),
+        ("tool_choice", json!({"type": "some"}), "tool_choice"),
+        ("max_tokens", Value::Null, "max_tokens"),
+    ] {
+        let error = with(field, value);
+        assert_eq!(error.field(), Some(name), "{error}");
+    }
+}

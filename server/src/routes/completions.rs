@@ -1,0 +1,181 @@
+//! `POST /v1/completions`: bare prompts, without a chat template.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
+use axum::response::sse::Event as Line;
+use axum::response::{IntoResponse, Response as HttpResponse};
+use qwen3_vl_engine::openai::{CompletionBody, Head, Prompts, parse_completion};
+use qwen3_vl_engine::{Prepared, Qwen3Vl, Response, TokenLogprob};
+use qwen3_vl_model::processor::detokenize::token_bytes;
+use qwen3_vl_model::stream::StreamEvent;
+use serde_json::{Map, Value, json};
+
+use super::Shared;
+use super::body::Json;
+use super::chat::{head, repeat};
+use super::log::RequestId;
+use crate::engine::Client;
+use crate::error::ApiError;
+use crate::sse::{Dialect, data, stream};
+
+/// `POST /v1/completions`.
+pub async fn completions(
+    State(app): State<Shared>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    client: Client,
+    Json(body): Json,
+) -> Result<HttpResponse, ApiError> {
+    let body = parse_completion(body)?;
+    if body.echo && body.request.logprobs.is_some() {
+        let message = "`logprobs` is not supported beside `echo`: prompts have none here";
+        return Err(ApiError::bad_request(message, Some("logprobs")));
+    }
+    let head = head(&app, &format!("cmpl-{id}"), body.model.as_deref())?;
+    let prompts = body.prompts.clone();
+    let prepared: Vec<Prepared> = app
+        .work(move |model, _| prompts.iter().map(|prompt| prepare(model, prompt)).collect())
+        .await?;
+    let echoes = echoes(&body, &prepared);
+    let jobs = prepared.into_iter().flat_map(|prompt| repeat(prompt, &body.request, body.n));
+    let answers = app.submit(client, jobs.collect())?;
+    let model = Arc::clone(app.model()?);
+    if body.stream {
+        let include_usage = body.stream_options.include_usage;
+        let writer =
+            TextStream { model, head, include_usage, echoes, n: body.n, pending: Vec::new() };
+        return Ok(stream(answers, writer));
+    }
+    let responses = answers.whole().await?;
+    let all = responses.iter().zip(&echoes).enumerate();
+    let choices: Vec<Value> = all
+        .map(|(index, (response, echo))| {
+            let text = format!("{echo}{}", response.text);
+            let logprobs = response.logprobs.as_deref().map(|tokens| legacy(&model, tokens));
+            choice(index, &text, logprobs, Some(response.finish_reason.as_str()))
+        })
+        .collect();
+    let mut reply = head.object("text_completion");
+    reply["choices"] = choices.into();
+    reply["usage"] = usage(&responses.iter().collect::<Vec<_>>(), body.n);
+    Ok(axum::Json(reply).into_response())
+}
+
+fn prepare(model: &Qwen3Vl, prompt: &Prompts) -> Result<Prepared, qwen3_vl_engine::Error> {
+    match prompt {
+        Prompts::Text(text) => model.prepare_text(text),
+        Prompts::Ids(ids) => model.prepare_ids(ids.clone(), model.detokenize(ids)?),
+    }
+}
+
+/// What stands before each answer.
+fn echoes(body: &CompletionBody, prepared: &[Prepared]) -> Vec<String> {
+    let text = |prompt: &Prepared| match body.echo {
+        true => prompt.chat.rendered.clone(),
+        false => String::new(),
+    };
+    prepared.iter().flat_map(|prompt| std::iter::repeat_n(text(prompt), body.n)).collect()
+}
+
+fn choice(index: usize, text: &str, logprobs: Option<Value>, finish: Option<&str>) -> Value {
+    json!({ "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish })
+}
+
+/// Token counts over prompts with `n` answers each.
+fn usage(responses: &[&Response], n: usize) -> Value {
+    let prompt: usize = responses.iter().step_by(n).map(|r| r.usage.prompt_tokens).sum();
+    let written: usize = responses.iter().map(|r| r.usage.completion_tokens).sum();
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+    })
+}
+
+/// Log probabilities in the form that completions have.
+fn legacy(model: &Qwen3Vl, tokens: &[TokenLogprob]) -> Value {
+    let text =
+        |id| String::from_utf8_lossy(&token_bytes(model.processor().tokenizer(), id)).into_owned();
+    let mut offset = 0;
+    let (mut words, mut offsets) = (Vec::new(), Vec::new());
+    for token in tokens {
+        let word = text(token.id);
+        offsets.push(offset);
+        offset += word.chars().count();
+        words.push(word);
+    }
+    let top = |token: &TokenLogprob| {
+        let entries = token.logprobs.top.iter();
+        entries.map(|(id, value)| (text(*id), json!(value))).collect::<Map<_, _>>()
+    };
+    json!({
+        "tokens": words,
+        "token_logprobs": tokens.iter().map(|token| token.logprobs.chosen).collect::<Vec<_>>(),
+        "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": offsets,
+    })
+}
+
+/// Chunks of completions.
+struct TextStream {
+    model: Arc<Qwen3Vl>,
+    head: Head,
+    include_usage: bool,
+    echoes: Vec<String>,
+    n: usize,
+    /// Tokens whose text has not been sent, with the choice that they belong to.
+    pending: Vec<(usize, TokenLogprob)>,
+}
+
+impl TextStream {
+    fn chunk(&mut self, index: usize, text: &str, finish: Option<&str>) -> Line {
+        let mine = self.pending.extract_if(.., |(at, _)| *at == index).map(|(_, token)| token);
+        let tokens: Vec<TokenLogprob> = mine.collect();
+        let logprobs = (!tokens.is_empty()).then(|| legacy(&self.model, &tokens));
+        let mut chunk = self.head.object("text_completion");
+        chunk["choices"] = json!([choice(index, text, logprobs, finish)]);
+        data(&chunk)
+    }
+}
+
+impl Dialect for TextStream {
+    fn begin(&mut self) -> Vec<Line> {
+        let echoes = self.echoes.clone();
+        let given = echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty());
+        given.map(|(index, echo)| self.chunk(index, echo, None)).collect()
+    }
+
+    fn piece(&mut self, index: usize, event: StreamEvent) -> Vec<Line> {
+        match event {
+            StreamEvent::Token(token) => {
+                let id = token.id;
+                let waiting = token.logprobs.map(|logprobs| (index, TokenLogprob { id, logprobs }));
+                self.pending.extend(waiting);
+                Vec::new()
+            }
+            StreamEvent::Reasoning(text) | StreamEvent::Text(text) => {
+                vec![self.chunk(index, &text, None)]
+            }
+        }
+    }
+
+    fn done(&mut self, index: usize, response: &Response) -> Vec<Line> {
+        vec![self.chunk(index, "", Some(response.finish_reason.as_str()))]
+    }
+
+    fn end(&mut self, responses: &[&Response]) -> Vec<Line> {
+        let mut lines = Vec::new();
+        if self.include_usage {
+            let mut chunk = self.head.object("text_completion");
+            chunk["choices"] = json!([]);
+            chunk["usage"] = usage(responses, self.n);
+            lines.push(data(&chunk));
+        }
+        lines.push(Line::default().data("[DONE]"));
+        lines
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<Line> {
+        vec![data(&json!({ "error": error.body() })), Line::default().data("[DONE]")]
+    }
+}

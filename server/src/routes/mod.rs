@@ -1,0 +1,113 @@
+//! The endpoints.
+
+mod anthropic;
+mod body;
+mod chat;
+mod completions;
+mod log;
+mod metrics;
+mod models;
+mod page;
+mod responses;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+pub use metrics::Metrics;
+
+use crate::ServeError;
+use crate::app::App;
+use crate::error::ApiError;
+
+type Shared = Arc<App>;
+
+/// All endpoints of `app`.
+///
+/// # Errors
+/// When an allowed origin is none.
+pub fn router(app: Shared) -> Result<Router, ServeError> {
+    let guarded = Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::one))
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/embeddings", post(tokens::embeddings))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/metrics", get(metrics::text))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard));
+    let open = Router::new()
+        .route("/health", get(models::health))
+        .route("/v1/health", get(models::health))
+        .route("/version", get(models::version))
+        .route("/", get(page::index))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/markdown.js", get(page::markdown))
+        .route("/openapi.json", get(page::openapi));
+    let limit = DefaultBodyLimit::max(app.config.max_body_bytes);
+    let mut all = open
+        .merge(guarded)
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(limit)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), log::log));
+    if let Some(cors) = cors(&app.config.allowed_origins)? {
+        all = all.layer(cors);
+    }
+    Ok(all.with_state(app))
+}
+
+/// Lets requests with a right key pass.
+async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+    match app.keys.check(request.headers()) {
+        Ok(key) => {
+            request.extensions_mut().insert(body::KeyDigest(key));
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn unknown(request: Request) -> ApiError {
+    let message = format!("there is no endpoint {}", request.uri().path());
+    ApiError::of(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    ApiError::of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// Cross-origin rules; none without origins, so that browsers keep other sites out.
+fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let parse = |origin: &String| match HeaderValue::from_str(origin) {
+        Ok(value) if origin.contains("://") => Ok(value),
+        _ => Err(ServeError::Origin { origin: origin.clone() }),
+    };
+    let allowed = match origins.iter().any(|origin| origin == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().map(parse).collect::<Result<Vec<_>, _>>()?),
+    };
+    let headers =
+        [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("x-api-key")];
+    let cors = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(headers);
+    Ok(Some(cors))
+}

@@ -1,0 +1,132 @@
+//! `POST /v1/responses`, without state: what was said before comes with every request.
+
+mod request;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use qwen3_vl_engine::openai::{Head, parse_chat};
+use qwen3_vl_engine::tools::ToolCall;
+use qwen3_vl_engine::{Response, Usage};
+use qwen3_vl_model::generate::FinishReason;
+use serde_json::{Value, json};
+
+use super::Shared;
+use super::body::Json;
+use super::chat::{head, repeat, split_tools};
+use super::log::RequestId;
+use crate::engine::Client;
+use crate::error::ApiError;
+
+/// `POST /v1/responses`.
+pub async fn responses(
+    State(app): State<Shared>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    client: Client,
+    Json(body): Json,
+) -> Result<HttpResponse, ApiError> {
+    let echo = request::echo(&body);
+    let mut chat = parse_chat(request::to_chat(body)?)?;
+    let frame = Frame { head: head(&app, &format!("resp_{id}"), chat.model.as_deref())?, echo };
+    let prepared = app.prepare(&mut chat.request).await?;
+    let answers = app.submit(client, repeat(prepared, &chat.request, 1))?;
+    if chat.stream {
+        return Ok(crate::sse::stream(answers, stream::ResponseStream::new(frame, chat.tools)));
+    }
+    let all = answers.whole().await?;
+    let Some(response) = all.first() else {
+        return Err(ApiError::internal(&"a request without an answer"));
+    };
+    let (text, calls) = split_tools(chat.tools, response);
+    let output = output(&frame.head.id, response, &text, &calls);
+    Ok(axum::Json(frame.finished(response, output)).into_response())
+}
+
+/// What all states of a response have in common.
+struct Frame {
+    head: Head,
+    /// Fields of the request that are told back.
+    echo: Value,
+}
+
+impl Frame {
+    fn object(&self, status: &str, output: Vec<Value>) -> Value {
+        let mut object = json!({
+            "id": self.head.id,
+            "object": "response",
+            "created_at": self.head.created,
+            "status": status,
+            "error": null,
+            "incomplete_details": null,
+            "model": self.head.model,
+            "output": output,
+            "usage": null,
+        });
+        for (field, value) in self.echo.as_object().into_iter().flatten() {
+            object[field] = value.clone();
+        }
+        object
+    }
+
+    fn finished(&self, response: &Response, output: Vec<Value>) -> Value {
+        let cut = response.finish_reason == FinishReason::Length;
+        let mut object = self.object(if cut { "incomplete" } else { "completed" }, output);
+        if cut {
+            object["incomplete_details"] = json!({ "reason": "max_output_tokens" });
+        }
+        object["usage"] = usage(&response.usage);
+        object
+    }
+}
+
+fn usage(usage: &Usage) -> Value {
+    json!({
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": { "cached_tokens": usage.cached_tokens },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": { "reasoning_tokens": 0 },
+        "total_tokens": usage.total_tokens,
+    })
+}
+
+/// The items of a whole answer.
+fn output(id: &str, response: &Response, text: &str, calls: &[ToolCall]) -> Vec<Value> {
+    let mut items = Vec::new();
+    if let Some(reasoning) = &response.reasoning {
+        items.push(reasoning_item(&format!("rs_{id}"), Some(reasoning)));
+    }
+    if !text.is_empty() || calls.is_empty() {
+        items.push(message_item(&format!("msg_{id}"), "completed", Some(text)));
+    }
+    items.extend(calls.iter().map(call_item));
+    items
+}
+
+fn reasoning_item(id: &str, text: Option<&str>) -> Value {
+    let content: Vec<Value> =
+        text.iter().map(|text| json!({ "type": "reasoning_text", "text": text })).collect();
+    json!({ "type": "reasoning", "id": id, "summary": [], "content": content })
+}
+
+fn message_item(id: &str, status: &str, text: Option<&str>) -> Value {
+    let content: Vec<Value> = text.iter().map(|text| text_part(text)).collect();
+    json!({ "type": "message", "id": id, "status": status, "role": "assistant", "content": content })
+}
+
+fn text_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [] })
+}
+
+fn call_item(call: &ToolCall) -> Value {
+    json!({
+        "type": "function_call",
+        "id": format!("fc_{}", call.id),
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": call.arguments,
+        "status": "completed",
+    })
+}

@@ -1,0 +1,220 @@
+//! A body of `/v1/responses` as one of `/v1/chat/completions`.
+
+use qwen3_vl_engine::openai::BodyError;
+use serde_json::{Map, Value, json};
+
+/// Fields that both dialects have.
+const SHARED: [&str; 13] = [
+    "model",
+    "stream",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "metadata",
+    "store",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+    "chat_template_kwargs",
+];
+/// Fields that a response tells back.
+const ECHO: [&str; 9] = [
+    "instructions",
+    "metadata",
+    "parallel_tool_calls",
+    "temperature",
+    "top_p",
+    "tool_choice",
+    "tools",
+    "max_output_tokens",
+    "text",
+];
+
+type Object = Map<String, Value>;
+
+/// What a response tells back of its request.
+pub(super) fn echo(body: &Value) -> Value {
+    let mut echo = json!({ "parallel_tool_calls": true, "tool_choice": "auto", "tools": [] });
+    for field in ECHO {
+        if let Some(value) = body.get(field) {
+            echo[field] = value.clone();
+        }
+    }
+    echo
+}
+
+/// The body of a chat with the same meaning.
+///
+/// # Errors
+/// [`BodyError`], naming the field.
+pub(super) fn to_chat(body: Value) -> Result<Value, BodyError> {
+    let Value::Object(mut body) = body else {
+        return Err(BodyError::NoObject { wanted: "input", found: "something else" });
+    };
+    body.retain(|_, value| !value.is_null());
+    let mut chat = Object::new();
+    for field in SHARED {
+        if let Some(value) = body.remove(field) {
+            chat.insert(field.to_owned(), value);
+        }
+    }
+    if let Some(tokens) = body.remove("max_output_tokens") {
+        chat.insert("max_completion_tokens".into(), tokens);
+    }
+    chat.insert("messages".into(), messages(&mut body)?.into());
+    tools(&mut body, &mut chat)?;
+    format(body.remove("text"), &mut chat)?;
+    for (field, only) in
+        [("truncation", json!("disabled")), ("background", json!(false)), ("include", json!([]))]
+    {
+        if let Some(value) = body.remove(field).filter(|value| *value != only) {
+            return Err(refuse(field, &value, &only.to_string()));
+        }
+    }
+    match body.keys().next() {
+        Some(field) => Err(BodyError::Unknown { field: field.clone() }),
+        None => Ok(Value::Object(chat)),
+    }
+}
+
+fn messages(body: &mut Object) -> Result<Vec<Value>, BodyError> {
+    let mut all = Vec::new();
+    if let Some(instructions) = body.remove("instructions") {
+        all.push(json!({ "role": "system", "content": instructions }));
+    }
+    match body.remove("input") {
+        Some(Value::String(text)) => all.push(json!({ "role": "user", "content": text })),
+        Some(Value::Array(items)) => {
+            for (index, item) in items.into_iter().enumerate() {
+                push_item(&format!("input[{index}]"), item, &mut all)?;
+            }
+        }
+        _ => return Err(BodyError::Missing { field: "input", must: "a text or a list of items" }),
+    }
+    Ok(all)
+}
+
+fn push_item(at: &str, mut item: Value, all: &mut Vec<Value>) -> Result<(), BodyError> {
+    let kind = item.get("type").and_then(Value::as_str).unwrap_or("message").to_owned();
+    let mut take = |key: &str| item.get_mut(key).map(Value::take).unwrap_or_default();
+    match kind.as_str() {
+        "message" => {
+            let content = match take("content") {
+                Value::Array(parts) => {
+                    let parts = parts.into_iter().enumerate();
+                    let part = |(n, part)| content_part(&format!("{at}.content[{n}]"), part);
+                    parts.map(part).collect::<Result<Vec<_>, _>>()?.into()
+                }
+                text => text,
+            };
+            all.push(json!({ "role": take("role"), "content": content }));
+        }
+        "function_call" => {
+            let function = json!({ "name": take("name"), "arguments": take("arguments") });
+            let call = json!({ "id": take("call_id"), "type": "function", "function": function });
+            match all
+                .last_mut()
+                .filter(|last| last["role"] == "assistant" && last["tool_calls"].is_array())
+            {
+                Some(last) => last["tool_calls"]
+                    .as_array_mut()
+                    .into_iter()
+                    .for_each(|calls| calls.push(call.clone())),
+                None => {
+                    all.push(json!({ "role": "assistant", "content": null, "tool_calls": [call] }))
+                }
+            }
+        }
+        "function_call_output" => {
+            let output = match take("output") {
+                Value::Array(parts) => {
+                    let parts = parts.into_iter().enumerate();
+                    let part = |(n, part)| content_part(&format!("{at}.output[{n}]"), part);
+                    parts.map(part).collect::<Result<Vec<_>, _>>()?.into()
+                }
+                text => text,
+            };
+            all.push(json!({ "role": "tool", "tool_call_id": take("call_id"), "content": output }));
+        }
+        // Templates drop the reasoning of earlier turns.
+        "reasoning" => {}
+        other => {
+            let must = "\"message\", \"function_call\", \"function_call_output\" or \"reasoning\"";
+            return Err(refuse(&format!("{at}.type"), &other.into(), must));
+        }
+    }
+    Ok(())
+}
+
+fn content_part(at: &str, part: Value) -> Result<Value, BodyError> {
+    match part.get("type").and_then(Value::as_str) {
+        Some("input_text" | "output_text" | "text") => {
+            Ok(json!({ "type": "text", "text": part.get("text") }))
+        }
+        Some("input_image") => {
+            let mut url = json!({ "url": part.get("image_url") });
+            if let Some(detail) = part.get("detail").filter(|detail| !detail.is_null()) {
+                url["detail"] = detail.clone();
+            }
+            Ok(json!({ "type": "image_url", "image_url": url }))
+        }
+        Some("input_video" | "video_url") => {
+            Ok(json!({ "type": "video_url", "video_url": { "url": part.get("video_url") } }))
+        }
+        _ => {
+            let kind = part.get("type").cloned().unwrap_or_default();
+            Err(refuse(
+                &format!("{at}.type"),
+                &kind,
+                "\"input_text\", \"output_text\" or \"input_image\"",
+            ))
+        }
+    }
+}
+
+/// Functions stand flat here and nested in chats.
+fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
+    if let Some(Value::Array(tools)) = body.remove("tools") {
+        let tools = tools.into_iter().enumerate().map(|(index, mut tool)| {
+            if tool.get("type").and_then(Value::as_str) != Some("function") {
+                let kind = tool.get("type").cloned().unwrap_or_default();
+                return Err(refuse(&format!("tools[{index}].type"), &kind, "\"function\""));
+            }
+            tool.as_object_mut().into_iter().for_each(|tool| drop(tool.remove("type")));
+            Ok(json!({ "type": "function", "function": tool }))
+        });
+        chat.insert("tools".into(), tools.collect::<Result<Vec<_>, _>>()?.into());
+    }
+    if let Some(choice) = body.remove("tool_choice") {
+        let choice = match choice.get("name") {
+            Some(name) => json!({ "type": "function", "function": { "name": name } }),
+            None => choice,
+        };
+        chat.insert("tool_choice".into(), choice);
+    }
+    Ok(())
+}
+
+fn format(text: Option<Value>, chat: &mut Object) -> Result<(), BodyError> {
+    let Some(Value::Object(mut text)) = text else { return Ok(()) };
+    if let Some(mut format) = text.remove("format") {
+        let format = match format.get("type").and_then(Value::as_str) {
+            Some("json_schema") => {
+                format.as_object_mut().into_iter().for_each(|format| drop(format.remove("type")));
+                json!({ "type": "json_schema", "json_schema": format })
+            }
+            _ => format,
+        };
+        chat.insert("response_format".into(), format);
+    }
+    match text.keys().next() {
+        Some(field) => Err(BodyError::Unknown { field: format!("text.{field}") }),
+        None => Ok(()),
+    }
+}
+
+fn refuse(field: &str, value: &Value, must: &str) -> BodyError {
+    BodyError::Field { field: field.to_owned(), value: value.to_string(), must: must.to_owned() }
+}

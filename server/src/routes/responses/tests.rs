@@ -1,0 +1,65 @@
+use serde_json::{Value, json};
+
+use super::request::to_chat;
+
+#[test]
+fn a_body_becomes_a_chat() {
+    let body = json!({
+        "model": "m", "instructions": "Be brief.", "max_output_tokens": 9, "store": false,
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "array"}}},
+        "tools": [{"type": "function", "name": "zoom", "parameters": {"type": "object"}}],
+        "tool_choice": {"type": "function", "name": "zoom"},
+        "input": [
+            {"role": "user", "content": [
+                {"type": "input_text", "text": "What?"},
+                {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"},
+            ]},
+            {"type": "reasoning", "summary": []},
+            {"type": "function_call", "call_id": "c", "name": "zoom", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "done"},
+        ],
+    });
+    let chat = to_chat(body).unwrap();
+    assert_eq!(
+        chat["messages"],
+        json!([
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [
+                {"type": "text", "text": "What?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "auto"}},
+            ]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "zoom", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "done"},
+        ])
+    );
+    assert_eq!(
+        chat["response_format"],
+        json!({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}})
+    );
+    assert_eq!(
+        chat["tools"],
+        json!([{"type": "function", "function": {"name": "zoom", "parameters": {"type": "object"}}}])
+    );
+    assert_eq!(chat["tool_choice"], json!({"type": "function", "function": {"name": "zoom"}}));
+    assert_eq!(chat["max_completion_tokens"], 9);
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    let with = |field: &str, value: Value| {
+        let mut body = json!({"input": "a"});
+        body[field] = value;
+        to_chat(body).unwrap_err()
+    };
+    for (field, value, name) in [
+        ("previous_response_id", json!("resp_1"), "previous_response_id"),
+        ("truncation", json!("auto"), "truncation"),
+        ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
+        ("input", json!([{"type": "item_reference"}]), "input[0].type"),
+        ("text", json!({"verbosity": "low"}), "text.verbosity"),
+    ] {
+        let error = with(field, value);
+        assert_eq!(error.field(), Some(name), "{error}");
+    }
+}

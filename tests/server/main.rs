@@ -1,0 +1,14 @@
+//! `qwen3-vl serve` from outside, over HTTP on loopback.
+
+#![cfg(feature = "server")]
+
+mod access;
+mod answers;
+mod batching;
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+mod dialects;
+mod harness;
+mod page;
+mod soak;
