@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn every_named_file_is_there_and_has_its_pixels() {
-        let mixture = Mixture { scenes: 1.0, strings: 1.0, pairs: 1.0, films: 1.0 };
+        let mixture =
+            Mixture { scenes: 1.0, strings: 1.0, pairs: 1.0, films: 1.0, ..Mixture::default() };
         let options = SynthOptions { rows: 8, seed: 11, mixture, questions: Questions::default() };
         let (folder, rows) = written(&options);
         assert_eq!(rows.len(), 8);

@@ -49,7 +49,8 @@ fn questions_do_not_depend_on_drawing() {
 
 #[test]
 fn a_row_as_json() {
-    let mixture = Mixture { scenes: 0.0, strings: 0.0, pairs: 1.0, films: 0.0 };
+    let mixture =
+        Mixture { scenes: 0.0, strings: 0.0, pairs: 1.0, films: 0.0, ..Mixture::default() };
     let Ok(json) = row(1, 0, &mixture).to_json(&mut named());
     assert_eq!(json.to_string(), include_str!("row.json").trim_end());
     let mixture = Mixture { pairs: 0.0, films: 1.0, ..mixture };
@@ -94,7 +95,8 @@ fn conversations_have_several_different_questions() {
 
 #[test]
 fn a_mixture_is_kept() {
-    let mixture = Mixture { scenes: 1.0, strings: 0.0, pairs: 0.0, films: 3.0 };
+    let mixture =
+        Mixture { scenes: 1.0, strings: 0.0, pairs: 0.0, films: 3.0, ..Mixture::default() };
     let film = |index: &u64| {
         let mut dice = Dice::new(6, *index);
         matches!(Subject::new(&mut dice, &mixture), Subject::Film(_))
