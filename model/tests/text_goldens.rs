@@ -330,6 +330,7 @@ fn params(json: &Json) -> SamplingParams {
         presence_penalty: number("presence_penalty", 0.0),
         frequency_penalty: number("frequency_penalty", 0.0),
         seed: Some(1),
+        logit_bias: Vec::new(),
     }
 }
 
