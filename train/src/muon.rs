@@ -61,7 +61,7 @@ mod tests {
         let sum = random([1, 64]).reshape([64]);
         let (both, _) = muon(value.clone(), sum.clone(), grad.clone().reshape([64]), step);
         let half = |from: usize| {
-            let part = |x: Tensor<2>| x.slice([from..from + 4]);
+            let part = |x: Tensor<2>| x.narrow(0, from, 4);
             let sum = part(sum.clone().reshape([8, 8])).reshape([32]);
             let grad = part(grad.clone()).reshape([32]);
             muon(part(value.clone()), sum, grad, MuonStep { matrices: 1, ..step }).0

@@ -331,14 +331,15 @@ mod fused {
     #[test]
     fn orthogonal_factors_are_those_of_the_generic_body() {
         for shape in [[1, 7], [6, 40], [16, 16], [33, 70]] {
-            let x = values(shape, 5.0);
+            // Folded many times, the values are as good as random, so that no singular value is 0.
+            let x = Flex::float_sin(Flex::float_mul_scalar(values(shape, 5.0), 977.0.into()));
             let found = Flex::newton_schulz(x.clone());
             let expected = update::orthogonal_reference::<Flex>(x);
             same("orthogonal", [found.clone()], [expected]);
-            // Every singular value is near 1, so the squares sum to about their number.
+            // Singular values lie between about 0.7 and 1.2, so their squares have a mean between 0.49 and 1.44.
             let found = found.into_data().to_vec::<f32>().expect("f32");
             let mean = found.iter().map(|x| x * x).sum::<f32>() / shape[0] as f32;
-            assert!((0.5..1.4).contains(&mean), "{shape:?}: {mean}");
+            assert!((0.45..1.45).contains(&mean), "{shape:?}: {mean}");
         }
     }
 
