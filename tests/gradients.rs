@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::training::two_images;
 use qwen3_vl::model::Qwen3VlModel;
-use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
 use qwen3_vl::train::gradients::ModelGradients;
 use qwen3_vl::train::groups::parameters;
 use qwen3_vl::train::pass::{Batch, BatchLoss, PassOptions, backward};
@@ -23,29 +23,6 @@ fn bound(device: &str) -> f32 {
 
 /// Values of one gradient that the reference stores.
 const SAMPLES: usize = 512;
-
-fn two_images(model: &Qwen3VlModel, name: &str) -> ModelInputs {
-    let path = common::fixtures().join(name).join("ref_two_images.safetensors");
-    let reference = Reference::open(&path).unwrap();
-    let ids = reference.rows("in.input_ids").unwrap().remove(0);
-    let config = model.config();
-    let tokens = PlaceholderIds {
-        image: config.image_token_id,
-        video: config.video_token_id,
-        merge_size: config.vision.merge_size,
-    };
-    let patch_len = config.vision.patch_len();
-    let images = reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len).unwrap();
-    let ids = ids.iter().map(|id| *id as u32).collect();
-    ModelInputs::from_ids(ids, images, Default::default(), tokens).unwrap()
-}
-
-/// The last six tokens are the targets.
-fn batch(model: &Qwen3VlModel, inputs: &ModelInputs) -> Batch {
-    let length = inputs.ids.len();
-    let trained: Vec<bool> = (0..length).map(|at| at + 6 >= length).collect();
-    Batch::new(model.pack([inputs]).unwrap(), &trained)
-}
 
 fn gradients(
     model: &Qwen3VlModel,
@@ -68,9 +45,8 @@ fn gradients(
 fn check(name: &str) {
     for device in common::devices() {
         let model = common::load(&common::fixtures().join(name), &device);
-        let inputs = two_images(model.model(), name);
         let model = trainable(model.model().clone(), |_| true);
-        let (loss, found) = gradients(&model, batch(&model, &inputs), false);
+        let (loss, found) = gradients(&model, two_images(&model, name), false);
         let reference =
             Reference::open(&common::fixtures().join(name).join("ref_train.safetensors")).unwrap();
         check_loss(&loss, &reference, name, &device);
@@ -145,10 +121,9 @@ fn recomputed_gradients_are_the_plain_ones() {
         common::MODELS.iter().flat_map(|m| common::cpu_devices().into_iter().map(move |d| (m, d)))
     {
         let model = common::load(&common::fixtures().join(name), &device);
-        let inputs = two_images(model.model(), name);
         let model = trainable(model.model().clone(), |_| true);
-        let (plain_loss, plain) = gradients(&model, batch(&model, &inputs), false);
-        let (loss, again) = gradients(&model, batch(&model, &inputs), true);
+        let (plain_loss, plain) = gradients(&model, two_images(&model, name), false);
+        let (loss, again) = gradients(&model, two_images(&model, name), true);
         for (a, b) in plain_loss.losses.iter().zip(&loss.losses) {
             assert!((a - b).abs() <= 1e-6 * a, "{name} on {device}: {a}, not {b}");
         }

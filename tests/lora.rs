@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
-use common::training::{Folder, parsed, train, weights};
+use common::training::{Folder, parsed, train, two_images, weights};
 use qwen3_vl::backends::{SelectedDevice, device};
 use qwen3_vl::model::Qwen3VlModel;
-use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
 use qwen3_vl::train::config::{TrainConfig, Training};
 use qwen3_vl::train::export::trained;
 use qwen3_vl::train::gradients::ModelGradients;
@@ -34,26 +33,6 @@ const COMPOSED: &str = "train = { merger = true, llm = \"lora\" }\nmethod = { ki
 
 fn attached(model: &Qwen3VlModel, config: &TrainConfig) -> Qwen3VlModel {
     Plan::new(config, model.config()).unwrap().unwrap().attach(model.clone())
-}
-
-/// The two-image prompt of the references; its last six tokens are learned.
-fn two_images(model: &Qwen3VlModel, name: &str) -> Batch {
-    let path = common::fixtures().join(name).join("ref_two_images.safetensors");
-    let reference = Reference::open(&path).unwrap();
-    let ids = reference.rows("in.input_ids").unwrap().remove(0);
-    let config = model.config();
-    let tokens = PlaceholderIds {
-        image: config.image_token_id,
-        video: config.video_token_id,
-        merge_size: config.vision.merge_size,
-    };
-    let patch_len = config.vision.patch_len();
-    let images = reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len).unwrap();
-    let ids = ids.iter().map(|id| *id as u32).collect();
-    let inputs = ModelInputs::from_ids(ids, images, Default::default(), tokens).unwrap();
-    let length = inputs.ids.len();
-    let trained: Vec<bool> = (0..length).map(|at| at + 6 >= length).collect();
-    Batch::new(model.pack([&inputs]).unwrap(), &trained)
 }
 
 /// Losses depend on every logit of their rows, so that equal bits of losses mean equal models.

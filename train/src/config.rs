@@ -294,19 +294,22 @@ pub struct DrawingMixture {
     pub strings: f64,
     pub pairs: f64,
     pub films: f64,
+    pub boards: f64,
+    pub pages: f64,
 }
 
 impl Default for DrawingMixture {
     fn default() -> Self {
-        let Mixture { scenes, strings, pairs, films, bounds: _ } = Mixture::default();
-        Self { scenes, strings, pairs, films }
+        let Mixture { scenes, strings, pairs, films, boards, pages, bounds: _ } =
+            Mixture::default();
+        Self { scenes, strings, pairs, films, boards, pages }
     }
 }
 
 impl From<DrawingMixture> for Mixture {
     fn from(table: DrawingMixture) -> Self {
-        let DrawingMixture { scenes, strings, pairs, films } = table;
-        Self { scenes, strings, pairs, films, ..Self::default() }
+        let DrawingMixture { scenes, strings, pairs, films, boards, pages } = table;
+        Self { scenes, strings, pairs, films, boards, pages, bounds: Bounds::default() }
     }
 }
 
@@ -455,7 +458,9 @@ impl TrainConfig {
         let toml = |source| ConfigError::Toml { path: path.to_owned(), source: Box::new(source) };
         let mut config: Self = toml::from_str(&text).map_err(toml)?;
         config.check(path)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
+        // Checkpoints keep the configuration; its paths must hold wherever they are read from.
+        let file = std::path::absolute(path).map_err(io)?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
         let stem = path.file_stem().unwrap_or_default();
         if config.output.as_os_str().is_empty() {
             config.output = Path::new("runs").join(stem);

@@ -133,6 +133,9 @@ fn describe(report: &CheckReport) -> String {
     let mut text = format!(
         "{rows} rows, {good} good; {samples} samples are trained on, {dropped} dropped, {shrunk} shrunk, {trimmed} trimmed\n"
     );
+    if report.not_drawn > 0 {
+        text += &format!("{} more rows will be drawn and were not looked at\n", report.not_drawn);
+    }
     for (name, spread) in [("tokens", &report.tokens), ("targets", &report.targets)] {
         text += &format!(
             "{name}: {} in all, {} to {} per sample, mean {:.1}\n",

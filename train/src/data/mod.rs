@@ -89,6 +89,11 @@ impl Dataset {
         }
     }
 
+    /// Whether its rows are drawn when they are read.
+    pub fn is_drawn(&self) -> bool {
+        matches!(self.rows, Rows::Drawn(_))
+    }
+
     /// Whether there is no row (which [`read`] refuses).
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -698,12 +698,24 @@ fn a_check_counts_everything() {
     assert_eq!((report.channels["data"].samples, report.channels["other"].samples), (2, 1));
     assert_eq!(report.channels["data"].vision_tokens, 12);
     assert_eq!((report.tokens.count, report.tokens.buckets.values().sum::<usize>()), (3, 3));
-    let short = CheckOptions { most_listed: 1 };
+    let short = CheckOptions { most_listed: 1, ..CheckOptions::default() };
     let short = check(&sets, &preparer, short, &mut |_, _| {});
     assert_eq!((short.problems.len(), short.problem_counts.len()), (1, 3));
     let text = serde_json::to_value(&report).unwrap();
     assert!(text["problems"][0]["place"].as_str().unwrap().ends_with("data.jsonl, line 2"));
     assert_eq!(sets[0].row_at_line(6), Some(5));
+}
+
+#[test]
+fn of_a_drawn_set_the_first_rows_are_looked_at() {
+    let questions = crate::synth::Questions::Single(vec![crate::synth::Channel::Color]);
+    let options =
+        SynthOptions { rows: 1_000_000, seed: 3, mixture: Default::default(), questions };
+    let (sets, processor) = ([drawn(options)], processor());
+    let preparer = Preparer::new(&processor, Limits::sequence(4096));
+    let options = CheckOptions { most_drawn: 5, ..CheckOptions::default() };
+    let report = check(&sets, &preparer, options, &mut |_, _| {});
+    assert_eq!((report.rows, report.good, report.not_drawn), (5, 5, 999_995));
 }
 
 #[test]

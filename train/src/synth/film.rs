@@ -6,7 +6,7 @@ use super::geometry::Point;
 use super::palette::Colour;
 use super::phrases as p;
 use super::rng::Dice;
-use super::scene::Thing;
+use super::scene::{Bounds, Thing};
 use super::shapes::Shape;
 use super::turn::{Channel, Turn};
 use super::words::{article, capital, phrase};
@@ -73,8 +73,9 @@ pub(super) struct Film {
 }
 
 impl Film {
-    pub fn new(dice: &mut Dice) -> Self {
-        let size = (dice.whole(96, 200) as u32, dice.whole(96, 200) as u32);
+    pub fn new(dice: &mut Dice, bounds: &Bounds) -> Self {
+        let (short, long) = (bounds.side as usize * 3 / 10, bounds.side as usize * 5 / 8);
+        let size = (dice.whole(short, long) as u32, dice.whole(short, long) as u32);
         let side = f64::from(size.0.min(size.1));
         let kind = (*dice.pick(&Colour::ALL), *dice.pick(&Shape::ALL));
         let measure = dice.real(side * 0.17, side * 0.34).max(16.0);
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn the_object_stays_in_the_picture_and_goes_its_way() {
         for index in 0..500 {
-            let film = Film::new(&mut Dice::new(9, index));
+            let film = Film::new(&mut Dice::new(9, index), &Bounds::default());
             let (first, last) = (film.at(film.visible.0), film.at(film.visible.1 - 1));
             let (a, b) = (first.rect.centre(), last.rect.centre());
             let (dx, dy) = (b[0] - a[0], b[1] - a[1]);
@@ -266,7 +267,7 @@ mod tests {
     #[test]
     fn frames_outside_the_interval_are_empty() {
         let mut dice = Dice::new(9, 9);
-        let film = std::iter::repeat_with(|| Film::new(&mut dice))
+        let film = std::iter::repeat_with(|| Film::new(&mut dice, &Bounds::default()))
             .find(|film| film.visible.0 > 0)
             .expect("a film that begins empty");
         let film = Film { look: Look::plain([9, 99, 199]), ..film };
@@ -283,7 +284,7 @@ mod tests {
     fn answers_tell_the_motion_and_the_interval() {
         for index in 0..400 {
             let mut dice = Dice::new(9, index);
-            let film = Film::new(&mut dice);
+            let film = Film::new(&mut dice, &Bounds::default());
             let turn = film.ask_motion(&mut dice);
             let said = |text: &str| Motion::ALL.iter().position(|m| text.contains(&m.verb()));
             let truth = Motion::ALL.iter().position(|motion| *motion == film.motion);
@@ -310,7 +311,7 @@ mod tests {
         let mut dice = Dice::new(9, 10);
         let (mut yes, mut all) = (0, 0);
         for _ in 0..6000 {
-            let turn = Film::new(&mut dice).ask_motion(&mut dice);
+            let turn = Film::new(&mut dice, &Bounds::default()).ask_motion(&mut dice);
             yes += usize::from(turn.answer.starts_with("Yes"));
             all += usize::from(turn.answer.starts_with("Yes") || turn.answer.starts_with("No"));
         }

@@ -7,6 +7,7 @@
 
 mod ask_scene;
 mod blocks;
+mod board;
 mod canvas;
 mod dataset;
 mod film;
@@ -31,6 +32,7 @@ pub use scene::Bounds;
 pub use turn::{Channel, SynthBox, Turn};
 
 use ask_scene::ask;
+use board::{Board, Page};
 use film::{FPS, Film};
 use pair::Pair;
 use rng::Dice;
@@ -70,13 +72,25 @@ pub struct Mixture {
     pub pairs: f64,
     /// Videos.
     pub films: f64,
+    /// Objects in rows, which one answer tells all.
+    pub boards: f64,
+    /// Lines of characters, which one answer tells all.
+    pub pages: f64,
     /// How hard scenes and strings are.
     pub bounds: Bounds,
 }
 
 impl Default for Mixture {
     fn default() -> Self {
-        Self { scenes: 0.5, strings: 0.28, pairs: 0.1, films: 0.12, bounds: Bounds::default() }
+        Self {
+            scenes: 0.5,
+            strings: 0.28,
+            pairs: 0.1,
+            films: 0.12,
+            boards: 0.0,
+            pages: 0.0,
+            bounds: Bounds::default(),
+        }
     }
 }
 
@@ -85,6 +99,8 @@ enum Subject {
     Scene(Scene),
     Pair(Box<Pair>),
     Film(Film),
+    Board(Board),
+    Page(Page),
 }
 
 /// Row `index` of `seed`: 3 to 6 questions on one subject, fewer where a subject has no more to ask.
@@ -117,12 +133,15 @@ pub fn eval_row(seed: u64, index: u64, channel: Channel, bounds: &Bounds) -> Syn
 
 impl Subject {
     fn new(dice: &mut Dice, mixture: &Mixture) -> Self {
-        let weights = [mixture.scenes, mixture.strings, mixture.pairs, mixture.films];
+        let Mixture { scenes, strings, pairs, films, boards, pages, bounds } = mixture;
+        let weights = [*scenes, *strings, *pairs, *films, *boards, *pages];
         match dice.weighted(&weights) {
-            0 => Self::Scene(Scene::bounded(dice, &mixture.bounds)),
-            1 => Self::Scene(Scene::string(dice, &mixture.bounds)),
+            0 => Self::Scene(Scene::bounded(dice, bounds)),
+            1 => Self::Scene(Scene::string(dice, bounds)),
             2 => Self::Pair(Box::new(Pair::new(dice))),
-            _ => Self::Film(Film::new(dice)),
+            3 => Self::Film(Film::new(dice, bounds)),
+            4 => Self::Board(Board::new(dice, bounds)),
+            _ => Self::Page(Page::new(dice, bounds)),
         }
     }
 
@@ -132,7 +151,7 @@ impl Subject {
             Channel::Text => Self::Scene(Scene::string(dice, bounds)),
             Channel::Compare => Self::Pair(Box::new(Pair::new(dice))),
             Channel::Motion | Channel::Interval | Channel::VideoDescribe => {
-                Self::Film(Film::new(dice))
+                Self::Film(Film::new(dice, bounds))
             }
             _ => Self::Scene(Scene::bounded(dice, bounds)),
         }
@@ -143,6 +162,8 @@ impl Subject {
             Self::Scene(scene) => ask(scene, channel, dice),
             Self::Pair(pair) => (channel == Channel::Compare).then(|| pair.ask(dice)),
             Self::Film(film) => film.ask(channel, dice),
+            Self::Board(board) => (channel == Channel::Describe).then(|| board.ask(dice)),
+            Self::Page(page) => (channel == Channel::Text).then(|| page.ask(dice)),
         }
     }
 
@@ -168,6 +189,8 @@ impl Subject {
                 (Channel::Exists, 0.04),
             ],
             Self::Pair(_) => &[(Channel::Compare, 1.0)],
+            Self::Board(_) => &[(Channel::Describe, 1.0)],
+            Self::Page(_) => &[(Channel::Text, 1.0)],
             Self::Film(_) => &[
                 (Channel::Motion, 0.36),
                 (Channel::Interval, 0.34),
@@ -223,6 +246,8 @@ impl Subject {
                 [&pair.first, &pair.second].map(|s| SynthMedia::Picture(s.draw())).into()
             }
             Self::Film(film) => vec![SynthMedia::Film { frames: film.draw(), fps: FPS }],
+            Self::Board(board) => vec![SynthMedia::Picture(board.draw())],
+            Self::Page(page) => vec![SynthMedia::Picture(page.draw())],
         }
     }
 }

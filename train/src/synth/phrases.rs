@@ -24,6 +24,13 @@ pub(super) const DESCRIBE: &[&str] = &[
     "what can you tell me about [this|the] {pic}?",
 ];
 
+/// Of a board; not among the texts that the tokenizer is learnt from.
+pub(super) const BOARD: &[&str] = &[
+    "[list|name|tell me|describe] [all |][the |][objects|shapes|things] row by row.",
+    "what [objects|shapes|things] are in each row?",
+    "row by row, what [is there|do you see|is shown]?",
+];
+
 pub(super) const COLOUR: &[&str] = &[
     "what {col} is the {s}[| in the {pic}| in this {pic}]?",
     "what is the {col} of the {s}[| in the {pic}]?",

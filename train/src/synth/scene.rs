@@ -197,7 +197,7 @@ fn any_size(dice: &mut Dice, side: u32) -> (u32, u32) {
 }
 
 /// The colour of letters: black and white more often than the others, as on most pictures.
-fn ink(dice: &mut Dice) -> Colour {
+pub(super) fn ink(dice: &mut Dice) -> Colour {
     match dice.weighted(&[0.22, 0.1, 0.68]) {
         0 => Colour::Black,
         1 => Colour::White,
@@ -344,7 +344,7 @@ fn placed(dice: &mut Dice, text: String, ink: (Colour, Rgb), zone: Rect) -> Opti
 }
 
 /// Width, height and half the pen of letters before they are scaled.
-fn extent(lettering: &Lettering) -> (f64, f64, f64) {
+pub(super) fn extent(lettering: &Lettering) -> (f64, f64, f64) {
     let pen = lettering.stroke.as_ref().map_or(0.0, |stroke| f64::from(stroke.width));
     let bounds = lettering.path.bounds();
     let stretch = f64::from(lettering.stretch);

@@ -1,0 +1,180 @@
+//! Objects in rows, and pages of short lines: pictures with much to tell, on which a model that knows nothing learns to look.
+//!
+//! One answer names every object or character in reading order, so that each picture teaches many times what a picture with a single
+//! object does.
+
+use tiny_skia::Transform;
+
+use super::canvas::{Drawn, Look, Mark};
+use super::letters::{Hand, any_string};
+use super::palette::{Colour, Rgb};
+use super::phrases as p;
+use super::rng::Dice;
+use super::scene::{Bounds, Thing, extent, ink};
+use super::shapes::Shape;
+use super::turn::{Channel, Turn};
+use super::words::phrase;
+
+/// Objects in rows and columns of equal size.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Board {
+    size: (u32, u32),
+    rows: Vec<Vec<Thing>>,
+    look: Look,
+}
+
+impl Board {
+    /// 1 to `bounds.objects` rows and columns.
+    pub fn new(dice: &mut Dice, bounds: &Bounds) -> Self {
+        let [rows, columns] = [0; 2].map(|_| dice.whole(1, bounds.objects.clamp(1, 4)));
+        let cell = dice.whole(16, 30) as f64;
+        let mut row = |y: usize| (0..columns).map(|x| in_cell(dice, (x, y), cell)).collect();
+        let rows: Vec<Vec<Thing>> = (0..rows).map(&mut row).collect();
+        let colours: Vec<Rgb> = rows.iter().flatten().map(|thing| thing.rgb).collect();
+        let look = Look::new(dice, &colours);
+        let side = |cells: usize| (cells as f64 * cell) as u32;
+        Self { size: (side(columns), side(rows.len())), rows, look }
+    }
+
+    pub fn draw(&self) -> Drawn {
+        let marks: Vec<Mark<'_>> = self.rows.iter().flatten().map(Thing::mark).collect();
+        self.look.draw(self.size, &marks)
+    }
+
+    /// All objects, a line for each row.
+    pub fn ask(&self, dice: &mut Dice) -> Turn {
+        let line = |row: &Vec<Thing>| row.iter().map(Thing::name).collect::<Vec<_>>().join(", ");
+        let answer = self.rows.iter().map(line).collect::<Vec<_>>().join("\n");
+        Turn::new(Channel::Describe, phrase(dice, p::BOARD, &[]), answer)
+    }
+}
+
+/// An object near the middle of column `x` and row `y`.
+fn in_cell(dice: &mut Dice, (x, y): (usize, usize), cell: f64) -> Thing {
+    let kind = (*dice.pick(&Colour::ALL), *dice.pick(&Shape::ALL));
+    let measure = dice.real(0.6, 0.85) * cell;
+    let thing = Thing::new(dice, kind, measure);
+    let mut middle = |place: usize, long: f64| {
+        let free = f64::max(0.0, (cell - long) / 2.0 - 0.5);
+        (place as f64 + 0.5) * cell + dice.real(-free, free)
+    };
+    let to = [middle(x, thing.rect.width()), middle(y, thing.rect.height())];
+    let [from_x, from_y] = thing.rect.centre();
+    thing.moved([to[0] - from_x, to[1] - from_y])
+}
+
+/// Lines of characters below each other.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Page {
+    size: (u32, u32),
+    lines: Vec<(String, Transform)>,
+    hand: Hand,
+    rgb: Rgb,
+    look: Look,
+}
+
+impl Page {
+    /// 1 to `bounds.letters` lines, at most 4, of 1 to `bounds.letters` characters.
+    pub fn new(dice: &mut Dice, bounds: &Bounds) -> Self {
+        loop {
+            if let Some(page) = Self::attempt(dice, bounds) {
+                return page;
+            }
+        }
+    }
+
+    fn attempt(dice: &mut Dice, bounds: &Bounds) -> Option<Self> {
+        let (colour, hand) = (ink(dice), Hand::new(dice));
+        let rgb = colour.shade(dice);
+        let look = Look::for_letters(dice, &[rgb]);
+        if !look.shows_letters(rgb) {
+            return None;
+        }
+        let count = dice.whole(1, bounds.letters.clamp(1, 4));
+        let scale = dice.real(1.7, 3.2);
+        let pitch = scale * 6.0 * dice.real(1.45, 1.9);
+        let mut lines = Vec::with_capacity(count);
+        let mut width: f64 = 0.0;
+        for line in 0..count {
+            let text = any_string(dice, bounds.letters);
+            let lettering = hand.write(&text)?;
+            let (wide, _, pen) = extent(&lettering);
+            let left = pen * scale + dice.real(1.0, 6.0);
+            let across = (scale as f32) * lettering.stretch;
+            let start = left as f32 - lettering.path.bounds().left() * across;
+            let top = (line as f64 * pitch + (pitch - scale * 6.0) / 2.0) as f32;
+            let place = Transform::from_row(across, 0.0, 0.0, scale as f32, start, top);
+            width = width.max(left + wide * scale + dice.real(1.0, 6.0));
+            lines.push((text, place));
+        }
+        let size = (width.ceil() as u32, (count as f64 * pitch).ceil() as u32);
+        (size.0 <= 7 * size.1).then_some(Self { size, lines, hand, rgb, look })
+    }
+
+    pub fn draw(&self) -> Drawn {
+        let written: Vec<_> = self
+            .lines
+            .iter()
+            .filter_map(|(text, place)| Some((self.hand.write(text)?, *place)))
+            .collect();
+        let mark = |(lettering, place)| Mark::Letters { lettering, place, rgb: self.rgb };
+        let marks: Vec<Mark<'_>> = written.iter().map(|(l, place)| mark((l, *place))).collect();
+        self.look.draw(self.size, &marks)
+    }
+
+    /// The text, with its line breaks.
+    pub fn ask(&self, dice: &mut Dice) -> Turn {
+        let texts: Vec<&str> = self.lines.iter().map(|(text, _)| text.as_str()).collect();
+        let answer = format!("The text reads \"{}\".", texts.join("\n"));
+        Turn::new(Channel::Text, phrase(dice, p::TEXT, &[]), answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_stay_in_their_cells_and_are_told_in_reading_order() {
+        for index in 0..200 {
+            let mut dice = Dice::new(12, index);
+            let board = Board::new(&mut dice, &Bounds::default());
+            let (columns, rows) = (board.rows[0].len(), board.rows.len());
+            let cell = f64::from(board.size.0) / columns as f64;
+            assert_eq!(board.size.1 as usize, cell as usize * rows);
+            for (y, row) in board.rows.iter().enumerate() {
+                assert_eq!(row.len(), columns);
+                for (x, thing) in row.iter().enumerate() {
+                    let [cx, cy] = thing.rect.centre().map(|c| (c / cell) as usize);
+                    assert_eq!((cx, cy), (x, y), "{thing:?}");
+                    assert!(thing.rect.x1 >= 0.0 && thing.rect.x2 <= f64::from(board.size.0));
+                }
+            }
+            let answer = board.ask(&mut dice).answer;
+            let told: Vec<Vec<String>> =
+                answer.lines().map(|line| line.split(", ").map(str::to_owned).collect()).collect();
+            let names: Vec<Vec<String>> =
+                board.rows.iter().map(|row| row.iter().map(Thing::name).collect()).collect();
+            assert_eq!(told, names);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_page_lie_on_it_and_below_each_other() {
+        let bounds = Bounds { letters: 5, ..Bounds::default() };
+        for index in 0..200 {
+            let page = Page::new(&mut Dice::new(13, index), &bounds);
+            assert!((1..=4).contains(&page.lines.len()));
+            let mut last = 0.0;
+            for (text, place) in &page.lines {
+                assert!((1..=5).contains(&text.len()), "{text}");
+                let path = page.hand.write(text).expect("letters").path;
+                let drawn = path.transform(*place).expect("a path").bounds();
+                assert!(drawn.left() >= 0.0 && drawn.right() <= page.size.0 as f32, "{drawn:?}");
+                assert!(drawn.bottom() <= page.size.1 as f32 + 2.0, "{drawn:?} {:?}", page.size);
+                assert!(drawn.top() + 1.0 >= last, "{drawn:?} {last}");
+                last = drawn.bottom() - 2.0;
+            }
+        }
+    }
+}
