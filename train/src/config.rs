@@ -296,20 +296,21 @@ pub struct DrawingMixture {
     pub films: f64,
     pub boards: f64,
     pub pages: f64,
+    pub boxes: f64,
 }
 
 impl Default for DrawingMixture {
     fn default() -> Self {
-        let Mixture { scenes, strings, pairs, films, boards, pages, bounds: _ } =
+        let Mixture { scenes, strings, pairs, films, boards, pages, boxes, bounds: _ } =
             Mixture::default();
-        Self { scenes, strings, pairs, films, boards, pages }
+        Self { scenes, strings, pairs, films, boards, pages, boxes }
     }
 }
 
 impl From<DrawingMixture> for Mixture {
     fn from(table: DrawingMixture) -> Self {
-        let DrawingMixture { scenes, strings, pairs, films, boards, pages } = table;
-        Self { scenes, strings, pairs, films, boards, pages, bounds: Bounds::default() }
+        let DrawingMixture { scenes, strings, pairs, films, boards, pages, boxes } = table;
+        Self { scenes, strings, pairs, films, boards, pages, boxes, bounds: Bounds::default() }
     }
 }
 

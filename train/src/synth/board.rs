@@ -12,7 +12,7 @@ use super::phrases as p;
 use super::rng::Dice;
 use super::scene::{Bounds, Thing, extent, ink};
 use super::shapes::Shape;
-use super::turn::{Channel, Turn};
+use super::turn::{Channel, SynthBox, Turn};
 use super::words::phrase;
 
 /// Objects in rows and columns of equal size.
@@ -21,11 +21,13 @@ pub(super) struct Board {
     size: (u32, u32),
     rows: Vec<Vec<Thing>>,
     look: Look,
+    /// Whether boxes are asked for, or names.
+    pub boxed: bool,
 }
 
 impl Board {
     /// 1 to `bounds.objects` rows and columns.
-    pub fn new(dice: &mut Dice, bounds: &Bounds) -> Self {
+    pub fn new(dice: &mut Dice, bounds: &Bounds, boxed: bool) -> Self {
         let [rows, columns] = [0; 2].map(|_| dice.whole(1, bounds.objects.clamp(1, 4)));
         let cell = dice.whole(16, 30) as f64;
         let mut row = |y: usize| (0..columns).map(|x| in_cell(dice, (x, y), cell)).collect();
@@ -33,7 +35,7 @@ impl Board {
         let colours: Vec<Rgb> = rows.iter().flatten().map(|thing| thing.rgb).collect();
         let look = Look::new(dice, &colours);
         let side = |cells: usize| (cells as f64 * cell) as u32;
-        Self { size: (side(columns), side(rows.len())), rows, look }
+        Self { size: (side(columns), side(rows.len())), rows, look, boxed }
     }
 
     pub fn draw(&self) -> Drawn {
@@ -41,8 +43,16 @@ impl Board {
         self.look.draw(self.size, &marks)
     }
 
-    /// All objects, a line for each row.
+    /// All objects in reading order: their boxes, or their names with a line for each row.
     pub fn ask(&self, dice: &mut Dice) -> Turn {
+        if self.boxed {
+            let boxed = |thing: &Thing| SynthBox {
+                bbox_2d: thing.rect.per_mille(self.size),
+                label: thing.name(),
+            };
+            let boxes = self.rows.iter().flatten().map(boxed).collect();
+            return Turn::boxed(phrase(dice, p::BOARD_BOXES, &[]), boxes);
+        }
         let line = |row: &Vec<Thing>| row.iter().map(Thing::name).collect::<Vec<_>>().join(", ");
         let answer = self.rows.iter().map(line).collect::<Vec<_>>().join("\n");
         Turn::new(Channel::Describe, phrase(dice, p::BOARD, &[]), answer)
@@ -138,7 +148,7 @@ mod tests {
     fn objects_stay_in_their_cells_and_are_told_in_reading_order() {
         for index in 0..200 {
             let mut dice = Dice::new(12, index);
-            let board = Board::new(&mut dice, &Bounds::default());
+            let board = Board::new(&mut dice, &Bounds::default(), false);
             let (columns, rows) = (board.rows[0].len(), board.rows.len());
             let cell = f64::from(board.size.0) / columns as f64;
             assert_eq!(board.size.1 as usize, cell as usize * rows);
@@ -156,6 +166,9 @@ mod tests {
             let names: Vec<Vec<String>> =
                 board.rows.iter().map(|row| row.iter().map(Thing::name).collect()).collect();
             assert_eq!(told, names);
+            let boxes = Board { boxed: true, ..board }.ask(&mut dice).boxes;
+            let labels: Vec<String> = boxes.into_iter().map(|found| found.label).collect();
+            assert_eq!(labels, names.concat());
         }
     }
 

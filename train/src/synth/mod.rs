@@ -76,6 +76,8 @@ pub struct Mixture {
     pub boards: f64,
     /// Lines of characters, which one answer tells all.
     pub pages: f64,
+    /// Boards of which the boxes of all objects are asked for.
+    pub boxes: f64,
     /// How hard scenes and strings are.
     pub bounds: Bounds,
 }
@@ -89,6 +91,7 @@ impl Default for Mixture {
             films: 0.12,
             boards: 0.0,
             pages: 0.0,
+            boxes: 0.0,
             bounds: Bounds::default(),
         }
     }
@@ -133,15 +136,16 @@ pub fn eval_row(seed: u64, index: u64, channel: Channel, bounds: &Bounds) -> Syn
 
 impl Subject {
     fn new(dice: &mut Dice, mixture: &Mixture) -> Self {
-        let Mixture { scenes, strings, pairs, films, boards, pages, bounds } = mixture;
-        let weights = [*scenes, *strings, *pairs, *films, *boards, *pages];
+        let Mixture { scenes, strings, pairs, films, boards, pages, boxes, bounds } = mixture;
+        let weights = [*scenes, *strings, *pairs, *films, *boards, *pages, *boxes];
         match dice.weighted(&weights) {
             0 => Self::Scene(Scene::bounded(dice, bounds)),
             1 => Self::Scene(Scene::string(dice, bounds)),
             2 => Self::Pair(Box::new(Pair::new(dice))),
             3 => Self::Film(Film::new(dice, bounds)),
-            4 => Self::Board(Board::new(dice, bounds)),
-            _ => Self::Page(Page::new(dice, bounds)),
+            4 => Self::Board(Board::new(dice, bounds, false)),
+            5 => Self::Page(Page::new(dice, bounds)),
+            _ => Self::Board(Board::new(dice, bounds, true)),
         }
     }
 
@@ -162,7 +166,7 @@ impl Subject {
             Self::Scene(scene) => ask(scene, channel, dice),
             Self::Pair(pair) => (channel == Channel::Compare).then(|| pair.ask(dice)),
             Self::Film(film) => film.ask(channel, dice),
-            Self::Board(board) => (channel == Channel::Describe).then(|| board.ask(dice)),
+            Self::Board(board) => Some(board.ask(dice)),
             Self::Page(page) => (channel == Channel::Text).then(|| page.ask(dice)),
         }
     }
@@ -189,6 +193,7 @@ impl Subject {
                 (Channel::Exists, 0.04),
             ],
             Self::Pair(_) => &[(Channel::Compare, 1.0)],
+            Self::Board(board) if board.boxed => &[(Channel::Box, 1.0)],
             Self::Board(_) => &[(Channel::Describe, 1.0)],
             Self::Page(_) => &[(Channel::Text, 1.0)],
             Self::Film(_) => &[
