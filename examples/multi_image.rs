@@ -1,13 +1,13 @@
 //! Ask about several pictures, with text between them.
 //!
-//! `cargo run --release --example multi_image -- tests/fixtures/dense_tied tests/fixtures/e2e/waves.png tests/fixtures/e2e/blocks.png`
-//! prints how many tokens each picture took and the answer.
+//! `cargo run --release --example multi_image -- nano examples/nano/shapes.png examples/nano/text.png` prints how many
+//! patches each picture took and the answer.
 
-use qwen3_vl::{Error, LoadOptions, Message, Qwen3Vl, Request};
+use qwen3_vl::{Error, LoadOptions, Message, Qwen3Vl, Request, nano};
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let model = arguments.next().unwrap_or_else(|| "Qwen/Qwen3-VL-2B-Instruct".to_owned());
+    let model = arguments.next().unwrap_or_else(|| nano::NAME.to_owned());
     let model = Qwen3Vl::load(&model, LoadOptions::default())?;
 
     let mut question = Message::user("");

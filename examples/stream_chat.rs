@@ -1,23 +1,23 @@
 //! Two turns about one picture; the second reuses the cache of the first.
 //!
-//! `cargo run --release --example stream_chat -- tests/fixtures/dense_tied tests/fixtures/images/photo.jpg`
-//! prints both answers as they are written and how many tokens the second turn reused.
+//! `cargo run --release --example stream_chat` asks the embedded checkpoint about `examples/nano/shapes.png`
+//! (`-- MODEL PICTURE` names others), prints both answers as they are written and how many tokens the second turn reused.
 
 use std::io::Write;
 
-use qwen3_vl::{Chat, Error, LoadOptions, Message, Qwen3Vl, Request, Response, StreamEvent};
+use qwen3_vl::{Chat, Error, LoadOptions, Message, Qwen3Vl, Request, Response, StreamEvent, nano};
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let model = arguments.next().unwrap_or_else(|| "Qwen/Qwen3-VL-2B-Instruct".to_owned());
-    let picture = arguments.next().unwrap_or_else(|| "photo.jpg".to_owned());
+    let model = arguments.next().unwrap_or_else(|| nano::NAME.to_owned());
+    let picture = arguments.next().unwrap_or_else(|| "examples/nano/shapes.png".to_owned());
     let model = Qwen3Vl::load(&model, LoadOptions::default())?;
 
     let mut chat = model.chat();
     let mut messages = vec![Message::user("").image(picture).text("What is this?")];
     let first = ask(&mut chat, &messages)?;
     messages.push(Message::assistant(first.text));
-    messages.push(Message::user("And what is behind it?"));
+    messages.push(Message::user("How many objects are there?"));
     let second = ask(&mut chat, &messages)?;
 
     println!(

@@ -17,7 +17,7 @@ pub mod verify;
 
 pub use qwen3_vl_engine::{
     AnswerStream, Chat, ContextOptions, Error, Film, LoadOptions, MediaReport, Prepared, Qwen3Vl,
-    Request, Requests, Response, TokenLogprob, Usage, grounding_json, openai, warnings,
+    Request, Requests, Response, TokenLogprob, Usage, grounding_json, nano, openai, warnings,
 };
 
 pub use qwen3_vl_backends as backends;

@@ -191,7 +191,10 @@ fn devices_inspect_plan_and_verify_report() {
 fn bad_arguments_are_usage_errors() {
     let model = model();
     fails(&[], 2, &["Usage"]);
-    fails(&["run"], 2, &["no model"]);
+    match cfg!(feature = "nano") {
+        true => fails(&["run"], 2, &["prompt"]),
+        false => fails(&["run"], 2, &["no model"]),
+    }
     fails(&["run", &model, "-p", "x", "--top-p", "1.5"], 2, &["top_p", "1.5"]);
     fails(&["run", &model, "-p", "x", "--temperature", "NaN"], 2, &["temperature"]);
     fails(&["run", &model, "-p", "x", "--max-tokens", "0"], 2, &["max-tokens"]);

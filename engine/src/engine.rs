@@ -16,7 +16,7 @@ use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_weights::adapter::read_adapter;
-use qwen3_vl_weights::hub::{HubOptions, resolve_model};
+use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
     Checkpoint, LoadReport, MediaLimits, Progress, load_generation_defaults, load_model,
@@ -25,7 +25,7 @@ use qwen3_vl_weights::{
 
 use crate::grammar::{Grammars, Start};
 use crate::response::MediaReport;
-use crate::{Error, Request, Response};
+use crate::{Error, Request, Response, nano};
 
 /// New tokens when neither the request nor the checkpoint sets a limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -91,7 +91,7 @@ pub struct Qwen3Vl {
 }
 
 impl Qwen3Vl {
-    /// Loads a checkpoint folder or hub id.
+    /// Loads a checkpoint folder, a hub id, or the embedded checkpoint by the name [`nano::NAME`].
     ///
     /// # Errors
     /// When the device is not there, the download fails, or a file of the checkpoint is missing or wrong.
@@ -110,7 +110,7 @@ impl Qwen3Vl {
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let device = device::select(options.device.as_deref())?;
-        let folder = resolve_model(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
+        let folder = nano::resolve(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
         let checkpoint = Checkpoint::open(&folder)?;
         let config = checkpoint.config().clone();
         let config = options.context.apply(config)?;

@@ -1,6 +1,7 @@
 //! Everything that can go wrong between a checkpoint's name and an answer.
 
 use crate::grammar::GrammarError;
+use crate::nano::NanoError;
 use qwen3_vl_backends::DeviceError;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::GenerateError;
@@ -20,6 +21,8 @@ pub enum Error {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Hub(#[from] HubError),
+    #[error(transparent)]
+    Nano(#[from] NanoError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]

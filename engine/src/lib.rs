@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod grammar;
 mod grounding;
+pub mod nano;
 pub mod openai;
 mod request;
 mod response;

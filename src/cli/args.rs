@@ -8,7 +8,7 @@ use qwen3_vl::backends::DtypeRequest;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides};
+use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides, nano};
 
 use super::media::MediaSettings;
 use super::progress::LoadBar;
@@ -17,7 +17,7 @@ use super::{print, usage_error};
 /// Which checkpoint.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Checkpoint folder, or hub id such as Qwen/Qwen3-VL-2B-Instruct
+    /// Checkpoint folder, hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano for the embedded one [default: nano]
     #[arg(value_name = "MODEL")]
     pub positional: Option<String>,
     /// The same as MODEL
@@ -35,12 +35,13 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The name that was given.
+    /// The name that was given, else that of the embedded checkpoint.
     ///
     /// # Errors
-    /// A usage error when there is none.
+    /// A usage error when no name was given and this build has no checkpoint.
     pub fn name(&self) -> anyhow::Result<&str> {
-        self.positional.as_deref().or(self.model.as_deref()).ok_or_else(|| {
+        let named = self.positional.as_deref().or(self.model.as_deref());
+        named.or(nano::default_model()).ok_or_else(|| {
             let message = "no model: give a checkpoint folder or a hub id such as \
                            Qwen/Qwen3-VL-2B-Instruct, as first argument or by --model";
             usage_error(ErrorKind::MissingRequiredArgument, message)

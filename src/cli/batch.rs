@@ -40,9 +40,9 @@ pub struct BatchArgs {
     /// Where the answers go, one JSON object per line, in the order in which they are ready
     #[arg(short, long, value_name = "RESULTS")]
     output: PathBuf,
-    /// Checkpoint folder, or hub id such as Qwen/Qwen3-VL-2B-Instruct
+    /// Checkpoint folder, hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano for the embedded one [default: nano]
     #[arg(short, long, value_name = "MODEL", env = "QWEN3_VL_MODEL")]
-    model: String,
+    model: Option<String>,
     /// Branch, tag or commit of a hub id
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
@@ -78,11 +78,8 @@ pub fn run(args: &BatchArgs) -> anyhow::Result<Outcome> {
         let (held, name) = (journal.done.len(), args.output.display());
         print::error_line(&format!("{name} holds {held} answers already; going on behind them"));
     }
-    let name = ModelArgs {
-        positional: Some(args.model.clone()),
-        model: None,
-        revision: args.revision.clone(),
-    };
+    let name =
+        ModelArgs { positional: args.model.clone(), model: None, revision: args.revision.clone() };
     let options = load_options(&args.device, &args.context, &args.settings)?;
     let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::sample::GenerationDefaults;
-use qwen3_vl::weights::hub::resolve_model;
+use qwen3_vl::nano;
 use qwen3_vl::weights::load::{Part, check_checkpoint, parameter_counts};
 use qwen3_vl::weights::{Checkpoint, LoadReport, load_generation_defaults};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ struct Inspection {
 
 /// Runs the verb.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
-    let folder = resolve_model(args.model.name()?, &args.model.hub(args.json))?;
+    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
     let checkpoint = Checkpoint::open(&folder)?;
     let inspection = Inspection {
         report: check_checkpoint(&checkpoint)?,

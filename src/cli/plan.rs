@@ -10,8 +10,8 @@ use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::model::VISION_CHUNK;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
 use qwen3_vl::model::session::PREFILL_CHUNK;
+use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
-use qwen3_vl::weights::hub::resolve_model;
 use qwen3_vl::weights::load::parameter_counts;
 use qwen3_vl::weights::load_processor;
 use qwen3_vl::weights::media::OpenedMedia;
@@ -63,7 +63,7 @@ struct Memory {
 
 /// Runs the verb.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
-    let folder = resolve_model(args.model.name()?, &args.model.hub(args.json))?;
+    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
     args.media.settings.check()?;
     let settings = &args.media.settings;
     let config = args.context.options().apply(read_config(&folder)?)?;

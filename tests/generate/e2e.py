@@ -49,7 +49,7 @@ def one_image(w):
 
 
 def photograph(w):
-    """The picture of the README: a JPEG, resized, decoded by us bit for bit as by PIL."""
+    """A JPEG, resized, decoded by us bit for bit as by PIL."""
     photo = {"type": "image", "image": "images/photo.jpg"}
     return [user(photo, text("What is in this picture?" if w == WORDINGS[0] else w))]
 
