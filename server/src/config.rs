@@ -6,6 +6,8 @@ use std::time::Duration;
 use qwen3_vl_model::batch::BatchOptions;
 use qwen3_vl_model::processor::message::VideoRef;
 
+use crate::tls::Tls;
+
 /// How a server behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,6 +18,8 @@ pub struct Config {
     pub api_keys: Vec<String>,
     /// Origins whose pages may use the server (CORS); `*` is every one.
     pub allowed_origins: Vec<String>,
+    /// Certificate and key of HTTPS; without it the server speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// Most answers that are written at the same time.
     pub max_num_seqs: usize,
     /// Most tokens of one pass through the model.
@@ -80,6 +84,7 @@ impl Default for Config {
             served_names: vec!["qwen3-vl".to_owned()],
             api_keys: Vec::new(),
             allowed_origins: Vec::new(),
+            tls: None,
             max_num_seqs: BatchOptions::default().max_num_seqs,
             max_num_batched_tokens: BatchOptions::default().max_num_batched_tokens,
             memory: Memory::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use qwen3_vl::Qwen3Vl;
-use qwen3_vl::server::{Config, Load, Memory, run as serve};
+use qwen3_vl::server::{Config, Load, Memory, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
 use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
@@ -19,7 +19,8 @@ use super::{Outcome, print, size};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl serve ./model\n  \
-    qwen3-vl serve Qwen/Qwen3-VL-2B-Instruct --host 0.0.0.0 --api-key-file key.txt\n  \
+    qwen3-vl serve Qwen/Qwen3-VL-2B-Instruct --host 0.0.0.0 --api-key-file key.txt \
+--tls-cert chain.pem --tls-key key.pem\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \
 -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
     Ctrl-C or SIGTERM finishes the answers that are being written; a second one ends at once.")]
@@ -89,6 +90,12 @@ struct AccessArgs {
     /// File with keys, one a line
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Speak HTTPS with this certificate chain, a PEM file
+    #[arg(long, alias = "ssl-certfile", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, alias = "ssl-keyfile", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Origins whose pages may use the server, such as https://example.org, or *
     #[arg(long, value_name = "ORIGIN", num_args = 1..)]
     allowed_origins: Vec<String>,
@@ -110,7 +117,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     let mut options = load_options(&args.device, &args.context, &args.settings)?;
     options.media = options.media.with_policy(policy(&args.access)?);
     options.hub = Some(args.model.hub(args.quiet));
-    let quiet = args.quiet;
+    let (quiet, scheme) = (args.quiet, if config.tls.is_some() { "https" } else { "http" });
     let load: Load = Box::new(move || {
         let mut bar = LoadBar::new(quiet);
         let loaded = Qwen3Vl::load_with(&name, options, &mut bar)?;
@@ -118,7 +125,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
         warn(&loaded);
         Ok(loaded)
     });
-    let ready = |address: SocketAddr| print::error_line(&format!("listening on http://{address}"));
+    let ready = |address: SocketAddr| {
+        print::error_line(&format!("listening on {scheme}://{address}"));
+    };
     serve(config, load, ready)?;
     Ok(Outcome::Done)
 }
@@ -134,6 +143,7 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         served_names: names,
         api_keys: keys(&args.access)?,
         allowed_origins: args.access.allowed_origins.clone(),
+        tls: tls(&args.access)?,
         max_num_seqs: args.max_num_seqs as usize,
         max_num_batched_tokens: args.max_num_batched_tokens as usize,
         memory: Memory {
@@ -160,6 +170,13 @@ fn keys(access: &AccessArgs) -> anyhow::Result<Vec<String>> {
     }
     anyhow::ensure!(keys.iter().all(|key| !key.is_empty()), "an API key is empty");
     Ok(keys)
+}
+
+fn tls(access: &AccessArgs) -> anyhow::Result<Option<Tls>> {
+    match (&access.tls_cert, &access.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls::read(certificate, key)?)),
+        _ => Ok(None),
+    }
 }
 
 fn policy(access: &AccessArgs) -> anyhow::Result<SourcePolicy> {

@@ -29,6 +29,11 @@ pub fn program() -> Command {
 impl Server {
     /// Serves the fixture `model` with further arguments, and waits until it is ready.
     pub fn start(model: &str, arguments: &[&str]) -> Self {
+        Self::start_for(agent(), model, arguments)
+    }
+
+    /// As [`Self::start`], asked by a client with settings of its own.
+    pub fn start_for(agent: ureq::AgentBuilder, model: &str, arguments: &[&str]) -> Self {
         let folder = common::fixtures().join(model);
         let mut child = program()
             .args([
@@ -60,8 +65,7 @@ impl Server {
                 .filter(|line| line.contains("panicked") || line.contains("ERROR"))
                 .for_each(|line| println!("server: {line}"));
         });
-        let agent = ureq::AgentBuilder::new().timeout(PATIENCE).try_proxy_from_env(false).build();
-        let server = Self { child, url, agent };
+        let server = Self { child, url, agent: agent.build() };
         server.wait_for("health", || server.get("/health").0 == 200);
         server
     }
@@ -135,6 +139,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A client that is patient and asks no proxy.
+pub fn agent() -> ureq::AgentBuilder {
+    ureq::AgentBuilder::new().timeout(PATIENCE).try_proxy_from_env(false)
 }
 
 fn told(result: Result<ureq::Response, ureq::Error>) -> (u16, String) {

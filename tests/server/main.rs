@@ -12,3 +12,4 @@ mod dialects;
 mod harness;
 mod page;
 mod soak;
+mod tls;
