@@ -31,10 +31,30 @@ pub struct Config {
     pub media_workers: usize,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
+    pub limits: Limits,
     /// What videos take where requests say nothing.
     pub videos: VideoRef,
     /// How long answers being written may take when the server is told to stop.
     pub shutdown: Duration,
+}
+
+/// How long a connection may keep the server waiting. Answers may take any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte of a request, or the beginning of a connection, to the end of the request's head. A TLS
+    /// handshake may take as long again.
+    pub header: Duration,
+    /// From there to the end of the body.
+    pub body: Duration,
+    /// Between an answer and the next request.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let [header, body, idle] = [15, 300, 75].map(Duration::from_secs);
+        Self { header, body, idle }
+    }
 }
 
 /// Most bytes of what is kept. What is not said follows from the memory that is free once the model is loaded.
@@ -91,6 +111,7 @@ impl Default for Config {
             max_queue: 256,
             media_workers: 2,
             max_body_bytes: 64 << 20,
+            limits: Limits::default(),
             videos: VideoRef::default(),
             shutdown: Duration::from_secs(30),
         }

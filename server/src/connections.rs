@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::response::Response;
+use axum::http::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,15 +19,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::config::Limits;
+use crate::patience::{Answer, Clock, Heard};
+
 /// Pause when no connection can be accepted, mostly because the process has too many files open.
 const NO_ACCEPT: Duration = Duration::from_secs(1);
-/// Longest time that a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 
 /// What every connection is served with.
 pub struct Door {
     pub router: Router,
     pub tls: Option<TlsAcceptor>,
+    pub limits: Limits,
 }
 
 /// Serves connections until `stopping` is true, then waits for the answers of those that are open.
@@ -75,7 +77,7 @@ impl Door {
         // Tokens are small packets that must not wait for each other.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return self.speak(stream, address, stopping).await };
-        match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        match tokio::time::timeout(self.limits.header, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.speak(stream, address, stopping).await,
             Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS handshake"),
             Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
@@ -88,14 +90,22 @@ impl Door {
         address: SocketAddr,
         mut stopping: watch::Receiver<bool>,
     ) {
-        let service = Service { router: TowerToHyperService::new(self.router.clone()), address };
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            _ = stopping.wait_for(|stopping| *stopping) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let clock = Clock::new(self.limits);
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = Service { router, address, clock: clock.clone() };
+        let io = TokioIo::new(Heard { stream, clock: clock.clone() });
+        let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
+        let mut late = pin!(clock.late());
+        let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+        let mut stopped = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = late.as_mut() => return tracing::debug!(%address, "a connection timed out"),
+                _ = stop.as_mut(), if !stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    stopped = true;
+                }
             }
         };
         if let Err(error) = ended {
@@ -108,19 +118,24 @@ impl Door {
 struct Service {
     router: TowerToHyperService<Router>,
     address: SocketAddr,
+    clock: Clock,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response, std::convert::Infallible>> + Send>>;
+type Answered = Result<Response<Answer>, std::convert::Infallible>;
 
 impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response;
+    type Response = Response<Answer>;
     type Error = std::convert::Infallible;
-    type Future = Answering;
+    type Future = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.clock.busy();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(self.address));
-        let router = self.router.clone();
-        Box::pin(async move { hyper::service::Service::call(&router, request).await })
+        let (router, clock) = (self.router.clone(), self.clock.clone());
+        Box::pin(async move {
+            let answer = hyper::service::Service::call(&router, request).await?;
+            Ok(answer.map(|body| Answer { body, clock }))
+        })
     }
 }

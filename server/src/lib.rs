@@ -9,6 +9,7 @@ mod config;
 mod connections;
 mod engine;
 mod error;
+mod patience;
 mod routes;
 mod sse;
 mod tls;
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 use qwen3_vl_engine::{Error as EngineError, Qwen3Vl};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Memory};
+pub use config::{Config, Limits, Memory};
 pub use tls::{Tls, TlsError};
 
 use app::App;
@@ -76,9 +77,10 @@ pub async fn serve(
     load: Load,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let (patience, tls) = (config.shutdown, config.tls.as_ref().map(Tls::acceptor));
+    let (patience, limits) = (config.shutdown, config.limits);
+    let tls = config.tls.as_ref().map(Tls::acceptor);
     let (app, mut failed) = App::start(config, load);
-    let door = Door { router: routes::router(app.clone())?, tls };
+    let door = Door { router: routes::router(app.clone())?, tls, limits };
     let (stopping, stopped) = tokio::sync::watch::channel(false);
     let serving = connections::serve(listener, door, stopped);
     let ordered = async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use qwen3_vl::Qwen3Vl;
-use qwen3_vl::server::{Config, Load, Memory, Tls, run as serve};
+use qwen3_vl::server::{Config, Limits, Load, Memory, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
 use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
@@ -57,9 +57,8 @@ pub struct ServeArgs {
     settings: MediaSettings,
     #[command(flatten)]
     context: ContextArgs,
-    /// Seconds that answers may take after the server was told to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    shutdown_timeout: u64,
+    #[command(flatten)]
+    times: TimeArgs,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -78,6 +77,27 @@ struct MemoryArgs {
     /// Most memory of features of pictures seen before; 0B for none [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_or_none)]
     vision_cache_memory: Option<u64>,
+}
+
+/// How long what may take. Answers take as long as they need.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time limits")]
+struct TimeArgs {
+    /// Seconds in which the head of a request must arrive, from its first byte or the connection's beginning
+    #[arg(long, value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    header_timeout: u64,
+    /// Seconds in which the body of a request must arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    body_timeout: u64,
+    /// Seconds after an answer until its connection is closed, unless there is another request
+    #[arg(long, visible_alias = "timeout-keep-alive", value_name = "SECONDS", default_value_t = 75,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    keep_alive_timeout: u64,
+    /// Seconds that answers may take after the server was told to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    shutdown_timeout: u64,
 }
 
 /// Who may use the server, and what it may read.
@@ -154,8 +174,13 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         max_queue: args.max_queue,
         media_workers: workers,
         max_body_bytes: usize::try_from(args.access.max_body_size).unwrap_or(usize::MAX),
+        limits: Limits {
+            header: Duration::from_secs(args.times.header_timeout),
+            body: Duration::from_secs(args.times.body_timeout),
+            idle: Duration::from_secs(args.times.keep_alive_timeout),
+        },
         videos: args.settings.video_defaults(),
-        shutdown: Duration::from_secs(args.shutdown_timeout),
+        shutdown: Duration::from_secs(args.times.shutdown_timeout),
     })
 }
 

@@ -10,6 +10,7 @@ mod clients;
 mod common;
 mod dialects;
 mod harness;
+mod limits;
 mod page;
 mod soak;
 mod tls;
