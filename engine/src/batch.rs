@@ -62,7 +62,7 @@ impl<'m, K> Requests<'m, K> {
         prepared: &Prepared,
         request: &Request,
     ) -> Result<(SequenceId, TextAssembler<'m>), Error> {
-        let options = self.model.options(request)?;
+        let options = self.model.options(prepared, request)?;
         let text = self.model.assembler(prepared, request)?;
         let constraint = self.model.constraint(prepared, request)?;
         let inputs = &prepared.chat.inputs;

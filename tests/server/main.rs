@@ -12,5 +12,6 @@ mod dialects;
 mod harness;
 mod limits;
 mod page;
+mod prompts;
 mod soak;
 mod tls;

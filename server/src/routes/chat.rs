@@ -40,7 +40,10 @@ pub async fn completions(
     let choices = responses.iter().enumerate();
     let choices = choices.map(|(index, response)| whole(&model, &chat, index, response)).collect();
     let all: Vec<&Response> = responses.iter().collect();
-    let body = completion(&head, choices, usage(&all));
+    let mut body = completion(&head, choices, usage(&all));
+    if let Some(scores) = responses.first().and_then(|first| first.prompt_logprobs.as_deref()) {
+        body["prompt_logprobs"] = openai::prompt_logprobs(model.processor().tokenizer(), scores);
+    }
     Ok(axum::Json(body).into_response())
 }
 
@@ -52,11 +55,12 @@ pub fn head(app: &App, id: &str, model: Option<&str>) -> Result<Head, ApiError> 
     Ok(Head { id: id.to_owned(), model: app.name(model)?, created: now() })
 }
 
-/// One request per choice; with a seed, each has its own.
+/// One request per choice; with a seed, each has its own. Only the first tells of the prompt, which is the same for all.
 pub fn repeat(prepared: Prepared, request: &Request, n: usize) -> Vec<(Prepared, Request)> {
     let one = |index: usize| {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        request.prompt_logprobs = request.prompt_logprobs.filter(|_| index == 0);
         (prepared.clone(), request)
     };
     (0..n).map(one).collect()
