@@ -393,6 +393,7 @@ impl AnswerStream<'_> {
 
     /// The answer as far as it was read.
     pub fn into_response(mut self) -> Response {
+        self.response.usage.reasoning_tokens = self.stream.reasoning_tokens();
         self.response.stopped_by = self.stream.stopped_by().map(str::to_owned);
         let (finish, timings) = (self.stream.finish_reason(), self.stream.timings());
         self.response.completed(self.stream.answer(), finish, timings)

@@ -22,6 +22,8 @@ pub struct Usage {
     pub video_tokens: usize,
     /// Tokens of the prompt that an earlier turn had left in the cache.
     pub cached_tokens: usize,
+    /// Tokens of the answer that are reasoning, without its markers.
+    pub reasoning_tokens: usize,
 }
 
 /// Log probabilities of one generated token.

@@ -32,6 +32,7 @@ pub struct Config {
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
     pub limits: Limits,
+    pub responses: ResponseStore,
     /// What videos take where requests say nothing.
     pub videos: VideoRef,
     /// How long answers being written may take when the server is told to stop.
@@ -54,6 +55,21 @@ impl Default for Limits {
     fn default() -> Self {
         let [header, body, idle] = [15, 300, 75].map(Duration::from_secs);
         Self { header, body, idle }
+    }
+}
+
+/// How responses are kept that later requests may go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseStore {
+    /// Most bytes of all; with 0 nothing is kept.
+    pub bytes: u64,
+    /// How long each is kept.
+    pub life: Duration,
+}
+
+impl Default for ResponseStore {
+    fn default() -> Self {
+        Self { bytes: 256 << 20, life: Duration::from_secs(3600) }
     }
 }
 
@@ -112,6 +128,7 @@ impl Default for Config {
             media_workers: 2,
             max_body_bytes: 64 << 20,
             limits: Limits::default(),
+            responses: ResponseStore::default(),
             videos: VideoRef::default(),
             shutdown: Duration::from_secs(30),
         }

@@ -12,6 +12,7 @@ mod error;
 mod patience;
 mod routes;
 mod sse;
+mod store;
 mod tls;
 
 use std::future::Future;
@@ -20,7 +21,7 @@ use std::net::SocketAddr;
 use qwen3_vl_engine::{Error as EngineError, Qwen3Vl};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Limits, Memory};
+pub use config::{Config, Limits, Memory, ResponseStore};
 pub use tls::{Tls, TlsError};
 
 use app::App;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use qwen3_vl::Qwen3Vl;
-use qwen3_vl::server::{Config, Limits, Load, Memory, Tls, run as serve};
+use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
 use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
@@ -77,6 +77,13 @@ struct MemoryArgs {
     /// Most memory of features of pictures seen before; 0B for none [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_or_none)]
     vision_cache_memory: Option<u64>,
+    /// Most memory of responses that later ones may go on from; 0B for none
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size::parse_or_none)]
+    response_store_memory: u64,
+    /// Seconds for which such a response is kept
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    response_store_ttl: u64,
 }
 
 /// How long what may take. Answers take as long as they need.
@@ -178,6 +185,10 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
             header: Duration::from_secs(args.times.header_timeout),
             body: Duration::from_secs(args.times.body_timeout),
             idle: Duration::from_secs(args.times.keep_alive_timeout),
+        },
+        responses: ResponseStore {
+            bytes: args.memory.response_store_memory,
+            life: Duration::from_secs(args.memory.response_store_ttl),
         },
         videos: args.settings.video_defaults(),
         shutdown: Duration::from_secs(args.times.shutdown_timeout),

@@ -82,6 +82,10 @@ impl Server {
         told(self.agent.get(&format!("{}{path}", self.url)).call())
     }
 
+    pub fn delete(&self, path: &str) -> (u16, String) {
+        told(self.agent.delete(&format!("{}{path}", self.url)).call())
+    }
+
     pub fn request(&self, path: &str) -> ureq::Request {
         self.agent.post(&format!("{}{path}", self.url))
     }

@@ -13,5 +13,6 @@ mod harness;
 mod limits;
 mod page;
 mod prompts;
+mod responses;
 mod soak;
 mod tls;

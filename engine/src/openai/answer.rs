@@ -59,6 +59,7 @@ pub fn choice(index: usize, message: Value, finish: &str, logprobs: Option<Vec<V
 pub fn usage(answers: &[&Response]) -> Value {
     let Some(first) = answers.first().map(|answer| &answer.usage) else { return Value::Null };
     let completion: usize = answers.iter().map(|answer| answer.usage.completion_tokens).sum();
+    let reasoning: usize = answers.iter().map(|answer| answer.usage.reasoning_tokens).sum();
     json!({
         "prompt_tokens": first.prompt_tokens,
         "completion_tokens": completion,
@@ -68,6 +69,7 @@ pub fn usage(answers: &[&Response]) -> Value {
             "image_tokens": first.image_tokens,
             "video_tokens": first.video_tokens,
         },
+        "completion_tokens_details": { "reasoning_tokens": reasoning },
     })
 }
 

@@ -1,36 +1,52 @@
-//! `POST /v1/responses`, without state: what was said before comes with every request.
+//! `/v1/responses`: what was said before comes with the request, or from a response that was kept.
 
+mod kept;
 mod request;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
-use qwen3_vl_engine::openai::{Head, parse_chat};
+use qwen3_vl_engine::openai::{Head, message, parse_chat};
 use qwen3_vl_engine::tools::ToolCall;
 use qwen3_vl_engine::{Response, Usage};
 use qwen3_vl_model::generate::FinishReason;
 use serde_json::{Value, json};
 
+pub use kept::{delete, get};
+
 use super::Shared;
-use super::body::Json;
+use super::body::{Json, KeyDigest};
 use super::chat::{head, repeat, split_tools};
-use super::log::RequestId;
+use crate::app::App;
 use crate::engine::Client;
 use crate::error::ApiError;
+use crate::store::{Draft, Store, Turn};
+use request::{Asked, Links};
 
 /// `POST /v1/responses`.
 pub async fn responses(
     State(app): State<Shared>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(KeyDigest(owner)): Extension<KeyDigest>,
     client: Client,
-    Json(body): Json,
+    Json(mut body): Json,
 ) -> Result<HttpResponse, ApiError> {
-    let echo = request::echo(&body);
-    let mut chat = parse_chat(request::to_chat(body)?)?;
-    let frame = Frame { head: head(&app, &format!("resp_{id}"), chat.model.as_deref())?, echo };
+    let links = Links::take(&mut body)?;
+    let mut echo = request::echo(&body);
+    echo["previous_response_id"] = links.previous.clone().into();
+    let store = kept::wanted(&app, &links)?;
+    let past = kept::past(&app, owner, &links)?;
+    let before = Turn::messages(&past).map_err(|error| ApiError::internal(&error))?;
+    let Asked { chat, input: asked } = request::to_chat(body, before)?;
+    let mut chat = parse_chat(chat)?;
+    let id = kept::new_id()?;
+    let head = head(&app, &id, chat.model.as_deref())?;
+    let keep = store.map(|store| (store, Draft { id, owner, past, asked }));
+    let mut frame = Frame { head, echo, keep };
     let prepared = app.prepare(&mut chat.request).await?;
     let answers = app.submit(client, repeat(prepared, &chat.request, 1))?;
     if chat.stream {
@@ -42,7 +58,7 @@ pub async fn responses(
     };
     let (text, calls) = split_tools(chat.tools, response);
     let output = output(&frame.head.id, response, &text, &calls);
-    Ok(axum::Json(frame.finished(response, output)).into_response())
+    Ok(axum::Json(frame.finish(response, output, (&text, &calls))).into_response())
 }
 
 /// What all states of a response have in common.
@@ -50,6 +66,8 @@ struct Frame {
     head: Head,
     /// Fields of the request that are told back.
     echo: Value,
+    /// Where the response is kept, and with what.
+    keep: Option<(Arc<Store>, Draft)>,
 }
 
 impl Frame {
@@ -67,6 +85,23 @@ impl Frame {
         });
         for (field, value) in self.echo.as_object().into_iter().flatten() {
             object[field] = value.clone();
+        }
+        object["store"] = self.keep.is_some().into();
+        object
+    }
+
+    /// The whole response, which is kept from now on; `said` is the text and the calls of the answer.
+    fn finish(
+        &mut self,
+        response: &Response,
+        output: Vec<Value>,
+        said: (&str, &[ToolCall]),
+    ) -> Value {
+        let (text, calls) = said;
+        let mut object = self.finished(response, output);
+        if let Some((store, draft)) = self.keep.take() {
+            let answer = message(text, response.reasoning.as_deref(), calls);
+            object["store"] = store.keep(draft, answer, &object).into();
         }
         object
     }
@@ -87,7 +122,7 @@ fn usage(usage: &Usage) -> Value {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": { "cached_tokens": usage.cached_tokens },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": { "reasoning_tokens": 0 },
+        "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
         "total_tokens": usage.total_tokens,
     })
 }

@@ -25,13 +25,17 @@ pub(super) struct ResponseStream {
     open: Option<Open>,
     /// Whole items.
     output: Vec<Value>,
+    /// All text and calls of the answer.
+    said: String,
+    calls: Vec<ToolCall>,
     sequence: u64,
 }
 
 impl ResponseStream {
     pub(super) fn new(frame: Frame, tools: bool) -> Self {
         let tools = tools.then(|| ToolSplitter::new(call_prefix(0)));
-        Self { frame, tools, open: None, output: Vec::new(), sequence: 0 }
+        let (output, said, calls) = Default::default();
+        Self { frame, tools, open: None, output, said, calls, sequence: 0 }
     }
 
     fn event(&mut self, kind: &str, mut fields: Value) -> Line {
@@ -83,6 +87,7 @@ impl ResponseStream {
     }
 
     fn say(&mut self, text: &str) -> Vec<Line> {
+        self.said.push_str(text);
         let mut lines = Vec::new();
         if !matches!(self.open, Some(Open::Text(_))) {
             lines.extend(self.close());
@@ -120,6 +125,7 @@ impl ResponseStream {
     }
 
     fn call(&mut self, call: &ToolCall) -> Vec<Line> {
+        self.calls.push(call.clone());
         let mut lines = self.close();
         let item = call_item(call);
         let mut begun = item.clone();
@@ -181,7 +187,8 @@ impl Dialect for ResponseStream {
             FinishReason::Length => "response.incomplete",
             _ => "response.completed",
         };
-        let object = self.frame.finished(response, self.output.clone());
+        let said = (self.said.as_str(), self.calls.as_slice());
+        let object = self.frame.finish(response, self.output.clone(), said);
         lines.push(self.event(kind, json!({ "response": object })));
         lines
     }
