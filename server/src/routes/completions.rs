@@ -2,46 +2,34 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, State};
 use axum::response::sse::Event as Line;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::{CompletionBody, Head, Prompts, parse_completion, prompt_logprobs};
 use qwen3_vl_engine::{Prepared, Qwen3Vl, Response, TokenLogprob};
 use qwen3_vl_model::processor::detokenize::token_bytes;
-use qwen3_vl_model::stream::StreamEvent;
 use serde_json::{Map, Value, json};
 
-use super::Shared;
-use super::body::Json;
-use super::chat::{head, repeat};
-use super::log::RequestId;
-use crate::engine::Client;
+use super::asked::Asked;
+use super::pieces::Piece;
 use crate::error::ApiError;
-use crate::sse::{Dialect, data, stream};
+use crate::sse::{Dialect, broken_chunks, data, end_of_chunks, stream};
 
 /// `POST /v1/completions`.
-pub async fn completions(
-    State(app): State<Shared>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    client: Client,
-    Json(body): Json,
-) -> Result<HttpResponse, ApiError> {
-    let mut body = parse_completion(body)?;
+pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
+    let mut body = parse_completion(asked.body.take())?;
     let scores = Scores::of(&mut body)?;
-    let head = head(&app, &format!("cmpl-{id}"), body.model.as_deref())?;
+    let head = asked.head(format!("cmpl-{}", asked.id), body.model.as_deref())?;
     let prompts = body.prompts.clone();
-    let prepared: Vec<Prepared> = app
-        .work(move |model, _| prompts.iter().map(|prompt| prepare(model, prompt)).collect())
-        .await?;
+    let prepare = move |model: &Qwen3Vl, _| prompts.iter().map(|p| prepare(model, p)).collect();
+    let prepared: Vec<Prepared> = asked.app.work(prepare).await?;
     let echoes = echoes(&body, &prepared);
-    let jobs = prepared.into_iter().flat_map(|prompt| repeat(prompt, &body.request, body.n));
-    let answers = app.submit(client, jobs.collect())?;
-    let model = Arc::clone(app.model()?);
+    let answers = asked.submit(prepared, &body.request, body.n)?;
+    let model = Arc::clone(asked.app.model()?);
     if body.stream {
         let include_usage = body.stream_options.include_usage;
         let writer =
             TextStream { model, head, include_usage, echoes, n: body.n, pending: Vec::new() };
-        return Ok(stream(answers, writer));
+        return Ok(stream(answers, false, writer));
     }
     let responses = answers.whole().await?;
     let all = responses.iter().zip(&echoes).enumerate();
@@ -209,17 +197,17 @@ impl Dialect for TextStream {
         given.map(|(index, echo)| self.chunk(index, echo, None)).collect()
     }
 
-    fn piece(&mut self, index: usize, event: StreamEvent) -> Vec<Line> {
-        match event {
-            StreamEvent::Token(token) => {
+    fn piece(&mut self, index: usize, piece: Piece) -> Vec<Line> {
+        match piece {
+            Piece::Token(token) => {
                 let id = token.id;
                 let waiting = token.logprobs.map(|logprobs| (index, TokenLogprob { id, logprobs }));
                 self.pending.extend(waiting);
                 Vec::new()
             }
-            StreamEvent::Reasoning(text) | StreamEvent::Text(text) => {
-                vec![self.chunk(index, &text, None)]
-            }
+            Piece::Reasoning(text) | Piece::Text(text) => vec![self.chunk(index, &text, None)],
+            // Nobody looks for calls in bare texts.
+            Piece::Call(_) => Vec::new(),
         }
     }
 
@@ -228,18 +216,15 @@ impl Dialect for TextStream {
     }
 
     fn end(&mut self, responses: &[&Response]) -> Vec<Line> {
-        let mut lines = Vec::new();
-        if self.include_usage {
+        end_of_chunks(self.include_usage.then(|| {
             let mut chunk = self.head.object("text_completion");
             chunk["choices"] = json!([]);
             chunk["usage"] = usage(responses, self.n);
-            lines.push(data(&chunk));
-        }
-        lines.push(Line::default().data("[DONE]"));
-        lines
+            chunk
+        }))
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Line> {
-        vec![data(&json!({ "error": error.body() })), Line::default().data("[DONE]")]
+        broken_chunks(error)
     }
 }

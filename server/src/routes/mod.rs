@@ -1,6 +1,7 @@
 //! The endpoints.
 
 mod anthropic;
+mod asked;
 mod body;
 mod chat;
 mod completions;
@@ -8,6 +9,7 @@ mod log;
 mod metrics;
 mod models;
 mod page;
+pub mod pieces;
 mod responses;
 mod tokens;
 

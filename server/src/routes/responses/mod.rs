@@ -9,7 +9,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::{Head, message, parse_chat};
 use qwen3_vl_engine::tools::ToolCall;
@@ -19,46 +18,34 @@ use serde_json::{Value, json};
 
 pub use kept::{delete, get};
 
-use super::Shared;
-use super::body::{Json, KeyDigest};
-use super::chat::{head, repeat, split_tools};
-use crate::app::App;
-use crate::engine::Client;
+use super::asked::Asked;
+use super::pieces::split;
 use crate::error::ApiError;
 use crate::store::{Draft, Store, Turn};
-use request::{Asked, Links};
+use request::Links;
 
 /// `POST /v1/responses`.
-pub async fn responses(
-    State(app): State<Shared>,
-    Extension(KeyDigest(owner)): Extension<KeyDigest>,
-    client: Client,
-    Json(mut body): Json,
-) -> Result<HttpResponse, ApiError> {
+pub async fn responses(mut asked: Asked) -> Result<HttpResponse, ApiError> {
+    let mut body = asked.body.take();
     let links = Links::take(&mut body)?;
     let mut echo = request::echo(&body);
     echo["previous_response_id"] = links.previous.clone().into();
-    let store = kept::wanted(&app, &links)?;
-    let past = kept::past(&app, owner, &links)?;
+    let store = kept::wanted(&asked.app, &links)?;
+    let past = kept::past(&asked.app, asked.owner, &links)?;
     let before = Turn::messages(&past).map_err(|error| ApiError::internal(&error))?;
-    let Asked { chat, input: asked } = request::to_chat(body, before)?;
+    let (chat, input) = request::to_chat(body, before)?;
     let mut chat = parse_chat(chat)?;
-    let id = kept::new_id()?;
-    let head = head(&app, &id, chat.model.as_deref())?;
-    let keep = store.map(|store| (store, Draft { id, owner, past, asked }));
-    let mut frame = Frame { head, echo, keep };
-    let prepared = app.prepare(&mut chat.request).await?;
-    let answers = app.submit(client, repeat(prepared, &chat.request, 1))?;
+    let head = asked.head(kept::new_id()?, chat.model.as_deref())?;
+    let draft = Draft { id: head.id.clone(), owner: asked.owner, past, asked: input };
+    let mut frame = Frame { head, echo, keep: store.map(|store| (store, draft)) };
+    let (answers, _) = asked.answers(&mut chat).await?;
     if chat.stream {
-        return Ok(crate::sse::stream(answers, stream::ResponseStream::new(frame, chat.tools)));
+        return Ok(crate::sse::stream(answers, chat.tools, stream::ResponseStream::new(frame)));
     }
-    let all = answers.whole().await?;
-    let Some(response) = all.first() else {
-        return Err(ApiError::internal(&"a request without an answer"));
-    };
-    let (text, calls) = split_tools(chat.tools, response);
-    let output = output(&frame.head.id, response, &text, &calls);
-    Ok(axum::Json(frame.finish(response, output, (&text, &calls))).into_response())
+    let response = answers.one().await?;
+    let (text, calls) = split(chat.tools, &response);
+    let output = output(&frame.head.id, &response, &text, &calls);
+    Ok(axum::Json(frame.finish(&response, output, (&text, &calls))).into_response())
 }
 
 /// What all states of a response have in common.

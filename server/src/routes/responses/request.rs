@@ -63,15 +63,6 @@ impl Links {
     }
 }
 
-/// A request as a chat.
-#[derive(Debug)]
-pub(super) struct Asked {
-    /// The body of the chat.
-    pub(super) chat: Value,
-    /// Its messages that are not from before, nor instructions, which hold for this request alone.
-    pub(super) input: Vec<Value>,
-}
-
 /// What a response tells back of its request.
 pub(super) fn echo(body: &Value) -> Value {
     let mut echo = json!({ "parallel_tool_calls": true, "tool_choice": "auto", "tools": [] });
@@ -83,11 +74,12 @@ pub(super) fn echo(body: &Value) -> Value {
     echo
 }
 
-/// The chat with the same meaning, whose messages stand behind those of `past`.
+/// The body of a chat with the same meaning, with the messages `past` before its own; and its own messages without the
+/// instructions, which hold for this request alone.
 ///
 /// # Errors
 /// [`BodyError`], naming the field.
-pub(super) fn to_chat(body: Value, past: Vec<Value>) -> Result<Asked, BodyError> {
+pub(super) fn to_chat(body: Value, past: Vec<Value>) -> Result<(Value, Vec<Value>), BodyError> {
     let Value::Object(mut body) = body else {
         return Err(BodyError::NoObject { wanted: "input", found: "something else" });
     };
@@ -117,7 +109,7 @@ pub(super) fn to_chat(body: Value, past: Vec<Value>) -> Result<Asked, BodyError>
     }
     match body.keys().next() {
         Some(field) => Err(BodyError::Unknown { field: field.clone() }),
-        None => Ok(Asked { chat: Value::Object(chat), input }),
+        None => Ok((Value::Object(chat), input)),
     }
 }
 

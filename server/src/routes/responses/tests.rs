@@ -24,9 +24,8 @@ fn a_body_becomes_a_chat() {
     let links = Links::take(&mut body).unwrap();
     assert_eq!(links, Links { previous: Some("resp_1".into()), store: Some(false) });
     let past = vec![json!({"role": "user", "content": "Before."})];
-    let asked = to_chat(body, past).unwrap();
-    let chat = asked.chat;
-    assert_eq!(asked.input, chat["messages"].as_array().unwrap()[2..]);
+    let (chat, input) = to_chat(body, past).unwrap();
+    assert_eq!(input, chat["messages"].as_array().unwrap()[2..]);
     assert_eq!(
         chat["messages"],
         json!([
