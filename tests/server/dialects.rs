@@ -94,6 +94,9 @@ fn anthropic_messages_are_answered() {
     assert_eq!(expected["text"], text);
     let (status, error) = server.try_post("/v1/messages", &json!({ "messages": [] }));
     assert_eq!((status, error["type"].as_str()), (400, Some("error")), "{error}");
+    let broken = server.request("/v1/messages").set("content-type", "application/json");
+    let Err(ureq::Error::Status(400, reply)) = broken.send_string("{") else { panic!("taken") };
+    assert!(reply.into_string().unwrap().starts_with("{\"type\":\"error\""));
 }
 
 #[test]
