@@ -7,11 +7,12 @@ use qwen3_vl::Qwen3Vl;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::cache::KvDtype;
-use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
+use qwen3_vl::model::generate::{GenerateOptions, Generation, PromptLogprob, SessionSlot};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::processor::image::Grid;
 use qwen3_vl::model::processor::message::MediaKind;
+use qwen3_vl::model::sample::{TokenLogprobs, logprobs};
 use qwen3_vl::model::session::Session;
 
 fn model() -> Qwen3Vl {
@@ -132,6 +133,80 @@ fn a_batch_answers_as_each_alone() {
         let options =
             BatchOptions { max_num_seqs, max_num_batched_tokens, ..BatchOptions::default() };
         assert_eq!(answers(&model, &inputs, options).0, alone, "{options:?}");
+    }
+}
+
+/// Log probabilities of a prompt's tokens, from the logits after every one of its beginnings.
+fn scores(model: &Qwen3Vl, inputs: &ModelInputs) -> Vec<TokenLogprobs> {
+    let states = |end: usize| {
+        let mut prompt = model.model().prepare(inputs, &mut Probe::off()).unwrap();
+        let mut cache = model.model().new_cache();
+        let hidden = model.model().prefill(&mut prompt, 0..end, &mut cache, &mut Probe::off());
+        values(model.model().logits(hidden.narrow(0, end - 1, 1)))
+    };
+    let after = |end: usize| logprobs(&states(end), inputs.ids[end], 3).unwrap();
+    (1..inputs.ids.len()).map(after).collect()
+}
+
+fn assert_scores(found: Option<&[PromptLogprob]>, right: &[TokenLogprobs], ids: &[u32]) {
+    let found = found.unwrap();
+    assert_eq!(found.len(), right.len());
+    for ((found, right), id) in found.iter().zip(right).zip(&ids[1..]) {
+        assert_eq!(found.id, *id);
+        let near = |a: f32, b: f32| assert!((a - b).abs() < 1e-4, "{found:?} for {right:?}");
+        near(found.logprobs.chosen, right.chosen);
+        found.logprobs.top.iter().zip(&right.top).for_each(|(a, b)| near(a.1, b.1));
+        let rank = found.logprobs.top.iter().position(|(other, _)| other == id);
+        assert_eq!(rank.map(|rank| rank + 1), (found.rank <= 3).then_some(found.rank));
+    }
+}
+
+#[test]
+fn prompts_are_scored_in_chunks_together_and_behind_what_is_shared() {
+    let model = model();
+    let long = ModelInputs::text((0..150).map(|i| 3 + (i * 13 % 200) as u32).collect());
+    let inputs = [prompt(&model, 1), long, prompt(&model, 2), prompt(&model, 1)];
+    let right: Vec<_> = inputs.iter().map(|inputs| scores(&model, inputs)).collect();
+    let options = GenerateOptions {
+        max_new_tokens: 2,
+        prompt_logprobs: Some(3),
+        ..GenerateOptions::default()
+    };
+    for (inputs, right) in inputs.iter().zip(&right) {
+        for prefill_chunk in [5, 2048] {
+            let options = GenerateOptions { prefill_chunk, ..options.clone() };
+            let mut session = Session::new(model.model());
+            session.prefill(model.model(), inputs, usize::MAX).unwrap();
+            let session = SessionSlot::Borrowed(&mut session);
+            let answer = Generation::start(model.model(), session, inputs, options).unwrap();
+            assert_scores(answer.answer().prompt_logprobs(), right, &inputs.ids);
+        }
+    }
+    for max_num_batched_tokens in [7, 2048] {
+        let shared = BatchOptions {
+            prefix_bytes: 1 << 30,
+            feature_bytes: 1 << 30,
+            ..BatchOptions::default()
+        };
+        let mut batch =
+            Batch::new(model.model(), BatchOptions { max_num_batched_tokens, ..shared });
+        for _ in 0..2 {
+            let ids =
+                inputs.each_ref().map(|inputs| batch.submit(inputs, options.clone()).unwrap());
+            let mut ended = 0;
+            while ended < ids.len() {
+                for (id, event) in batch.step() {
+                    let BatchEvent::Token { finish, .. } = event else { panic!("{event:?}") };
+                    if finish.is_some() {
+                        ended += 1;
+                        let at = ids.iter().position(|other| *other == id).unwrap();
+                        let (answer, _) = batch.answer(id).unwrap();
+                        assert_scores(answer.prompt_logprobs(), &right[at], &inputs[at].ids);
+                    }
+                }
+            }
+        }
+        assert_eq!(batch.stats().reused_tokens, 0);
     }
 }
 

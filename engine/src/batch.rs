@@ -62,7 +62,7 @@ impl<'m, K> Requests<'m, K> {
         prepared: &Prepared,
         request: &Request,
     ) -> Result<(SequenceId, TextAssembler<'m>), Error> {
-        let options = self.model.options(request)?;
+        let options = self.model.options(prepared, request)?;
         let text = self.model.assembler(prepared, request)?;
         let constraint = self.model.constraint(prepared, request)?;
         let inputs = &prepared.chat.inputs;
@@ -140,6 +140,7 @@ impl<'m, K> Requests<'m, K> {
         let reason = reason?;
         let (answer, timings) = self.batch.answer(id)?;
         let mut open = self.open.remove(&id)?;
+        open.response.usage.reasoning_tokens = open.text.reasoning_tokens();
         open.response.stopped_by = open.text.stopped_by().map(str::to_owned);
         let response = open.response.completed(answer, reason, timings);
         self.batch.cancel(id);

@@ -3,18 +3,16 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
-use qwen3_vl_model::cache::KvDtype;
-use qwen3_vl_model::config::ConfigError;
+use qwen3_vl_backends::{Precision, SelectedDevice, device};
+use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::inputs::ModelInputs;
 use qwen3_vl_model::processor::thinking::{ThinkingSplitter, opens_thinking};
-use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor, VideoRules};
+use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor};
 use qwen3_vl_model::sample::{Constraint, GenerationDefaults};
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
-use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
@@ -24,57 +22,12 @@ use qwen3_vl_weights::{
 };
 
 use crate::grammar::{Grammars, Start};
+use crate::load::LoadOptions;
 use crate::response::MediaReport;
 use crate::{Error, Request, Response, nano};
 
 /// New tokens when neither the request nor the checkpoint sets a limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
-
-/// Where and how to load a checkpoint.
-#[derive(Debug, Clone, Default)]
-pub struct LoadOptions {
-    /// As `--device`; without it `QWEN3_VL_DEVICE`, else the best device present.
-    pub device: Option<String>,
-    pub dtype: DtypeRequest,
-    /// Bounds on the area of images after resizing, in pixels.
-    pub min_pixels: Option<usize>,
-    pub max_pixels: Option<usize>,
-    /// How videos are sampled, sized and written into the prompt.
-    pub video: VideoRules,
-    pub context: ContextOptions,
-    /// How keys and values are stored.
-    pub kv_cache_dtype: KvDtype,
-    /// How hub ids are downloaded; without it as the environment says.
-    pub hub: Option<HubOptions>,
-    pub media: MediaLimits,
-    /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
-    pub adapter: Option<PathBuf>,
-}
-
-/// How long a prompt may be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ContextOptions {
-    /// Most tokens of prompt and answer, no more than the checkpoint allows (vLLM `max_model_len`).
-    pub max_model_len: Option<usize>,
-    /// A JSON object that scales the rotary embedding, see [`Qwen3VlConfig::with_rope_scaling`].
-    pub rope_scaling: Option<String>,
-}
-
-impl ContextOptions {
-    /// The configuration as these options change it.
-    ///
-    /// # Errors
-    /// When the object is malformed or the length is out of range.
-    pub fn apply(&self, mut config: Qwen3VlConfig) -> Result<Qwen3VlConfig, ConfigError> {
-        if let Some(json) = &self.rope_scaling {
-            config = config.with_rope_scaling(json)?;
-        }
-        match self.max_model_len {
-            Some(tokens) => config.with_max_model_len(tokens),
-            None => Ok(config),
-        }
-    }
-}
 
 /// A checkpoint on a device, with its processor: `load`, then `generate` or `stream`.
 #[derive(Debug)]
@@ -213,7 +166,7 @@ impl Qwen3Vl {
         prepared: Prepared,
         request: &Request,
     ) -> Result<AnswerStream<'a>, Error> {
-        let options = self.options(request)?;
+        let options = self.options(&prepared, request)?;
         let text = self.assembler(&prepared, request)?;
         let constraint = self.constraint(&prepared, request)?;
         let generation = Generation::start(&self.model, session, &prepared.chat.inputs, options)?;
@@ -341,7 +294,12 @@ impl Qwen3Vl {
     }
 
     /// How a request is generated: its own settings, then the checkpoint's.
-    pub(crate) fn options(&self, request: &Request) -> Result<GenerateOptions, Error> {
+    pub(crate) fn options(
+        &self,
+        prepared: &Prepared,
+        request: &Request,
+    ) -> Result<GenerateOptions, Error> {
+        request.check_prompt_logprobs(prepared.chat.inputs.ids.len())?;
         let max_new_tokens =
             request.max_tokens.or(self.defaults.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
         if max_new_tokens == 0 {
@@ -360,6 +318,7 @@ impl Qwen3Vl {
             eos_token_ids: [eos, &request.stop_token_ids].concat(),
             sampling: self.defaults.resolve(&request.sampling)?,
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
             prefill_chunk: PREFILL_CHUNK,
             context: self.model.config().text.max_position_embeddings,
         })
@@ -434,6 +393,7 @@ impl AnswerStream<'_> {
 
     /// The answer as far as it was read.
     pub fn into_response(mut self) -> Response {
+        self.response.usage.reasoning_tokens = self.stream.reasoning_tokens();
         self.response.stopped_by = self.stream.stopped_by().map(str::to_owned);
         let (finish, timings) = (self.stream.finish_reason(), self.stream.timings());
         self.response.completed(self.stream.answer(), finish, timings)

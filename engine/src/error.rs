@@ -47,6 +47,10 @@ pub enum Error {
     NoTokens,
     #[error("token id {id} is not below the vocabulary size {vocabulary}")]
     TokenId { id: u32, vocabulary: usize },
+    #[error(
+        "`prompt_logprobs` of {tokens} tokens are {values} values, but at most {limit} are told; ask for fewer alternatives or shorten the prompt"
+    )]
+    PromptLogprobs { tokens: usize, values: usize, limit: usize },
     #[error(transparent)]
     Grammar(#[from] GrammarError),
 }

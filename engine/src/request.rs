@@ -4,6 +4,11 @@ use qwen3_vl_model::processor::message::{Conversation, Message};
 use qwen3_vl_model::sample::SamplingOverrides;
 use serde_json::{Map, Value};
 
+use crate::Error;
+
+/// Most values that are told of a prompt's tokens: each is some hundred bytes on its way to the client.
+const MAX_PROMPT_LOGPROBS: usize = 1 << 17;
+
 /// A conversation and how to answer it. Whatever is not set comes from the checkpoint's `generation_config.json`.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
@@ -19,6 +24,8 @@ pub struct Request {
     pub stop_token_ids: Vec<u32>,
     /// Report log probabilities of each token and this many alternatives.
     pub logprobs: Option<usize>,
+    /// Report them of the prompt's tokens too, with this many alternatives. The prompt is computed in full then.
+    pub prompt_logprobs: Option<usize>,
     /// Go on past end-of-sequence tokens, until `max_tokens`.
     pub ignore_eos: bool,
     /// What the answer must look like.
@@ -64,5 +71,30 @@ impl Request {
     pub fn greedy(mut self) -> Self {
         self.sampling.do_sample = Some(false);
         self
+    }
+
+    /// Whether what is to be told of a prompt of `tokens` tokens can be held.
+    pub(crate) fn check_prompt_logprobs(&self, tokens: usize) -> Result<(), Error> {
+        let values = self.prompt_logprobs.map_or(0, |n| tokens.saturating_mul(n + 1));
+        let limit = MAX_PROMPT_LOGPROBS;
+        if values > limit {
+            return Err(Error::PromptLogprobs { tokens, values, limit });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_prompts_tell_few_alternatives() {
+        let check = |n, tokens| {
+            Request { prompt_logprobs: n, ..Request::default() }.check_prompt_logprobs(tokens)
+        };
+        assert!(check(None, usize::MAX).is_ok() && check(Some(0), MAX_PROMPT_LOGPROBS).is_ok());
+        assert!(check(Some(20), 6241).is_ok() && check(Some(20), 6242).is_err());
+        assert!(check(Some(1), usize::MAX).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qwen3_vl_model::generate::{Answer, FinishReason, Timings};
+use qwen3_vl_model::generate::{Answer, FinishReason, PromptLogprob, Timings};
 use qwen3_vl_model::processor::message::MediaKind;
 use qwen3_vl_model::processor::{MediaInfo, PlannedMedia, PreparedChat};
 use qwen3_vl_model::sample::TokenLogprobs;
@@ -22,6 +22,8 @@ pub struct Usage {
     pub video_tokens: usize,
     /// Tokens of the prompt that an earlier turn had left in the cache.
     pub cached_tokens: usize,
+    /// Tokens of the answer that are reasoning, without its markers.
+    pub reasoning_tokens: usize,
 }
 
 /// Log probabilities of one generated token.
@@ -57,6 +59,8 @@ pub struct Response {
     /// Sentences on what was wrong with the media without being fatal.
     pub warnings: Vec<String>,
     pub logprobs: Option<Vec<TokenLogprob>>,
+    /// Of the tokens of the prompt but the first.
+    pub prompt_logprobs: Option<Vec<PromptLogprob>>,
     /// The sampler's seed, which repeats the answer.
     pub seed: u64,
 }
@@ -81,6 +85,7 @@ impl Response {
             sizes: report.sizes,
             films: report.films,
             logprobs: logprobs.then(Vec::new),
+            prompt_logprobs: None,
             seed: 0,
         }
     }
@@ -114,6 +119,7 @@ impl Response {
     ) -> Self {
         self.token_ids = answer.generated().to_vec();
         self.seed = answer.seed();
+        self.prompt_logprobs = answer.prompt_logprobs().map(<[PromptLogprob]>::to_vec);
         (self.finish_reason, self.timings) = (finish, timings);
         let (prompt, completion) = (self.prompt_token_ids.len(), self.token_ids.len());
         self.usage = Usage {

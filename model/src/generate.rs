@@ -1,8 +1,11 @@
 //! Token by token: sample, stop, feed back.
 
+mod score;
+
 use std::time::{Duration, Instant};
 
-use burn::tensor::{DType, Tensor};
+pub use score::PromptLogprob;
+pub(crate) use score::read_rows;
 
 use crate::inputs::{InputError, ModelInputs};
 use crate::model::Qwen3VlModel;
@@ -10,6 +13,7 @@ use crate::sample::{
     Constraint, ConstraintError, SampleError, Sampler, SamplingParams, TokenLogprobs, logprobs,
 };
 use crate::session::{PREFILL_CHUNK, Session};
+use score::Scores;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +25,8 @@ pub struct GenerateOptions {
     pub sampling: SamplingParams,
     /// Report log probabilities of the chosen token and this many alternatives.
     pub logprobs: Option<usize>,
+    /// Report them of the tokens of the prompt too, with this many alternatives.
+    pub prompt_logprobs: Option<usize>,
     /// Tokens of the prompt that run at once.
     pub prefill_chunk: usize,
     /// Most tokens of prompt and answer together.
@@ -34,6 +40,7 @@ impl Default for GenerateOptions {
             eos_token_ids: Vec::new(),
             sampling: SamplingParams::greedy(),
             logprobs: None,
+            prompt_logprobs: None,
             prefill_chunk: PREFILL_CHUNK,
             context: usize::MAX,
         }
@@ -131,6 +138,7 @@ pub struct Answer {
     generated: Vec<u32>,
     finish: Option<FinishReason>,
     constraint: Option<Box<dyn Constraint>>,
+    scores: Scores,
 }
 
 impl Answer {
@@ -149,6 +157,7 @@ impl Answer {
             generated: Vec::new(),
             finish: (options.max_new_tokens == 0).then_some(FinishReason::Length),
             constraint: None,
+            scores: Scores::default(),
             options,
         })
     }
@@ -162,8 +171,11 @@ impl Answer {
     /// Samples the next token from the logits after the last one.
     ///
     /// # Errors
-    /// When the logits cannot be sampled from, or the constraint leaves nothing.
+    /// When the logits cannot be sampled from, the constraint leaves nothing, or the prompt could not be scored.
     pub fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, GenerateError> {
+        if let Some(error) = self.scores.failed.take() {
+            return Err(error.into());
+        }
         let (id, complete) = self.choose(logits)?;
         let logprobs = match self.options.logprobs {
             Some(n) => Some(logprobs(logits, id, n)?),
@@ -231,8 +243,8 @@ impl<'a> Generation<'a> {
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
         let chunk = options.prefill_chunk;
-        let answer = Answer::new(options, inputs.ids.clone())?;
-        let prefill = session.get().prefill(model, inputs, chunk)?;
+        let mut answer = Answer::new(options, inputs.ids.clone())?;
+        let prefill = session.get().prefill_for(Some(&mut answer), model, inputs, chunk)?;
         let start = Instant::now();
         let logits = read_rows(prefill.logits).swap_remove(0);
         let timings = Timings {
@@ -282,16 +294,5 @@ impl Iterator for Generation<'_> {
         let token = self.advance();
         self.failed = token.is_err();
         Some(token)
-    }
-}
-
-/// Logits `[n, vocabulary]` on the host, row by row.
-pub(crate) fn read_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
-    let width = logits.dims()[1];
-    let values: Vec<f32> =
-        logits.into_data_dtype(DType::F32).try_to_vec().expect("logits are read back as f32");
-    match values.len() == width {
-        true => vec![values],
-        false => values.chunks(width).map(<[f32]>::to_vec).collect(),
     }
 }

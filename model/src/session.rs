@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Tensor;
 
 use crate::cache::KvCache;
-use crate::generate::read_rows;
+use crate::generate::{Answer, read_rows};
 use crate::inputs::{InputError, ModelInputs};
 use crate::model::Qwen3VlModel;
 use crate::prefix::Trace;
@@ -62,13 +62,26 @@ impl Session {
         inputs: &ModelInputs,
         chunk: usize,
     ) -> Result<Prefill, InputError> {
+        self.prefill_for(None, model, inputs, chunk)
+    }
+
+    /// As [`Self::prefill`], for an answer that may want the prompt's tokens scored. Then nothing is reused.
+    pub(crate) fn prefill_for(
+        &mut self,
+        answer: Option<&mut Answer>,
+        model: &Qwen3VlModel,
+        inputs: &ModelInputs,
+        chunk: usize,
+    ) -> Result<Prefill, InputError> {
         let start = Instant::now();
         let trace = Trace::of(inputs);
-        let reused = self.trace.common(self.cache.len(), &trace);
+        let answer = answer.filter(|answer| answer.wants_scores());
+        let known = self.trace.common(self.cache.len(), &trace);
+        let reused = if answer.is_some() { 0 } else { known };
         let mut prompt = model.prepare(inputs, &mut Probe::off())?;
         self.cache.truncate(reused);
         self.trace.ids.truncate(reused);
-        let logits = model.logits(self.run(model, &mut prompt, chunk.max(1)));
+        let logits = model.logits(self.run(model, &mut prompt, chunk.max(1), answer));
         let vision = prompt.vision_time();
         self.trace = trace;
         self.next_position = prompt.positions().next;
@@ -87,7 +100,7 @@ impl Session {
     ) -> Result<Vec<f32>, InputError> {
         *self = Self::new(model);
         let mut prompt = model.prepare(inputs, &mut Probe::off())?;
-        let last = self.run(model, &mut prompt, chunk.max(1));
+        let last = self.run(model, &mut prompt, chunk.max(1), None);
         Ok(read_rows(last).swap_remove(0))
     }
 
@@ -100,12 +113,22 @@ impl Session {
     }
 
     /// Runs what the cache lacks of a prompt, and returns the hidden state after its last token, `[1, hidden]`.
-    fn run(&mut self, model: &Qwen3VlModel, prompt: &mut Prompt, chunk: usize) -> Tensor<2> {
+    fn run(
+        &mut self,
+        model: &Qwen3VlModel,
+        prompt: &mut Prompt,
+        chunk: usize,
+        mut scored: Option<&mut Answer>,
+    ) -> Tensor<2> {
         let mut last = None;
         while self.cache.len() < prompt.len() {
             let start = self.cache.len();
             let rows = start..start.saturating_add(chunk).min(prompt.len());
-            last = Some(model.prefill(prompt, rows, &mut self.cache, &mut Probe::off()));
+            let hidden = model.prefill(prompt, rows, &mut self.cache, &mut Probe::off());
+            if let Some(answer) = &mut scored {
+                answer.score(model, &hidden, start);
+            }
+            last = Some(hidden);
         }
         let hidden = last.expect("at least the last token of a prompt is computed");
         let rows = hidden.dims()[0];

@@ -24,6 +24,9 @@ pub struct TextAssembler<'t> {
     decoder: StreamDecoder<'t>,
     stops: StopMatcher,
     thinking: ThinkingSplitter,
+    /// Told the text before stop strings hold any of it back, so that it knows to which part each token belongs.
+    counter: ThinkingSplitter,
+    reasoning_tokens: usize,
     pending: VecDeque<StreamEvent>,
     stopped: Option<usize>,
     flushed: bool,
@@ -35,7 +38,9 @@ impl<'t> TextAssembler<'t> {
         Self {
             decoder: StreamDecoder::new(tokenizer, true),
             stops,
+            counter: thinking.clone(),
             thinking,
+            reasoning_tokens: 0,
             pending: VecDeque::new(),
             stopped: None,
             flushed: false,
@@ -45,6 +50,9 @@ impl<'t> TextAssembler<'t> {
     /// Takes the next token.
     pub fn push(&mut self, token: GeneratedToken) {
         let text = (!token.is_eos).then(|| self.decoder.push(token.id)).flatten();
+        let inside = self.counter.is_reasoning() && !token.is_eos;
+        self.counter.push(text.as_deref().unwrap_or_default());
+        self.reasoning_tokens += usize::from(inside && self.counter.is_reasoning());
         self.pending.push_back(StreamEvent::Token(token));
         self.show(text.as_deref().unwrap_or_default());
     }
@@ -67,6 +75,11 @@ impl<'t> TextAssembler<'t> {
     /// The next event that is ready.
     pub fn pop(&mut self) -> Option<StreamEvent> {
         self.pending.pop_front()
+    }
+
+    /// Tokens of the reasoning so far, without the one that closes it.
+    pub fn reasoning_tokens(&self) -> usize {
+        self.reasoning_tokens
     }
 
     /// Whether a stop string has ended the answer.
@@ -107,6 +120,11 @@ impl<'a> TextStream<'a> {
     /// The stop string that has ended the answer.
     pub fn stopped_by(&self) -> Option<&str> {
         self.text.stopped_by()
+    }
+
+    /// Tokens of the reasoning so far, without the one that closes it.
+    pub fn reasoning_tokens(&self) -> usize {
+        self.text.reasoning_tokens()
     }
 
     /// Why the answer ended; interrupted when it was not read to its end.

@@ -14,6 +14,7 @@ use crate::access::Keys;
 use crate::config::Config;
 use crate::engine::{self, Answers, Client, Engine};
 use crate::error::ApiError;
+use crate::store::Store;
 use crate::{Load, routes::Metrics};
 
 /// Everything that handlers share.
@@ -21,6 +22,7 @@ pub struct App {
     pub config: Config,
     pub keys: Keys,
     pub metrics: Metrics,
+    pub responses: Arc<Store>,
     model: OnceLock<Arc<Qwen3Vl>>,
     engine: Engine,
     media: Arc<Semaphore>,
@@ -36,6 +38,7 @@ impl App {
         let app = Arc::new(Self {
             keys: Keys::new(&config.api_keys),
             metrics: Metrics::new(),
+            responses: Store::new(config.responses),
             model: OnceLock::new(),
             engine,
             media: Arc::new(Semaphore::new(config.media_workers.max(1))),

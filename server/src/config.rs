@@ -6,6 +6,8 @@ use std::time::Duration;
 use qwen3_vl_model::batch::BatchOptions;
 use qwen3_vl_model::processor::message::VideoRef;
 
+use crate::tls::Tls;
+
 /// How a server behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,6 +18,8 @@ pub struct Config {
     pub api_keys: Vec<String>,
     /// Origins whose pages may use the server (CORS); `*` is every one.
     pub allowed_origins: Vec<String>,
+    /// Certificate and key of HTTPS; without it the server speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// Most answers that are written at the same time.
     pub max_num_seqs: usize,
     /// Most tokens of one pass through the model.
@@ -27,10 +31,46 @@ pub struct Config {
     pub media_workers: usize,
     /// Most bytes of a request's body.
     pub max_body_bytes: usize,
+    pub limits: Limits,
+    pub responses: ResponseStore,
     /// What videos take where requests say nothing.
     pub videos: VideoRef,
     /// How long answers being written may take when the server is told to stop.
     pub shutdown: Duration,
+}
+
+/// How long a connection may keep the server waiting. Answers may take any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte of a request, or the beginning of a connection, to the end of the request's head. A TLS
+    /// handshake may take as long again.
+    pub header: Duration,
+    /// From there to the end of the body.
+    pub body: Duration,
+    /// Between an answer and the next request.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let [header, body, idle] = [15, 300, 75].map(Duration::from_secs);
+        Self { header, body, idle }
+    }
+}
+
+/// How responses are kept that later requests may go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseStore {
+    /// Most bytes of all; with 0 nothing is kept.
+    pub bytes: u64,
+    /// How long each is kept.
+    pub life: Duration,
+}
+
+impl Default for ResponseStore {
+    fn default() -> Self {
+        Self { bytes: 256 << 20, life: Duration::from_secs(3600) }
+    }
 }
 
 /// Most bytes of what is kept. What is not said follows from the memory that is free once the model is loaded.
@@ -80,12 +120,15 @@ impl Default for Config {
             served_names: vec!["qwen3-vl".to_owned()],
             api_keys: Vec::new(),
             allowed_origins: Vec::new(),
+            tls: None,
             max_num_seqs: BatchOptions::default().max_num_seqs,
             max_num_batched_tokens: BatchOptions::default().max_num_batched_tokens,
             memory: Memory::default(),
             max_queue: 256,
             media_workers: 2,
             max_body_bytes: 64 << 20,
+            limits: Limits::default(),
+            responses: ResponseStore::default(),
             videos: VideoRef::default(),
             shutdown: Duration::from_secs(30),
         }

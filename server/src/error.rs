@@ -111,6 +111,7 @@ impl From<EngineError> for ApiError {
             EngineError::Stop(_) => Some("stop"),
             EngineError::Grammar(_) => Some("response_format"),
             EngineError::TokenId { .. } => Some("logit_bias"),
+            EngineError::PromptLogprobs { .. } => Some("prompt_logprobs"),
             EngineError::Sampling(_) | EngineError::Generate(GenerateError::Sample(_)) => None,
             _ => return Self::internal(&error),
         };

@@ -6,21 +6,26 @@
 mod access;
 mod app;
 mod config;
+mod connections;
 mod engine;
 mod error;
+mod patience;
 mod routes;
 mod sse;
+mod store;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use qwen3_vl_engine::{Error as EngineError, Qwen3Vl};
 use tokio::net::TcpListener;
 
-pub use config::{Config, Memory};
+pub use config::{Config, Limits, Memory, ResponseStore};
+pub use tls::{Tls, TlsError};
 
 use app::App;
+use connections::Door;
 
 /// Why a server ended.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +35,6 @@ pub enum ServeError {
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
-    #[error("the server failed: {0}")]
-    Serve(std::io::Error),
     #[error(transparent)]
     Load(#[from] EngineError),
     #[error("`{origin}` is no origin; it must be like https://example.org")]
@@ -73,30 +76,26 @@ pub async fn serve(
     listener: TcpListener,
     config: Config,
     load: Load,
-    stop: impl Future<Output = ()> + Send + 'static,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let patience = config.shutdown;
+    let (patience, limits) = (config.shutdown, config.limits);
+    let tls = config.tls.as_ref().map(Tls::acceptor);
     let (app, mut failed) = App::start(config, load);
-    let service = routes::router(app.clone())?.into_make_service_with_connect_info::<SocketAddr>();
-    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
-    let until = {
-        let app = Arc::clone(&app);
-        async move {
-            stop.await;
-            tracing::info!("stopping: no new requests, finishing {} answers", app.open_requests());
-            app.stop_accepting();
-            let _ = stopping.send(true);
-        }
-    };
-    let serving = axum::serve(listener, service).with_graceful_shutdown(until);
-    let deadline = async {
-        let _ = stopped.wait_for(|stopping| *stopping).await;
+    let door = Door { router: routes::router(app.clone())?, tls, limits };
+    let (stopping, stopped) = tokio::sync::watch::channel(false);
+    let serving = connections::serve(listener, door, stopped);
+    let ordered = async {
+        stop.await;
+        tracing::info!("stopping: no new requests, finishing {} answers", app.open_requests());
+        app.stop_accepting();
+        // Without a receiver nothing is served any more.
+        let _ = stopping.send(true);
         tokio::time::sleep(patience).await;
     };
     tokio::select! {
-        served = serving.into_future() => served.map_err(ServeError::Serve),
+        () = serving => Ok(()),
         error = &mut failed => Err(error.map_or(ServeError::Engine, ServeError::from)),
-        () = deadline => {
+        () = ordered => {
             tracing::warn!("{} answers were cut off by the end of the server", app.open_requests());
             Ok(())
         }

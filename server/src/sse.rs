@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::response::sse::{Event as Line, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::Response;
-use qwen3_vl_model::stream::StreamEvent;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::engine::{Answers, Event};
 use crate::error::ApiError;
+use crate::routes::pieces::{Piece, Splitter};
 
 /// Lines that wait for a slow client.
 const BUFFER: usize = 64;
@@ -23,7 +23,7 @@ pub trait Dialect: Send + 'static {
     /// Before the first piece.
     fn begin(&mut self) -> Vec<Line>;
     /// A piece of answer `index`.
-    fn piece(&mut self, index: usize, event: StreamEvent) -> Vec<Line>;
+    fn piece(&mut self, index: usize, piece: Piece) -> Vec<Line>;
     /// Answer `index` is complete.
     fn done(&mut self, index: usize, response: &Response) -> Vec<Line>;
     /// All answers are complete, in order.
@@ -43,17 +43,35 @@ pub fn named(value: &serde_json::Value) -> Line {
     Line::default().event(name).data(value.to_string())
 }
 
-/// Streams `answers`. When the client goes away the answers are cancelled, at the next moment.
-pub fn stream(answers: Answers, dialect: impl Dialect) -> HttpResponse {
+/// How OpenAI's chunks end, with those about token counts if they are wanted.
+pub fn end_of_chunks(usage: Option<serde_json::Value>) -> Vec<Line> {
+    let usage = usage.as_ref().map(data);
+    usage.into_iter().chain([Line::default().data("[DONE]")]).collect()
+}
+
+/// How they end with an error.
+pub fn broken_chunks(error: &ApiError) -> Vec<Line> {
+    end_of_chunks(Some(serde_json::json!({ "error": error.body() })))
+}
+
+/// Streams `answers`, looking for calls in them if there are `tools`. When the client goes away the answers are cancelled,
+/// at the next moment.
+pub fn stream(answers: Answers, tools: bool, dialect: impl Dialect) -> HttpResponse {
     let (lines, receiver) = mpsc::channel(BUFFER);
-    tokio::spawn(write(answers, dialect, lines));
+    let splitters = (0..answers.left()).map(|number| Splitter::new(tools, number as u64));
+    tokio::spawn(write(answers, splitters.collect(), dialect, lines));
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response()
 }
 
 type Lines = mpsc::Sender<Result<Line, Infallible>>;
 
-async fn write(mut answers: Answers, mut dialect: impl Dialect, lines: Lines) {
+async fn write(
+    mut answers: Answers,
+    mut splitters: Vec<Splitter>,
+    mut dialect: impl Dialect,
+    lines: Lines,
+) {
     let mut done: Vec<(usize, Response)> = Vec::new();
     if send(&lines, dialect.begin()).await.is_none() {
         return;
@@ -64,9 +82,15 @@ async fn write(mut answers: Answers, mut dialect: impl Dialect, lines: Lines) {
             () = lines.closed() => return,
         };
         let (more, over) = match event {
-            Some(Event::Piece(index, piece)) => (dialect.piece(index, piece), false),
+            Some(Event::Piece(index, event)) => {
+                let pieces = splitters[index].push(event).into_iter();
+                (pieces.flat_map(|piece| dialect.piece(index, piece)).collect(), false)
+            }
             Some(Event::Done(index, response)) => {
-                let more = dialect.done(index, &response);
+                let rest = splitters[index].finish().into_iter();
+                let mut more: Vec<Line> =
+                    rest.flat_map(|piece| dialect.piece(index, piece)).collect();
+                more.extend(dialect.done(index, &response));
                 done.push((index, *response));
                 (more, false)
             }

@@ -341,7 +341,10 @@ impl<'m> Work<'m> {
         };
         let message = openai::message(&response.text, response.reasoning.as_deref(), &[]);
         let choice = openai::choice(0, message, response.finish_reason.as_str(), logprobs);
-        let body = openai::completion(&head, vec![choice], openai::usage(&[response]));
+        let mut body = openai::completion(&head, vec![choice], openai::usage(&[response]));
+        if let Some(scores) = &response.prompt_logprobs {
+            body["prompt_logprobs"] = openai::prompt_logprobs(tokenizer, scores);
+        }
         let request_id = format!("row-{}", row.line);
         let reply = json!({ "status_code": 200, "request_id": request_id, "body": body });
         self.write(row.line, Some(&row.id), reply, Value::Null)

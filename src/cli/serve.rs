@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use qwen3_vl::Qwen3Vl;
-use qwen3_vl::server::{Config, Load, Memory, run as serve};
+use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
 use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
@@ -19,7 +19,8 @@ use super::{Outcome, print, size};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl serve ./model\n  \
-    qwen3-vl serve Qwen/Qwen3-VL-2B-Instruct --host 0.0.0.0 --api-key-file key.txt\n  \
+    qwen3-vl serve Qwen/Qwen3-VL-2B-Instruct --host 0.0.0.0 --api-key-file key.txt \
+--tls-cert chain.pem --tls-key key.pem\n  \
     curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \
 -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n\n\
     Ctrl-C or SIGTERM finishes the answers that are being written; a second one ends at once.")]
@@ -56,9 +57,8 @@ pub struct ServeArgs {
     settings: MediaSettings,
     #[command(flatten)]
     context: ContextArgs,
-    /// Seconds that answers may take after the server was told to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    shutdown_timeout: u64,
+    #[command(flatten)]
+    times: TimeArgs,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -77,6 +77,34 @@ struct MemoryArgs {
     /// Most memory of features of pictures seen before; 0B for none [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_or_none)]
     vision_cache_memory: Option<u64>,
+    /// Most memory of responses that later ones may go on from; 0B for none
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size::parse_or_none)]
+    response_store_memory: u64,
+    /// Seconds for which such a response is kept
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    response_store_ttl: u64,
+}
+
+/// How long what may take. Answers take as long as they need.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time limits")]
+struct TimeArgs {
+    /// Seconds in which the head of a request must arrive, from its first byte or the connection's beginning
+    #[arg(long, value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    header_timeout: u64,
+    /// Seconds in which the body of a request must arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    body_timeout: u64,
+    /// Seconds after an answer until its connection is closed, unless there is another request
+    #[arg(long, visible_alias = "timeout-keep-alive", value_name = "SECONDS", default_value_t = 75,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    keep_alive_timeout: u64,
+    /// Seconds that answers may take after the server was told to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    shutdown_timeout: u64,
 }
 
 /// Who may use the server, and what it may read.
@@ -89,6 +117,12 @@ struct AccessArgs {
     /// File with keys, one a line
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// Speak HTTPS with this certificate chain, a PEM file
+    #[arg(long, alias = "ssl-certfile", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file
+    #[arg(long, alias = "ssl-keyfile", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Origins whose pages may use the server, such as https://example.org, or *
     #[arg(long, value_name = "ORIGIN", num_args = 1..)]
     allowed_origins: Vec<String>,
@@ -110,7 +144,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     let mut options = load_options(&args.device, &args.context, &args.settings)?;
     options.media = options.media.with_policy(policy(&args.access)?);
     options.hub = Some(args.model.hub(args.quiet));
-    let quiet = args.quiet;
+    let (quiet, scheme) = (args.quiet, if config.tls.is_some() { "https" } else { "http" });
     let load: Load = Box::new(move || {
         let mut bar = LoadBar::new(quiet);
         let loaded = Qwen3Vl::load_with(&name, options, &mut bar)?;
@@ -118,7 +152,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
         warn(&loaded);
         Ok(loaded)
     });
-    let ready = |address: SocketAddr| print::error_line(&format!("listening on http://{address}"));
+    let ready = |address: SocketAddr| {
+        print::error_line(&format!("listening on {scheme}://{address}"));
+    };
     serve(config, load, ready)?;
     Ok(Outcome::Done)
 }
@@ -134,6 +170,7 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         served_names: names,
         api_keys: keys(&args.access)?,
         allowed_origins: args.access.allowed_origins.clone(),
+        tls: tls(&args.access)?,
         max_num_seqs: args.max_num_seqs as usize,
         max_num_batched_tokens: args.max_num_batched_tokens as usize,
         memory: Memory {
@@ -144,8 +181,17 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         max_queue: args.max_queue,
         media_workers: workers,
         max_body_bytes: usize::try_from(args.access.max_body_size).unwrap_or(usize::MAX),
+        limits: Limits {
+            header: Duration::from_secs(args.times.header_timeout),
+            body: Duration::from_secs(args.times.body_timeout),
+            idle: Duration::from_secs(args.times.keep_alive_timeout),
+        },
+        responses: ResponseStore {
+            bytes: args.memory.response_store_memory,
+            life: Duration::from_secs(args.memory.response_store_ttl),
+        },
         videos: args.settings.video_defaults(),
-        shutdown: Duration::from_secs(args.shutdown_timeout),
+        shutdown: Duration::from_secs(args.times.shutdown_timeout),
     })
 }
 
@@ -160,6 +206,13 @@ fn keys(access: &AccessArgs) -> anyhow::Result<Vec<String>> {
     }
     anyhow::ensure!(keys.iter().all(|key| !key.is_empty()), "an API key is empty");
     Ok(keys)
+}
+
+fn tls(access: &AccessArgs) -> anyhow::Result<Option<Tls>> {
+    match (&access.tls_cert, &access.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls::read(certificate, key)?)),
+        _ => Ok(None),
+    }
 }
 
 fn policy(access: &AccessArgs) -> anyhow::Result<SourcePolicy> {

@@ -64,6 +64,11 @@ fn reasoning_stands_beside_the_answer_and_keeps_its_budget() {
     let free = server.chat(&body);
     let expected = alone("dense_untied", "Think.", &[], 24);
     assert_eq!(free["choices"][0]["message"]["reasoning_content"], expected["reasoning"]);
+    let reasoning = |reply: &Value| {
+        reply["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(expected["usage"]["reasoning_tokens"], reasoning(&free));
+    assert!(reasoning(&free) > 4, "{free}");
     body["thinking_token_budget"] = json!(4);
     body["response_format"] =
         json!({ "type": "json_schema", "json_schema": { "schema": { "enum": ["yes", "no"] } } });
@@ -71,8 +76,13 @@ fn reasoning_stands_beside_the_answer_and_keeps_its_budget() {
     let answer: Value = serde_json::from_str(content(&bounded)).unwrap();
     assert!(["yes", "no"].iter().any(|word| answer == *word), "{bounded}");
     assert!(bounded["usage"]["completion_tokens"].as_u64().unwrap() < 24, "{bounded}");
+    assert_eq!(reasoning(&bounded), 4, "{bounded}");
     body["include_reasoning"] = json!(false);
     assert!(server.chat(&body)["choices"][0]["message"]["reasoning_content"].is_null());
+    let body = json!({ "input": "Think.", "max_output_tokens": 24, "temperature": 0 });
+    let told = server.post("/v1/responses", &body);
+    let counted = &told["usage"]["output_tokens_details"]["reasoning_tokens"];
+    assert_eq!(*counted, reasoning(&free), "{told}");
 }
 
 #[test]

@@ -68,6 +68,18 @@ with client.responses.stream(model="fixture", input="Hello", max_output_tokens=8
 assert written == reply.output_text
 done("responses")
 
+more = client.responses.create(
+    model="fixture", input="And?", previous_response_id=reply.id, max_output_tokens=8, temperature=0)
+assert more.previous_response_id == reply.id and more.usage.input_tokens > reply.usage.input_tokens
+assert client.responses.retrieve(reply.id).output_text == reply.output_text
+client.responses.delete(reply.id)
+try:
+    client.responses.retrieve(reply.id)
+    raise SystemExit("a deleted response is still there")
+except openai.NotFoundError:
+    pass
+done("kept responses")
+
 try:
     client.chat.completions.create(**{**chat, "temperature": 9e99, "extra_body": {"frobnicate": 1}})
     raise SystemExit("an unknown field was taken")

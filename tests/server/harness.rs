@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ pub struct Server {
     pub child: Child,
     pub url: String,
     agent: ureq::Agent,
+    complaints: Arc<Mutex<Vec<String>>>,
 }
 
 pub fn program() -> Command {
@@ -29,6 +31,11 @@ pub fn program() -> Command {
 impl Server {
     /// Serves the fixture `model` with further arguments, and waits until it is ready.
     pub fn start(model: &str, arguments: &[&str]) -> Self {
+        Self::start_for(agent(), model, arguments)
+    }
+
+    /// As [`Self::start`], asked by a client with settings of its own.
+    pub fn start_for(agent: ureq::AgentBuilder, model: &str, arguments: &[&str]) -> Self {
         let folder = common::fixtures().join(model);
         let mut child = program()
             .args([
@@ -55,15 +62,29 @@ impl Server {
         });
         let url = url.unwrap_or_else(|| panic!("the server did not start: {}", said.join("\n")));
         // The log must be read, or the server would wait for its reader; what panics is told.
+        let complaints: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = Arc::clone(&complaints);
         std::thread::spawn(move || {
-            lines
-                .filter(|line| line.contains("panicked") || line.contains("ERROR"))
-                .for_each(|line| println!("server: {line}"));
+            for line in lines.filter(|line| line.contains("panicked") || line.contains("ERROR")) {
+                println!("server: {line}");
+                heard.lock().unwrap().push(line);
+            }
         });
-        let agent = ureq::AgentBuilder::new().timeout(PATIENCE).try_proxy_from_env(false).build();
-        let server = Self { child, url, agent };
+        let server = Self { child, url, agent: agent.build(), complaints };
         server.wait_for("health", || server.get("/health").0 == 200);
         server
+    }
+
+    /// What the server has logged of panics and faults of its own.
+    pub fn complaints(&self) -> Vec<String> {
+        self.complaints.lock().unwrap().clone()
+    }
+
+    /// Memory of the server's process, where the system tells it.
+    pub fn resident_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
     }
 
     pub fn wait_for(&self, what: &str, ready: impl Fn() -> bool) {
@@ -76,6 +97,10 @@ impl Server {
 
     pub fn get(&self, path: &str) -> (u16, String) {
         told(self.agent.get(&format!("{}{path}", self.url)).call())
+    }
+
+    pub fn delete(&self, path: &str) -> (u16, String) {
+        told(self.agent.delete(&format!("{}{path}", self.url)).call())
     }
 
     pub fn request(&self, path: &str) -> ureq::Request {
@@ -137,6 +162,11 @@ impl Drop for Server {
     }
 }
 
+/// A client that is patient and asks no proxy.
+pub fn agent() -> ureq::AgentBuilder {
+    ureq::AgentBuilder::new().timeout(PATIENCE).try_proxy_from_env(false)
+}
+
 fn told(result: Result<ureq::Response, ureq::Error>) -> (u16, String) {
     match result {
         Ok(reply) | Err(ureq::Error::Status(_, reply)) => {
@@ -149,12 +179,27 @@ fn told(result: Result<ureq::Response, ureq::Error>) -> (u16, String) {
     }
 }
 
+/// A number of the environment, for tests that can be made longer.
+pub fn number(name: &str, usual: usize) -> usize {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")),
+        Err(_) => usual,
+    }
+}
+
 /// A picture of the fixtures as a data URI.
 pub fn picture(name: &str) -> String {
+    data_uri(name, if name.ends_with("jpg") { "image/jpeg" } else { "image/png" })
+}
+
+/// A file of the fixtures as a data URI.
+pub fn data_uri(name: &str, kind: &str) -> String {
+    data_uri_of(&std::fs::read(common::fixtures().join(name)).unwrap(), kind)
+}
+
+pub fn data_uri_of(bytes: &[u8], kind: &str) -> String {
     use base64::Engine as _;
-    let bytes = std::fs::read(common::fixtures().join(name)).unwrap();
-    let kind = if name.ends_with("jpg") { "jpeg" } else { "png" };
-    format!("data:image/{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
+    format!("data:{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
 /// A greedy chat request with a text, and pictures before it.

@@ -9,6 +9,12 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod dialects;
+mod fuzz;
 mod harness;
+mod limits;
 mod page;
+mod prompts;
+mod random;
+mod responses;
 mod soak;
+mod tls;

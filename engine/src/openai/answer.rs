@@ -1,8 +1,9 @@
 //! Answers as OpenAI words them.
 
+use qwen3_vl_model::generate::PromptLogprob;
 use qwen3_vl_model::processor::detokenize::token_bytes;
 use qwen3_vl_model::processor::tokenizer::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::tools::ToolCall;
 use crate::{Response, TokenLogprob};
@@ -58,6 +59,7 @@ pub fn choice(index: usize, message: Value, finish: &str, logprobs: Option<Vec<V
 pub fn usage(answers: &[&Response]) -> Value {
     let Some(first) = answers.first().map(|answer| &answer.usage) else { return Value::Null };
     let completion: usize = answers.iter().map(|answer| answer.usage.completion_tokens).sum();
+    let reasoning: usize = answers.iter().map(|answer| answer.usage.reasoning_tokens).sum();
     json!({
         "prompt_tokens": first.prompt_tokens,
         "completion_tokens": completion,
@@ -67,6 +69,7 @@ pub fn usage(answers: &[&Response]) -> Value {
             "image_tokens": first.image_tokens,
             "video_tokens": first.video_tokens,
         },
+        "completion_tokens_details": { "reasoning_tokens": reasoning },
     })
 }
 
@@ -86,4 +89,23 @@ fn logprob(tokenizer: &Tokenizer, token: &TokenLogprob) -> Value {
 fn entry(tokenizer: &Tokenizer, id: u32, value: f32) -> Value {
     let bytes = token_bytes(tokenizer, id);
     json!({ "token": String::from_utf8_lossy(&bytes), "id": id, "logprob": value, "bytes": bytes })
+}
+
+/// Log probabilities of a prompt as vLLM words them: one entry per token, null for the first, else the token itself and
+/// the alternatives by id.
+pub fn prompt_logprobs(tokenizer: &Tokenizer, tokens: &[PromptLogprob]) -> Value {
+    let entry = |id: u32, logprob: f32, rank: usize| {
+        let text = String::from_utf8_lossy(&token_bytes(tokenizer, id)).into_owned();
+        // JSON has no infinity; this is what vLLM writes.
+        let logprob = if logprob == f32::NEG_INFINITY { -9999.0 } else { logprob };
+        (id.to_string(), json!({ "logprob": logprob, "rank": rank, "decoded_token": text }))
+    };
+    let one = |token: &PromptLogprob| {
+        let own = entry(token.id, token.logprobs.chosen, token.rank);
+        let top = token.logprobs.top.iter().zip(1..).filter(|((id, _), _)| *id != token.id);
+        let top = top.map(|((id, logprob), rank)| entry(*id, *logprob, rank));
+        std::iter::once(own).chain(top).collect::<Map<String, Value>>()
+    };
+    let known = tokens.iter().map(|token| Value::Object(one(token)));
+    std::iter::once(Value::Null).chain(known).collect()
 }

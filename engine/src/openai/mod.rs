@@ -12,7 +12,7 @@ mod small;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Head, choice, completion, logprob_entries, message, usage};
+pub use answer::{Head, choice, completion, logprob_entries, message, prompt_logprobs, usage};
 pub use body::{ChatBody, parse_chat, parse_request};
 pub use error::BodyError;
 pub use settings::{

@@ -33,6 +33,7 @@ pub(super) struct Common {
     stop_token_ids: Vec<u32>,
     logit_bias: BTreeMap<String, f64>,
     ignore_eos: bool,
+    prompt_logprobs: Option<i64>,
     n: Option<u64>,
     stream: bool,
     stream_options: Option<StreamOptions>,
@@ -161,7 +162,7 @@ enum OneOrMany {
 impl Common {
     /// Takes its fields out of a body.
     pub(super) fn split(body: &mut Map<String, Value>) -> Result<Self, BodyError> {
-        const FIELDS: [&str; 16] = [
+        const FIELDS: [&str; 17] = [
             "max_tokens",
             "temperature",
             "top_p",
@@ -175,6 +176,7 @@ impl Common {
             "stop_token_ids",
             "logit_bias",
             "ignore_eos",
+            "prompt_logprobs",
             "n",
             "stream",
             "stream_options",
@@ -203,6 +205,17 @@ impl Common {
         }
         if let Some(k) = self.top_k.filter(|k| *k < -1) {
             return Err(BodyError::value("top_k", k, "at least 1, or -1 or 0 for all"));
+        }
+        match self.prompt_logprobs {
+            Some(n) if !(0..=MAX_LOGPROBS as i64).contains(&n) => {
+                return Err(BodyError::value("prompt_logprobs", n, "from 0 to 20"));
+            }
+            // They come with the whole answer, as in vLLM.
+            Some(n) if self.stream => {
+                let must = "left out where `stream` is true";
+                return Err(BodyError::value("prompt_logprobs", n, must));
+            }
+            _ => {}
         }
         self.biases().map(|_| ())
     }
@@ -256,6 +269,7 @@ impl Common {
             },
             stop_token_ids: self.stop_token_ids,
             ignore_eos: self.ignore_eos,
+            prompt_logprobs: self.prompt_logprobs.and_then(|n| usize::try_from(n).ok()),
             ..Request::default()
         })
     }

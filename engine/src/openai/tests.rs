@@ -15,13 +15,14 @@ const TOOL: &str =
 fn settings_reach_the_request() {
     let extra = r#","max_tokens":9,"temperature":0.5,"top_k":-1,"seed":7,"stop":"end","user":"me",
         "logprobs":true,"top_logprobs":3,"tools":null,"frequency_penalty":null,"logit_bias":{"5":-100},
-        "stop_token_ids":[4],"chat_template_kwargs":{"add_vision_id":true},"thinking_token_budget":8"#;
+        "stop_token_ids":[4],"prompt_logprobs":2,"chat_template_kwargs":{"add_vision_id":true},"thinking_token_budget":8"#;
     let request = parse_request(body(extra)).unwrap();
     assert_eq!((request.max_tokens, request.logprobs), (Some(9), Some(3)));
     assert_eq!((request.sampling.temperature, request.sampling.top_k), (Some(0.5), Some(0)));
     assert_eq!((request.sampling.seed, request.stop), (Some(7), vec!["end".to_owned()]));
     assert_eq!(request.sampling.logit_bias, [(5, -100.0)]);
     assert_eq!((request.stop_token_ids, request.reasoning_budget), (vec![4], Some(8)));
+    assert_eq!(request.prompt_logprobs, Some(2));
     assert_eq!(request.template["add_vision_id"], json!(true));
     let both = parse_request(body(r#","max_tokens":9,"max_completion_tokens":5"#)).unwrap();
     assert_eq!(both.max_tokens, Some(5));
@@ -65,7 +66,10 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","logit_bias":{"a":1}"#, "logit_bias"),
         (r#","logit_bias":{"1":101}"#, "logit_bias.1"),
         (r#","top_logprobs":3"#, "top_logprobs"),
-        (r#","prompt_logprobs":1"#, "prompt_logprobs"),
+        (r#","prompt_logprobs":-1"#, "prompt_logprobs"),
+        (r#","prompt_logprobs":21"#, "prompt_logprobs"),
+        (r#","prompt_logprobs":1.5"#, "prompt_logprobs"),
+        (r#","prompt_logprobs":1,"stream":true"#, "prompt_logprobs"),
         (r#","temperature":"hot""#, "temperature"),
         (r#","mm_processor_kwargs":{"max_pixel":1}"#, "mm_processor_kwargs.max_pixel"),
         (r#","mm_processor_kwargs":{"max_pixels":0}"#, "mm_processor_kwargs.max_pixels"),

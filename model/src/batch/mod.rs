@@ -139,7 +139,7 @@ impl<'m> Batch<'m> {
         let answer = Answer::new(options, inputs.ids.clone())?.with_constraint(constraint);
         let prompt = self.model.prepare(inputs, &mut Probe::off())?;
         let trace = if self.shares() { Trace::of(inputs) } else { Trace::default() };
-        let id = SequenceId(self.next);
+        let (id, looked) = (SequenceId(self.next), answer.wants_scores());
         self.next += 1;
         self.stats.prompt_tokens += prompt.len() as u64;
         self.waiting.push_back(Sequence {
@@ -149,7 +149,8 @@ impl<'m> Batch<'m> {
             answer,
             cache: self.model.new_cache(),
             reserved,
-            looked: false,
+            // Tokens that were computed for another sequence have no scores.
+            looked,
             encoding: None,
             rows: 0,
             timings: Timings::default(),
@@ -268,8 +269,11 @@ impl<'m> Batch<'m> {
 
     /// Logits after the last row of every sequence whose next token can be sampled, in order.
     fn forward(&mut self) -> Vec<Vec<f32>> {
-        let (mut steps, mut last, mut rows) = (Vec::new(), Vec::new(), 0);
-        for sequence in self.running.iter_mut().filter(|s| s.rows > 0) {
+        let (mut steps, mut last, mut scored, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (index, sequence) in self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0) {
+            if sequence.answer.wants_scores() && sequence.open_prompt() > 0 {
+                scored.push((index, sequence.cache.len(), rows, sequence.rows));
+            }
             rows += sequence.rows;
             if sequence.rows >= sequence.open_prompt() {
                 last.push(rows as i64 - 1);
@@ -280,6 +284,10 @@ impl<'m> Batch<'m> {
             return Vec::new();
         }
         let hidden = self.model.forward(&mut steps, &mut Probe::off());
+        for (index, start, first, count) in scored {
+            let states = hidden.clone().narrow(0, first, count);
+            self.running[index].answer.score(self.model, &states, start);
+        }
         if last.is_empty() {
             return Vec::new();
         }

@@ -164,6 +164,20 @@ impl Answers {
         Some(event)
     }
 
+    /// Answers that have not ended.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The only answer, whole.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub async fn one(self) -> Result<Response, ApiError> {
+        let answer = self.whole().await?.into_iter().next();
+        answer.ok_or_else(|| ApiError::internal(&"a request without an answer"))
+    }
+
     /// All answers, whole and in order.
     ///
     /// # Errors

@@ -31,7 +31,13 @@ impl FromRequest<Shared> for Json {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(ApiError::of(status, "unsupported_media_type", message));
         }
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| {
+        let patience = app.config.limits.body;
+        let read = tokio::time::timeout(patience, Bytes::from_request(request, app)).await;
+        let read = read.map_err(|_| {
+            let message = format!("the body was not there after {} s", patience.as_secs_f64());
+            ApiError::of(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+        })?;
+        let bytes = read.map_err(|rejection| {
             let (status, limit) = (rejection.status(), app.config.max_body_bytes);
             match status {
                 StatusCode::PAYLOAD_TOO_LARGE => {

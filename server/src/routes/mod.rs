@@ -1,6 +1,7 @@
 //! The endpoints.
 
 mod anthropic;
+mod asked;
 mod body;
 mod chat;
 mod completions;
@@ -8,6 +9,7 @@ mod log;
 mod metrics;
 mod models;
 mod page;
+pub mod pieces;
 mod responses;
 mod tokens;
 
@@ -42,6 +44,7 @@ pub fn router(app: Shared) -> Result<Router, ServeError> {
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/responses", post(responses::responses))
+        .route("/v1/responses/{id}", get(responses::get).delete(responses::delete))
         .route("/v1/embeddings", post(tokens::embeddings))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
@@ -107,7 +110,7 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> {
         [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("x-api-key")];
     let cors = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(headers);
     Ok(Some(cors))
 }

@@ -6,7 +6,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::parse_chat;
 use qwen3_vl_engine::tools::ToolCall;
@@ -14,11 +13,8 @@ use qwen3_vl_engine::{Response, Usage};
 use qwen3_vl_model::generate::FinishReason;
 use serde_json::{Value, json};
 
-use super::Shared;
-use super::body::Json;
-use super::chat::{head, repeat, split_tools};
-use super::log::RequestId;
-use crate::engine::Client;
+use super::asked::Asked;
+use super::pieces::split;
 use crate::error::ApiError;
 
 /// An error in Anthropic's form.
@@ -45,41 +41,32 @@ fn error_body(error: &ApiError) -> Value {
 }
 
 /// `POST /v1/messages`.
-pub async fn messages(
-    State(app): State<Shared>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    client: Client,
-    Json(body): Json,
-) -> Result<HttpResponse, MessagesError> {
-    let mut chat = parse_chat(request::to_chat(body)?)?;
-    let head = head(&app, &format!("msg_{id}"), chat.model.as_deref())?;
-    let prepared = app.prepare(&mut chat.request).await?;
-    let prompt = prepared.chat.inputs.ids.len();
-    let answers = app.submit(client, repeat(prepared, &chat.request, 1))?;
+pub async fn messages(asked: Result<Asked, ApiError>) -> Result<HttpResponse, MessagesError> {
+    let mut asked = asked?;
+    let mut chat = parse_chat(request::to_chat(asked.body.take())?)?;
+    let head = asked.head(format!("msg_{}", asked.id), chat.model.as_deref())?;
+    let (answers, prompt) = asked.answers(&mut chat).await?;
     if chat.stream {
-        let dialect = stream::MessageStream::new(head, chat.tools, prompt);
-        return Ok(crate::sse::stream(answers, dialect));
+        let dialect = stream::MessageStream::new(head, prompt);
+        return Ok(crate::sse::stream(answers, chat.tools, dialect));
     }
-    let responses = answers.whole().await?;
-    let Some(response) = responses.first() else {
-        return Err(ApiError::internal(&"a request without an answer").into());
-    };
-    let (text, calls) = split_tools(chat.tools, response);
+    let response = answers.one().await?;
+    let (text, calls) = split(chat.tools, &response);
     let mut body = message(&head.id, &head.model);
-    body["content"] = content(response, &text, &calls);
-    (body["stop_reason"], body["stop_sequence"]) = stop(response, calls.len());
+    body["content"] = content(&response, &text, &calls);
+    (body["stop_reason"], body["stop_sequence"]) = stop(&response, calls.len());
     body["usage"] = usage(&response.usage);
     Ok(axum::Json(body).into_response())
 }
 
 /// `POST /v1/messages/count_tokens`.
 pub async fn count_tokens(
-    State(app): State<Shared>,
-    Json(body): Json,
+    asked: Result<Asked, ApiError>,
 ) -> Result<axum::Json<Value>, MessagesError> {
-    let chat = parse_chat(request::to_chat(request::countable(body))?)?;
-    app.name(chat.model.as_deref())?;
-    let ids = app.count(chat.request).await?;
+    let mut asked = asked?;
+    let chat = parse_chat(request::to_chat(request::countable(asked.body.take()))?)?;
+    asked.app.name(chat.model.as_deref())?;
+    let ids = asked.app.count(chat.request).await?;
     Ok(axum::Json(json!({ "input_tokens": ids.len() })))
 }
 

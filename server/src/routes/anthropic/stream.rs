@@ -3,11 +3,10 @@
 use axum::response::sse::Event as Line;
 use qwen3_vl_engine::Response;
 use qwen3_vl_engine::openai::Head;
-use qwen3_vl_engine::tools::{ToolCall, ToolPiece, ToolSplitter};
-use qwen3_vl_model::stream::StreamEvent;
+use qwen3_vl_engine::tools::ToolCall;
 use serde_json::{Value, json};
 
-use super::super::chat::call_prefix;
+use super::super::pieces::Piece;
 use super::{error_body, message, stop, tool_use, usage};
 use crate::error::ApiError;
 use crate::sse::{Dialect, named};
@@ -22,7 +21,6 @@ enum Block {
 /// One message as it is written.
 pub(super) struct MessageStream {
     head: Head,
-    tools: Option<ToolSplitter>,
     prompt: usize,
     open: Option<Block>,
     /// Blocks begun so far.
@@ -32,9 +30,8 @@ pub(super) struct MessageStream {
 
 impl MessageStream {
     /// The answer to a prompt of `prompt` tokens.
-    pub(super) fn new(head: Head, tools: bool, prompt: usize) -> Self {
-        let tools = tools.then(|| ToolSplitter::new(call_prefix(0)));
-        Self { head, tools, prompt, open: None, blocks: 0, calls: 0 }
+    pub(super) fn new(head: Head, prompt: usize) -> Self {
+        Self { head, prompt, open: None, blocks: 0, calls: 0 }
     }
 
     fn start(&mut self, block: Value) -> Line {
@@ -82,13 +79,6 @@ impl MessageStream {
         lines.push(self.end_block());
         lines
     }
-
-    fn tool_piece(&mut self, piece: ToolPiece) -> Vec<Line> {
-        match piece {
-            ToolPiece::Text(text) => self.write(Block::Text, &text),
-            ToolPiece::Call(call) => self.call(&call),
-        }
-    }
 }
 
 impl Dialect for MessageStream {
@@ -98,25 +88,17 @@ impl Dialect for MessageStream {
         vec![named(&json!({ "type": "message_start", "message": message }))]
     }
 
-    fn piece(&mut self, _: usize, event: StreamEvent) -> Vec<Line> {
-        match event {
-            StreamEvent::Token(_) => Vec::new(),
-            StreamEvent::Reasoning(text) => self.write(Block::Thinking, &text),
-            StreamEvent::Text(text) => match &mut self.tools {
-                None => self.write(Block::Text, &text),
-                Some(tools) => {
-                    let pieces = tools.push(&text);
-                    pieces.into_iter().flat_map(|piece| self.tool_piece(piece)).collect()
-                }
-            },
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Line> {
+        match piece {
+            Piece::Token(_) => Vec::new(),
+            Piece::Reasoning(text) => self.write(Block::Thinking, &text),
+            Piece::Text(text) => self.write(Block::Text, &text),
+            Piece::Call(call) => self.call(&call),
         }
     }
 
     fn done(&mut self, _: usize, response: &Response) -> Vec<Line> {
-        let rest = self.tools.as_mut().map(ToolSplitter::finish).unwrap_or_default();
-        let mut lines: Vec<Line> =
-            rest.into_iter().flat_map(|piece| self.tool_piece(piece)).collect();
-        lines.extend(self.close());
+        let mut lines: Vec<Line> = self.close().into_iter().collect();
         let (reason, sequence) = stop(response, self.calls);
         let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
         let usage = usage(&response.usage);

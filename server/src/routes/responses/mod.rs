@@ -1,48 +1,51 @@
-//! `POST /v1/responses`, without state: what was said before comes with every request.
+//! `/v1/responses`: what was said before comes with the request, or from a response that was kept.
 
+mod kept;
 mod request;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
-use axum::extract::{Extension, State};
+use std::sync::Arc;
+
 use axum::response::{IntoResponse, Response as HttpResponse};
-use qwen3_vl_engine::openai::{Head, parse_chat};
+use qwen3_vl_engine::openai::{Head, message, parse_chat};
 use qwen3_vl_engine::tools::ToolCall;
 use qwen3_vl_engine::{Response, Usage};
 use qwen3_vl_model::generate::FinishReason;
 use serde_json::{Value, json};
 
-use super::Shared;
-use super::body::Json;
-use super::chat::{head, repeat, split_tools};
-use super::log::RequestId;
-use crate::engine::Client;
+pub use kept::{delete, get};
+
+use super::asked::Asked;
+use super::pieces::split;
 use crate::error::ApiError;
+use crate::store::{Draft, Store, Turn};
+use request::Links;
 
 /// `POST /v1/responses`.
-pub async fn responses(
-    State(app): State<Shared>,
-    Extension(RequestId(id)): Extension<RequestId>,
-    client: Client,
-    Json(body): Json,
-) -> Result<HttpResponse, ApiError> {
-    let echo = request::echo(&body);
-    let mut chat = parse_chat(request::to_chat(body)?)?;
-    let frame = Frame { head: head(&app, &format!("resp_{id}"), chat.model.as_deref())?, echo };
-    let prepared = app.prepare(&mut chat.request).await?;
-    let answers = app.submit(client, repeat(prepared, &chat.request, 1))?;
+pub async fn responses(mut asked: Asked) -> Result<HttpResponse, ApiError> {
+    let mut body = asked.body.take();
+    let links = Links::take(&mut body)?;
+    let mut echo = request::echo(&body);
+    echo["previous_response_id"] = links.previous.clone().into();
+    let store = kept::wanted(&asked.app, &links)?;
+    let past = kept::past(&asked.app, asked.owner, &links)?;
+    let before = Turn::messages(&past).map_err(|error| ApiError::internal(&error))?;
+    let (chat, input) = request::to_chat(body, before)?;
+    let mut chat = parse_chat(chat)?;
+    let head = asked.head(kept::new_id()?, chat.model.as_deref())?;
+    let draft = Draft { id: head.id.clone(), owner: asked.owner, past, asked: input };
+    let mut frame = Frame { head, echo, keep: store.map(|store| (store, draft)) };
+    let (answers, _) = asked.answers(&mut chat).await?;
     if chat.stream {
-        return Ok(crate::sse::stream(answers, stream::ResponseStream::new(frame, chat.tools)));
+        return Ok(crate::sse::stream(answers, chat.tools, stream::ResponseStream::new(frame)));
     }
-    let all = answers.whole().await?;
-    let Some(response) = all.first() else {
-        return Err(ApiError::internal(&"a request without an answer"));
-    };
-    let (text, calls) = split_tools(chat.tools, response);
-    let output = output(&frame.head.id, response, &text, &calls);
-    Ok(axum::Json(frame.finished(response, output)).into_response())
+    let response = answers.one().await?;
+    let (text, calls) = split(chat.tools, &response);
+    let output = output(&frame.head.id, &response, &text, &calls);
+    Ok(axum::Json(frame.finish(&response, output, (&text, &calls))).into_response())
 }
 
 /// What all states of a response have in common.
@@ -50,6 +53,8 @@ struct Frame {
     head: Head,
     /// Fields of the request that are told back.
     echo: Value,
+    /// Where the response is kept, and with what.
+    keep: Option<(Arc<Store>, Draft)>,
 }
 
 impl Frame {
@@ -67,6 +72,23 @@ impl Frame {
         });
         for (field, value) in self.echo.as_object().into_iter().flatten() {
             object[field] = value.clone();
+        }
+        object["store"] = self.keep.is_some().into();
+        object
+    }
+
+    /// The whole response, which is kept from now on; `said` is the text and the calls of the answer.
+    fn finish(
+        &mut self,
+        response: &Response,
+        output: Vec<Value>,
+        said: (&str, &[ToolCall]),
+    ) -> Value {
+        let (text, calls) = said;
+        let mut object = self.finished(response, output);
+        if let Some((store, draft)) = self.keep.take() {
+            let answer = message(text, response.reasoning.as_deref(), calls);
+            object["store"] = store.keep(draft, answer, &object).into();
         }
         object
     }
@@ -87,7 +109,7 @@ fn usage(usage: &Usage) -> Value {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": { "cached_tokens": usage.cached_tokens },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": { "reasoning_tokens": 0 },
+        "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
         "total_tokens": usage.total_tokens,
     })
 }

@@ -4,7 +4,7 @@ use qwen3_vl_engine::openai::BodyError;
 use serde_json::{Map, Value, json};
 
 /// Fields that both dialects have.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 12] = [
     "model",
     "stream",
     "temperature",
@@ -12,7 +12,6 @@ const SHARED: [&str; 13] = [
     "top_k",
     "seed",
     "metadata",
-    "store",
     "user",
     "safety_identifier",
     "prompt_cache_key",
@@ -34,6 +33,36 @@ const ECHO: [&str; 9] = [
 
 type Object = Map<String, Value>;
 
+/// What a request has to do with other requests.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Links {
+    /// The response that this one goes on from.
+    pub(super) previous: Option<String>,
+    /// Whether others may go on from this one.
+    pub(super) store: Option<bool>,
+}
+
+impl Links {
+    /// Takes them out of a body.
+    ///
+    /// # Errors
+    /// [`BodyError`], naming the field.
+    pub(super) fn take(body: &mut Value) -> Result<Self, BodyError> {
+        let mut take = |field| body.as_object_mut().and_then(|body| body.remove(field));
+        let previous = match take("previous_response_id") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(id)) => Some(id),
+            Some(other) => return Err(refuse("previous_response_id", &other, "a string")),
+        };
+        let store = match take("store") {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(store)) => Some(store),
+            Some(other) => return Err(refuse("store", &other, "true or false")),
+        };
+        Ok(Self { previous, store })
+    }
+}
+
 /// What a response tells back of its request.
 pub(super) fn echo(body: &Value) -> Value {
     let mut echo = json!({ "parallel_tool_calls": true, "tool_choice": "auto", "tools": [] });
@@ -45,11 +74,12 @@ pub(super) fn echo(body: &Value) -> Value {
     echo
 }
 
-/// The body of a chat with the same meaning.
+/// The body of a chat with the same meaning, with the messages `past` before its own; and its own messages without the
+/// instructions, which hold for this request alone.
 ///
 /// # Errors
 /// [`BodyError`], naming the field.
-pub(super) fn to_chat(body: Value) -> Result<Value, BodyError> {
+pub(super) fn to_chat(body: Value, past: Vec<Value>) -> Result<(Value, Vec<Value>), BodyError> {
     let Value::Object(mut body) = body else {
         return Err(BodyError::NoObject { wanted: "input", found: "something else" });
     };
@@ -63,7 +93,11 @@ pub(super) fn to_chat(body: Value) -> Result<Value, BodyError> {
     if let Some(tokens) = body.remove("max_output_tokens") {
         chat.insert("max_completion_tokens".into(), tokens);
     }
-    chat.insert("messages".into(), messages(&mut body)?.into());
+    let instructions = body.remove("instructions");
+    let instructions = instructions.map(|text| json!({ "role": "system", "content": text }));
+    let input = input(&mut body)?;
+    let messages = instructions.into_iter().chain(past).chain(input.iter().cloned());
+    chat.insert("messages".into(), messages.collect());
     tools(&mut body, &mut chat)?;
     format(body.remove("text"), &mut chat)?;
     for (field, only) in
@@ -75,15 +109,13 @@ pub(super) fn to_chat(body: Value) -> Result<Value, BodyError> {
     }
     match body.keys().next() {
         Some(field) => Err(BodyError::Unknown { field: field.clone() }),
-        None => Ok(Value::Object(chat)),
+        None => Ok((Value::Object(chat), input)),
     }
 }
 
-fn messages(body: &mut Object) -> Result<Vec<Value>, BodyError> {
+/// What is asked, as messages of a chat.
+fn input(body: &mut Object) -> Result<Vec<Value>, BodyError> {
     let mut all = Vec::new();
-    if let Some(instructions) = body.remove("instructions") {
-        all.push(json!({ "role": "system", "content": instructions }));
-    }
     match body.remove("input") {
         Some(Value::String(text)) => all.push(json!({ "role": "user", "content": text })),
         Some(Value::Array(items)) => {

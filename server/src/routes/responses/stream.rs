@@ -2,12 +2,11 @@
 
 use axum::response::sse::Event as Line;
 use qwen3_vl_engine::Response;
-use qwen3_vl_engine::tools::{ToolCall, ToolPiece, ToolSplitter};
+use qwen3_vl_engine::tools::ToolCall;
 use qwen3_vl_model::generate::FinishReason;
-use qwen3_vl_model::stream::StreamEvent;
 use serde_json::{Value, json};
 
-use super::super::chat::call_prefix;
+use super::super::pieces::Piece;
 use super::{Frame, call_item, message_item, reasoning_item, text_part};
 use crate::error::ApiError;
 use crate::sse::{Dialect, named};
@@ -21,17 +20,19 @@ enum Open {
 /// One response as it is written.
 pub(super) struct ResponseStream {
     frame: Frame,
-    tools: Option<ToolSplitter>,
     open: Option<Open>,
     /// Whole items.
     output: Vec<Value>,
+    /// All text and calls of the answer.
+    said: String,
+    calls: Vec<ToolCall>,
     sequence: u64,
 }
 
 impl ResponseStream {
-    pub(super) fn new(frame: Frame, tools: bool) -> Self {
-        let tools = tools.then(|| ToolSplitter::new(call_prefix(0)));
-        Self { frame, tools, open: None, output: Vec::new(), sequence: 0 }
+    pub(super) fn new(frame: Frame) -> Self {
+        let (output, said, calls) = Default::default();
+        Self { frame, open: None, output, said, calls, sequence: 0 }
     }
 
     fn event(&mut self, kind: &str, mut fields: Value) -> Line {
@@ -83,6 +84,7 @@ impl ResponseStream {
     }
 
     fn say(&mut self, text: &str) -> Vec<Line> {
+        self.said.push_str(text);
         let mut lines = Vec::new();
         if !matches!(self.open, Some(Open::Text(_))) {
             lines.extend(self.close());
@@ -120,6 +122,7 @@ impl ResponseStream {
     }
 
     fn call(&mut self, call: &ToolCall) -> Vec<Line> {
+        self.calls.push(call.clone());
         let mut lines = self.close();
         let item = call_item(call);
         let mut begun = item.clone();
@@ -137,13 +140,6 @@ impl ResponseStream {
         lines.push(self.item_done(item));
         lines
     }
-
-    fn tool_piece(&mut self, piece: ToolPiece) -> Vec<Line> {
-        match piece {
-            ToolPiece::Text(text) => self.say(&text),
-            ToolPiece::Call(call) => self.call(&call),
-        }
-    }
 }
 
 impl Dialect for ResponseStream {
@@ -153,25 +149,17 @@ impl Dialect for ResponseStream {
         vec![created, self.event("response.in_progress", json!({ "response": object }))]
     }
 
-    fn piece(&mut self, _: usize, event: StreamEvent) -> Vec<Line> {
-        match event {
-            StreamEvent::Token(_) => Vec::new(),
-            StreamEvent::Reasoning(text) => self.think(&text),
-            StreamEvent::Text(text) => match &mut self.tools {
-                None => self.say(&text),
-                Some(tools) => {
-                    let pieces = tools.push(&text);
-                    pieces.into_iter().flat_map(|piece| self.tool_piece(piece)).collect()
-                }
-            },
+    fn piece(&mut self, _: usize, piece: Piece) -> Vec<Line> {
+        match piece {
+            Piece::Token(_) => Vec::new(),
+            Piece::Reasoning(text) => self.think(&text),
+            Piece::Text(text) => self.say(&text),
+            Piece::Call(call) => self.call(&call),
         }
     }
 
     fn done(&mut self, _: usize, response: &Response) -> Vec<Line> {
-        let rest = self.tools.as_mut().map(ToolSplitter::finish).unwrap_or_default();
-        let mut lines: Vec<Line> =
-            rest.into_iter().flat_map(|piece| self.tool_piece(piece)).collect();
-        lines.extend(self.close());
+        let mut lines = self.close();
         if self.output.is_empty() {
             // An answer of nothing is an empty message.
             lines.extend(self.say(""));
@@ -181,7 +169,8 @@ impl Dialect for ResponseStream {
             FinishReason::Length => "response.incomplete",
             _ => "response.completed",
         };
-        let object = self.frame.finished(response, self.output.clone());
+        let said = (self.said.as_str(), self.calls.as_slice());
+        let object = self.frame.finish(response, self.output.clone(), said);
         lines.push(self.event(kind, json!({ "response": object })));
         lines
     }

@@ -1,0 +1,141 @@
+//! Connections: accepted, decrypted where there is a certificate, and served until the server stops.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Limits;
+use crate::patience::{Answer, Clock, Heard};
+
+/// Pause when no connection can be accepted, mostly because the process has too many files open.
+const NO_ACCEPT: Duration = Duration::from_secs(1);
+
+/// What every connection is served with.
+pub struct Door {
+    pub router: Router,
+    pub tls: Option<TlsAcceptor>,
+    pub limits: Limits,
+}
+
+/// Serves connections until `stopping` is true, then waits for the answers of those that are open.
+pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
+    let door = Arc::new(door);
+    let (open, mut closed) = mpsc::channel::<()>(1);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let (door, open, stopping) = (Arc::clone(&door), open.clone(), stopping.clone());
+                tokio::spawn(async move {
+                    door.connection(stream, address, stopping).await;
+                    drop(open);
+                });
+            }
+            Err(error) if is_of_the_client(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted");
+                tokio::time::sleep(NO_ACCEPT).await;
+            }
+        }
+    }
+    drop((listener, open));
+    // Nothing is ever sent: this ends when the last connection has dropped its sender.
+    closed.recv().await;
+}
+
+/// Whether a connection failed before it was accepted, which says nothing of the server.
+fn is_of_the_client(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+impl Door {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        stopping: watch::Receiver<bool>,
+    ) {
+        // Tokens are small packets that must not wait for each other.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.speak(stream, address, stopping).await };
+        match tokio::time::timeout(self.limits.header, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.speak(stream, address, stopping).await,
+            Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS handshake"),
+            Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
+        }
+    }
+
+    async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        stream: S,
+        address: SocketAddr,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let clock = Clock::new(self.limits);
+        let router = TowerToHyperService::new(self.router.clone());
+        let service = Service { router, address, clock: clock.clone() };
+        let io = TokioIo::new(Heard { stream, clock: clock.clone() });
+        let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
+        let mut late = pin!(clock.late());
+        let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+        let mut stopped = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = late.as_mut() => return tracing::debug!(%address, "a connection timed out"),
+                _ = stop.as_mut(), if !stopped => {
+                    connection.as_mut().graceful_shutdown();
+                    stopped = true;
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "a connection broke");
+        }
+    }
+}
+
+/// The endpoints, as one connection sees them.
+struct Service {
+    router: TowerToHyperService<Router>,
+    address: SocketAddr,
+    clock: Clock,
+}
+
+type Answered = Result<Response<Answer>, std::convert::Infallible>;
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Answer>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.clock.busy();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(self.address));
+        let (router, clock) = (self.router.clone(), self.clock.clone());
+        Box::pin(async move {
+            let answer = hyper::service::Service::call(&router, request).await?;
+            Ok(answer.map(|body| Answer { body, clock }))
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! Connections that keep the server waiting.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Server, ask};
+
+const HEAD: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
+    content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+    stream
+}
+
+/// What is said until the server closes the connection, and after how many seconds it does.
+fn rest(stream: &mut TcpStream, begun: Instant) -> (String, f64) {
+    let mut told = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut told) {
+        // A connection is reset where the server has not read all that was sent.
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it is not closed: {error}");
+    }
+    (String::from_utf8(told).unwrap(), begun.elapsed().as_secs_f64())
+}
+
+/// Sends a byte again and again, until the server closes the connection.
+fn trickle(stream: &TcpStream) -> std::thread::JoinHandle<()> {
+    let mut stream = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
+/// Reads one answer of a connection that stays open.
+fn answer(stream: &mut TcpStream) -> String {
+    let mut told = Vec::new();
+    while !told.ends_with(b"}") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "closed too early");
+        told.push(byte[0]);
+    }
+    String::from_utf8(told).unwrap()
+}
+
+#[test]
+fn slow_connections_are_closed_and_long_answers_are_not() {
+    let server = Server::start(
+        "dense_tied",
+        &["--header-timeout", "1", "--body-timeout", "2", "--keep-alive-timeout", "3"],
+    );
+    // A connection without a word, and a head that never ends.
+    let begun = Instant::now();
+    let (mut silent, mut slow) = (connect(&server), connect(&server));
+    let dripping = trickle(&slow);
+    for stream in [&mut silent, &mut slow] {
+        let (told, seconds) = rest(stream, begun);
+        assert!(told.is_empty() && seconds > 0.9, "{seconds}: {told}");
+    }
+    dripping.join().unwrap();
+
+    // A body that never ends is told so.
+    let begun = Instant::now();
+    let mut slow = connect(&server);
+    slow.write_all(HEAD).unwrap();
+    let dripping = trickle(&slow);
+    let (told, seconds) = rest(&mut slow, begun);
+    dripping.join().unwrap();
+    assert!(told.starts_with("HTTP/1.1 408 ") && seconds > 1.9, "{seconds}: {told}");
+    let error: Value = serde_json::from_str(told.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], "body_timeout");
+
+    // A connection may be used again after a pause that is longer than a head may take, but not for ever.
+    let mut kept = connect(&server);
+    for pause in [0, 1500] {
+        std::thread::sleep(Duration::from_millis(pause));
+        kept.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        assert!(answer(&mut kept).starts_with("HTTP/1.1 200 "));
+    }
+    let (told, seconds) = rest(&mut kept, Instant::now());
+    assert!(told.is_empty() && seconds > 2.5, "{seconds}: {told}");
+
+    // An answer takes longer than all of that.
+    let mut long = ask("Go on.", &[], 3900);
+    (long["stream"], long["ignore_eos"]) = (json!(true), json!(true));
+    let begun = Instant::now();
+    let mut stream = server.open_stream("/v1/chat/completions", &long);
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    println!("an answer of {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(text.ends_with("data: [DONE]\n\n"));
+}
