@@ -31,6 +31,7 @@ pub mod stop;
 pub mod stream;
 pub mod text;
 pub mod vision;
+pub mod weight;
 
 pub use config::Qwen3VlConfig;
 pub use model::Qwen3VlModel;
