@@ -3,78 +3,32 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use qwen3_vl_backends::{DtypeRequest, Precision, SelectedDevice, device};
-use qwen3_vl_model::cache::KvDtype;
-use qwen3_vl_model::config::ConfigError;
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::{Precision, SelectedDevice, device};
+use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::inputs::ModelInputs;
 use qwen3_vl_model::processor::thinking::{ThinkingSplitter, opens_thinking};
-use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor, VideoRules};
+use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor};
 use qwen3_vl_model::sample::{Constraint, GenerationDefaults};
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
 use qwen3_vl_model::stop::StopMatcher;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
-use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::{HubOptions, resolve_model};
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
-    Checkpoint, LoadReport, MediaLimits, Progress, load_generation_defaults, load_model,
-    load_processor,
+    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_model,
+    load_processor, load_rounded,
 };
 
 use crate::grammar::{Grammars, Start};
+use crate::options::LoadOptions;
 use crate::response::MediaReport;
 use crate::{Error, Request, Response};
 
 /// New tokens when neither the request nor the checkpoint sets a limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
-
-/// Where and how to load a checkpoint.
-#[derive(Debug, Clone, Default)]
-pub struct LoadOptions {
-    /// As `--device`; without it `QWEN3_VL_DEVICE`, else the best device present.
-    pub device: Option<String>,
-    pub dtype: DtypeRequest,
-    /// Bounds on the area of images after resizing, in pixels.
-    pub min_pixels: Option<usize>,
-    pub max_pixels: Option<usize>,
-    /// How videos are sampled, sized and written into the prompt.
-    pub video: VideoRules,
-    pub context: ContextOptions,
-    /// How keys and values are stored.
-    pub kv_cache_dtype: KvDtype,
-    /// How hub ids are downloaded; without it as the environment says.
-    pub hub: Option<HubOptions>,
-    pub media: MediaLimits,
-    /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
-    pub adapter: Option<PathBuf>,
-}
-
-/// How long a prompt may be.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ContextOptions {
-    /// Most tokens of prompt and answer, no more than the checkpoint allows (vLLM `max_model_len`).
-    pub max_model_len: Option<usize>,
-    /// A JSON object that scales the rotary embedding, see [`Qwen3VlConfig::with_rope_scaling`].
-    pub rope_scaling: Option<String>,
-}
-
-impl ContextOptions {
-    /// The configuration as these options change it.
-    ///
-    /// # Errors
-    /// When the object is malformed or the length is out of range.
-    pub fn apply(&self, mut config: Qwen3VlConfig) -> Result<Qwen3VlConfig, ConfigError> {
-        if let Some(json) = &self.rope_scaling {
-            config = config.with_rope_scaling(json)?;
-        }
-        match self.max_model_len {
-            Some(tokens) => config.with_max_model_len(tokens),
-            None => Ok(config),
-        }
-    }
-}
 
 /// A checkpoint on a device, with its processor: `load`, then `generate` or `stream`.
 #[derive(Debug)]
@@ -88,6 +42,7 @@ pub struct Qwen3Vl {
     folder: PathBuf,
     load_time: Duration,
     grammars: Grammars,
+    scheme: Option<QuantScheme>,
 }
 
 impl Qwen3Vl {
@@ -121,7 +76,12 @@ impl Qwen3Vl {
         let defaults = load_generation_defaults(&folder)?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
-        let (mut model, report) = load_model(&checkpoint, &device, precision, progress)?;
+        let stored = checkpoint.config().quantisation.map(|stored| stored.scheme);
+        let scheme = options.quant.or(stored);
+        let (mut model, report) = match options.quant.map(Rounding::new) {
+            Some(rounding) => load_rounded(&checkpoint, &device, (precision, &rounding), progress)?,
+            None => load_model(&checkpoint, &device, precision, progress)?,
+        };
         if let Some(adapter) = adapter {
             model = adapter.attach(model)?;
         }
@@ -135,6 +95,7 @@ impl Qwen3Vl {
             folder,
             load_time: start.elapsed(),
             grammars: Grammars::default(),
+            scheme,
         })
     }
 
@@ -151,6 +112,11 @@ impl Qwen3Vl {
     /// The device that the model is on.
     pub fn device(&self) -> &SelectedDevice {
         &self.device
+    }
+
+    /// How linear weights are rounded, where they are.
+    pub fn scheme(&self) -> Option<QuantScheme> {
+        self.scheme
     }
 
     /// What the checkpoint's `generation_config.json` says.

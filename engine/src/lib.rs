@@ -9,14 +9,16 @@ mod error;
 mod grammar;
 mod grounding;
 pub mod openai;
+mod options;
 mod request;
 mod response;
 pub mod tools;
 
 pub use batch::Requests;
-pub use engine::{AnswerStream, Chat, ContextOptions, LoadOptions, Prepared, Qwen3Vl};
+pub use engine::{AnswerStream, Chat, Prepared, Qwen3Vl};
 pub use error::Error;
 pub use grammar::GrammarError;
 pub use grounding::grounding_json;
+pub use options::{ContextOptions, LoadOptions};
 pub use request::{Format, Request};
 pub use response::{Film, MediaReport, Response, TokenLogprob, Usage, warnings};

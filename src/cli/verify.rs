@@ -37,6 +37,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     let options = LoadOptions {
         device: args.device.device.clone(),
         dtype: dtype(&args.device)?,
+        quant: args.device.quant,
         ..LoadOptions::default()
     };
     let model = load(&args.model, options, args.json)?;
