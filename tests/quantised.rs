@@ -2,12 +2,19 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use qwen3_vl::model::Qwen3VlModel;
+use qwen3_vl::verify::{Divergence, Tolerance, verify};
 use qwen3_vl::{LoadOptions, Qwen3Vl};
 use serde_json::Value;
+
+const SCHEMES: [&str; 6] =
+    ["int8-g32", "int8-g64", "int8-g128", "int4-g32", "int4-g64", "int4-g128"];
+/// Prompts of the references: text, pictures, videos.
+const CASES: [&str; 5] = ["text", "image", "two_images", "video", "mixed"];
 
 fn options(device: &str, quant: Option<&str>) -> LoadOptions {
     LoadOptions {
@@ -26,6 +33,13 @@ fn fixture(model: &str) -> PathBuf {
     common::fixtures().join(model)
 }
 
+/// `None` where the reference has no logits.
+fn divergence(loaded: &Qwen3Vl, model: &str, case: &str) -> Option<Divergence> {
+    let reference = fixture(model).join(format!("ref_{case}.safetensors"));
+    let outcome = verify(loaded.model(), &reference, Tolerance::Cosine(0.0)).unwrap();
+    outcome.logits
+}
+
 /// The logits of a prompt with two pictures.
 fn logits(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
     let inputs = common::two_images(model, name);
@@ -37,6 +51,55 @@ fn logits(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
     let all = [model.logits(hidden), next]
         .map(|logits| logits.into_data().convert_dtype(DType::F32).try_to_vec::<f32>().unwrap());
     all.concat()
+}
+
+/// Divergences of all prompts of `models` together.
+fn quality(models: &[&str], scheme: &str) -> Divergence {
+    let mut all = Divergence { rows: 0, mean_kl: 0.0, max_kl: 0.0, top1: 0.0 };
+    for model in models {
+        let loaded = load(&fixture(model), "flex", Some(scheme)).unwrap();
+        for case in CASES {
+            let Some(found) = divergence(&loaded, model, case) else { continue };
+            let rows = found.rows as f64;
+            all.rows += found.rows;
+            all.mean_kl += found.mean_kl * rows;
+            all.top1 += found.top1 * rows;
+            all.max_kl = all.max_kl.max(found.max_kl);
+        }
+    }
+    let rows = all.rows as f64;
+    Divergence { mean_kl: all.mean_kl / rows, top1: all.top1 / rows, ..all }
+}
+
+/// `cargo test --test quantised -- --nocapture quality` prints the table of the README. In a mixture of experts, small
+/// changes send some rows to other experts, so that single rows move far.
+#[test]
+fn quality_falls_with_the_bits_and_never_below_its_bounds() {
+    println!(
+        "| weights | dense: mean KL | largest | same token | experts: mean KL | largest | same token |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let mut means = BTreeMap::new();
+    for scheme in SCHEMES {
+        let dense = quality(&["dense_tied", "dense_untied", "dense_yarn"], scheme);
+        let experts = quality(&["moe"], scheme);
+        let columns = [dense, experts]
+            .map(|d| format!("{:.1e} | {:.1e} | {:.1} %", d.mean_kl, d.max_kl, 100.0 * d.top1));
+        println!("| {scheme} | {} |", columns.join(" | "));
+        assert!(dense.rows > 100 && experts.rows > 100, "{} and {} rows", dense.rows, experts.rows);
+        means.insert(scheme, (dense, experts));
+    }
+    for (scheme, (dense, experts)) in &means {
+        let (mean, share) = if scheme.starts_with("int8") { (0.01, 0.9) } else { (1.0, 0.5) };
+        assert!(dense.mean_kl > 0.0 && dense.mean_kl < mean, "{scheme}: {dense:?}");
+        assert!(experts.mean_kl > 0.0 && experts.mean_kl < 2.0 * mean, "{scheme}: {experts:?}");
+        assert!(
+            dense.top1 > share && experts.top1 > share - 0.1,
+            "{scheme}: {dense:?}, {experts:?}"
+        );
+    }
+    let mean = |scheme| means[scheme].0.mean_kl;
+    assert!(mean("int8-g128") < mean("int4-g32") && mean("int4-g32") < mean("int4-g128"));
 }
 
 /// Flex rounds the activations of few rows too, and ndarray takes the reference body.
