@@ -30,6 +30,7 @@ pub mod session;
 pub mod stop;
 pub mod stream;
 pub mod text;
+mod traffic;
 pub mod vision;
 pub mod weight;
 

@@ -2,7 +2,6 @@
 
 mod args;
 mod batch;
-#[cfg(feature = "server")]
 mod bench;
 mod chat;
 mod devices;
@@ -61,8 +60,7 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Answer the requests of a JSONL file together (OpenAI batch format)
     Batch(batch::BatchArgs),
-    /// Measure a running server
-    #[cfg(feature = "server")]
+    /// Measure this machine with a model, or a running server
     Bench(bench::BenchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),
@@ -106,7 +104,6 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Batch(args) => batch::run(&args),
-        #[cfg(feature = "server")]
         Verb::Bench(args) => bench::run(&args),
         Verb::Chat(args) => chat::run(args),
         Verb::Devices(args) => devices::run(&args),
