@@ -15,6 +15,7 @@ mod media;
 mod plan;
 mod print;
 mod progress;
+mod quantize;
 mod run;
 #[cfg(feature = "server")]
 mod serve;
@@ -70,6 +71,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Tell tokens, sizes and memory of a request before running it
     Plan(plan::PlanArgs),
+    /// Write a checkpoint with its linear weights rounded to 8 or 4 bits
+    Quantize(quantize::QuantizeArgs),
     /// Serve an OpenAI-compatible HTTP interface
     #[cfg(feature = "server")]
     Serve(serve::ServeArgs),
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
+        Verb::Quantize(args) => quantize::run(&args),
         #[cfg(feature = "server")]
         Verb::Serve(args) => serve::run(args),
         Verb::Train(args) => train::run(&args),
