@@ -11,6 +11,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use common::training::{Folder, parsed, train, two_images, weights};
 use qwen3_vl::backends::{SelectedDevice, device};
 use qwen3_vl::model::Qwen3VlModel;
+use qwen3_vl::model::weight::Weight;
 use qwen3_vl::train::config::{TrainConfig, Training};
 use qwen3_vl::train::export::trained;
 use qwen3_vl::train::gradients::ModelGradients;
@@ -62,7 +63,7 @@ fn fill(model: &mut Qwen3VlModel) {
 /// The same model with every side path in its weight.
 fn merged(mut model: Qwen3VlModel) -> Qwen3VlModel {
     for (_, linear) in model.linears_mut() {
-        linear.weight = Param::initialized(linear.weight.id, linear.merged_weight());
+        linear.weight = Weight::Dense(Param::from_tensor(linear.merged_weight()));
         linear.lora = None;
     }
     model
@@ -124,7 +125,7 @@ fn gradients_are_those_of_the_merged_weight() {
             for (path, linear) in model.linears_mut() {
                 let Some(lora) = &linear.lora else { continue };
                 let (a, b) = (lora.a.val().inner(), lora.b.val().inner());
-                let shape = linear.weight.val().dims();
+                let shape = linear.weight.shape();
                 let dw = TensorData::new(dense[&format!("{path}.weight")].clone(), shape);
                 let dw = Tensor::<2>::from_data(dw, (&a.device(), DType::F32));
                 let of_a = product(b.transpose(), dw.clone(), lora.scale());
@@ -369,13 +370,14 @@ fn weights_in_bf16_stay_so() {
     let reports = train(config.clone(), None);
     assert!(reports.last().unwrap().loss < 0.6 * reports[0].loss, "{:?}", reports.last());
     let mut model = Trainer::new(config, &flex()).unwrap().model().clone();
-    assert_eq!(model.visual.merger.linear_fc1.weight.val().dtype(), DType::F32);
+    assert_eq!(model.visual.merger.linear_fc1.weight.values().dtype(), DType::F32);
     assert_eq!(model.language_model.embed_tokens.weight.val().dtype(), DType::BF16);
     for (path, linear) in
         model.linears_mut().into_iter().filter(|(path, _)| path.starts_with("language_model"))
     {
         let lora = linear.lora.as_ref().expect("a side path");
-        let dtypes = [&linear.weight, &lora.a, &lora.b].map(|param| param.val().dtype());
+        let tensors = [linear.weight.values(), lora.a.val(), lora.b.val()];
+        let dtypes = tensors.map(|tensor| tensor.dtype());
         assert_eq!(dtypes, [DType::BF16, DType::F32, DType::F32], "{path}");
     }
 }

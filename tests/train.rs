@@ -117,7 +117,7 @@ fn frozen_groups_stay_bit_equal() {
         let tensor = match name {
             "head" => model.head(),
             "embed" => model.language_model.embed_tokens.weight.val(),
-            _ => model.visual.patch_embed.proj.weight.val(),
+            _ => model.visual.patch_embed.proj.weight.values(),
         };
         tensor.into_data().try_to_vec::<f32>().unwrap()
     };

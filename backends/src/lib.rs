@@ -3,16 +3,20 @@
 //! Everything here is written against Burn alone. [`device`] chooses a compute device at run time among the
 //! backends that cargo features compiled in, [`dtype`] decides in which precision a model is held and computed,
 //! [`ops`] holds the speed-critical operations (a reference body that is generic over Burn's `Backend` trait,
-//! overridden where a backend can do better), [`memmap`] maps weight files into memory.
+//! overridden where a backend can do better), [`cpu`] says which instructions those for the processor use, [`quant`] rounds
+//! weights to a few bits, [`bandwidth`] measures how fast memory is read, [`memmap`] maps weight files into memory.
 
 #![recursion_limit = "256"]
 // Burn marks its ndarray backend as deprecated; it is this project's CPU reference.
 #![allow(deprecated)]
 
+pub mod bandwidth;
+pub mod cpu;
 pub mod device;
 pub mod dtype;
 pub mod memmap;
 pub mod ops;
+pub mod quant;
 
 pub use device::{BackendKind, DeviceError, DeviceInfo, SelectedDevice};
 pub use dtype::{DtypeRequest, Precision};

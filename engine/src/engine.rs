@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Precision, SelectedDevice, device};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
@@ -17,12 +18,12 @@ use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
-    Checkpoint, LoadReport, MediaLimits, Progress, load_generation_defaults, load_model,
-    load_processor,
+    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_model,
+    load_processor, load_rounded,
 };
 
 use crate::grammar::{Grammars, Start};
-use crate::load::LoadOptions;
+use crate::options::LoadOptions;
 use crate::response::MediaReport;
 use crate::{Error, Request, Response, nano};
 
@@ -41,6 +42,7 @@ pub struct Qwen3Vl {
     folder: PathBuf,
     load_time: Duration,
     grammars: Grammars,
+    scheme: Option<QuantScheme>,
 }
 
 impl Qwen3Vl {
@@ -74,7 +76,12 @@ impl Qwen3Vl {
         let defaults = load_generation_defaults(&folder)?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
-        let (mut model, report) = load_model(&checkpoint, &device, precision, progress)?;
+        let stored = checkpoint.config().quantisation.map(|stored| stored.scheme);
+        let scheme = options.quant.or(stored);
+        let (mut model, report) = match options.quant.map(Rounding::new) {
+            Some(rounding) => load_rounded(&checkpoint, &device, (precision, &rounding), progress)?,
+            None => load_model(&checkpoint, &device, precision, progress)?,
+        };
         if let Some(adapter) = adapter {
             model = adapter.attach(model)?;
         }
@@ -88,6 +95,7 @@ impl Qwen3Vl {
             folder,
             load_time: start.elapsed(),
             grammars: Grammars::default(),
+            scheme,
         })
     }
 
@@ -104,6 +112,11 @@ impl Qwen3Vl {
     /// The device that the model is on.
     pub fn device(&self) -> &SelectedDevice {
         &self.device
+    }
+
+    /// How linear weights are rounded, where they are.
+    pub fn scheme(&self) -> Option<QuantScheme> {
+        self.scheme
     }
 
     /// What the checkpoint's `generation_config.json` says.

@@ -30,7 +30,9 @@ pub mod session;
 pub mod stop;
 pub mod stream;
 pub mod text;
+mod traffic;
 pub mod vision;
+pub mod weight;
 
 pub use config::Qwen3VlConfig;
 pub use model::Qwen3VlModel;

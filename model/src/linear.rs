@@ -2,15 +2,15 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use qwen3_vl_backends::ops;
 
 use crate::init::Init;
 use crate::lora::Lora;
+use crate::weight::Weight;
 
 /// HF `nn.Linear`: weight `[out, in]`, optional bias `[out]`; with a side path, peft's `Linear`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     pub bias: Option<Param<Tensor<1>>>,
     pub lora: Option<Lora>,
 }
@@ -18,7 +18,8 @@ pub struct Linear {
 impl Linear {
     /// A layer without bias.
     pub fn new(inputs: usize, outputs: usize, init: &Init) -> Self {
-        Self { weight: init.normal([outputs, inputs]), bias: None, lora: None }
+        let weight = Weight::Dense(init.normal([outputs, inputs]));
+        Self { weight, bias: None, lora: None }
     }
 
     /// A layer with bias.
@@ -40,17 +41,14 @@ impl Linear {
 
     /// The layer without its side path.
     fn whole(&self, x: Tensor<2>) -> Tensor<2> {
-        match &self.bias {
-            Some(bias) => ops::affine(x, self.weight.val(), bias.val()),
-            None => ops::linear(x, self.weight.val()),
-        }
+        self.weight.product(x, self.bias.as_ref().map(Param::val))
     }
 
     /// The weight with the side path in it, in f32; as it is where there is none.
     pub fn merged_weight(&self) -> Tensor<2> {
         match &self.lora {
-            Some(lora) => self.weight.val().cast(DType::F32) + lora.update().cast(DType::F32),
-            None => self.weight.val(),
+            Some(lora) => self.weight.values().cast(DType::F32) + lora.update().cast(DType::F32),
+            None => self.weight.values(),
         }
     }
 }

@@ -6,6 +6,8 @@ use qwen3_vl_backends::ops;
 
 use crate::linear::Linear;
 use crate::model::Qwen3VlModel;
+use crate::text::TextModel;
+use crate::vision::VisionTower;
 
 /// The side path `scale · (x·Aᵀ)·Bᵀ` (Hu et al. 2021). No matrix of the weight's size is made.
 #[derive(Module, Debug)]
@@ -46,33 +48,48 @@ impl Qwen3VlModel {
     /// The linear layers that may have a side path, by module path: those of vision blocks, mergers and text layers,
     /// in the order of the model. Head, router, experts and patch embedding are none.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut found = Vec::new();
-        for (index, block) in self.visual.blocks.iter_mut().enumerate() {
-            let path = |name: &str| format!("visual.blocks.{index}.{name}");
-            found.push((path("attn.qkv"), &mut block.attn.qkv));
-            found.push((path("attn.proj"), &mut block.attn.proj));
-            found.push((path("mlp.linear_fc1"), &mut block.mlp.linear_fc1));
-            found.push((path("mlp.linear_fc2"), &mut block.mlp.linear_fc2));
-        }
-        let main = [("visual.merger".to_owned(), &mut self.visual.merger)];
-        let levels = self.visual.deepstack_merger_list.iter_mut().enumerate();
-        let levels = levels.map(|(i, m)| (format!("visual.deepstack_merger_list.{i}"), m));
-        for (path, merger) in main.into_iter().chain(levels) {
-            found.push((format!("{path}.linear_fc1"), &mut merger.linear_fc1));
-            found.push((format!("{path}.linear_fc2"), &mut merger.linear_fc2));
-        }
-        for (index, layer) in self.language_model.layers.iter_mut().enumerate() {
-            let path = |name: &str| format!("language_model.layers.{index}.{name}");
-            found.push((path("self_attn.q_proj"), &mut layer.self_attn.q_proj));
-            found.push((path("self_attn.k_proj"), &mut layer.self_attn.k_proj));
-            found.push((path("self_attn.v_proj"), &mut layer.self_attn.v_proj));
-            found.push((path("self_attn.o_proj"), &mut layer.self_attn.o_proj));
-            if let Some(mlp) = &mut layer.mlp {
-                found.push((path("mlp.gate_proj"), &mut mlp.gate_proj));
-                found.push((path("mlp.up_proj"), &mut mlp.up_proj));
-                found.push((path("mlp.down_proj"), &mut mlp.down_proj));
-            }
-        }
+        linears(&mut self.visual, &mut self.language_model)
+    }
+
+    /// The linear layers whose weights may be rounded, by module path: those of [`Self::linears_mut`] and the head, where
+    /// it has a weight of its own.
+    pub fn roundable_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let mut found = linears(&mut self.visual, &mut self.language_model);
+        found.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), head)));
         found
     }
+}
+
+fn linears<'m>(
+    visual: &'m mut VisionTower,
+    text: &'m mut TextModel,
+) -> Vec<(String, &'m mut Linear)> {
+    let mut found = Vec::new();
+    for (index, block) in visual.blocks.iter_mut().enumerate() {
+        let path = |name: &str| format!("visual.blocks.{index}.{name}");
+        found.push((path("attn.qkv"), &mut block.attn.qkv));
+        found.push((path("attn.proj"), &mut block.attn.proj));
+        found.push((path("mlp.linear_fc1"), &mut block.mlp.linear_fc1));
+        found.push((path("mlp.linear_fc2"), &mut block.mlp.linear_fc2));
+    }
+    let main = [("visual.merger".to_owned(), &mut visual.merger)];
+    let levels = visual.deepstack_merger_list.iter_mut().enumerate();
+    let levels = levels.map(|(i, m)| (format!("visual.deepstack_merger_list.{i}"), m));
+    for (path, merger) in main.into_iter().chain(levels) {
+        found.push((format!("{path}.linear_fc1"), &mut merger.linear_fc1));
+        found.push((format!("{path}.linear_fc2"), &mut merger.linear_fc2));
+    }
+    for (index, layer) in text.layers.iter_mut().enumerate() {
+        let path = |name: &str| format!("language_model.layers.{index}.{name}");
+        found.push((path("self_attn.q_proj"), &mut layer.self_attn.q_proj));
+        found.push((path("self_attn.k_proj"), &mut layer.self_attn.k_proj));
+        found.push((path("self_attn.v_proj"), &mut layer.self_attn.v_proj));
+        found.push((path("self_attn.o_proj"), &mut layer.self_attn.o_proj));
+        if let Some(mlp) = &mut layer.mlp {
+            found.push((path("mlp.gate_proj"), &mut mlp.gate_proj));
+            found.push((path("mlp.up_proj"), &mut mlp.up_proj));
+            found.push((path("mlp.down_proj"), &mut mlp.down_proj));
+        }
+    }
+    found
 }

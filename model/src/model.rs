@@ -197,13 +197,17 @@ impl Qwen3VlModel {
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        ops::linear(hidden, self.head()).cast(DType::F32)
+        let logits = match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => ops::linear(hidden, self.head()),
+        };
+        logits.cast(DType::F32)
     }
 
     /// Weight of the head, `[vocabulary, hidden]`; the embedding table where the two are tied.
     pub fn head(&self) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => head.weight.val(),
+            Some(head) => head.weight.values(),
             None => self.language_model.embed_tokens.weight.val(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::error::ErrorKind;
 use qwen3_vl::backends::DtypeRequest;
+use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
@@ -72,6 +73,10 @@ pub struct DeviceArgs {
     /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
+    /// Round the linear weights of the language model as they are read: int8 or int4, with -g32, -g64 or -g128 weights
+    /// per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding, head and experts stay as they are
+    #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
+    pub quant: Option<QuantScheme>,
 }
 
 /// How long a prompt may be, and how it is kept.
@@ -201,6 +206,7 @@ pub fn load_options(
         context: context.options(),
         kv_cache_dtype: context.kv_cache_dtype,
         hub: None,
+        quant: device.quant,
         adapter: None,
     })
 }

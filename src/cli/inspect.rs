@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use qwen3_vl::model::Qwen3VlConfig;
+use qwen3_vl::model::config::Quantisation;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::nano;
 use qwen3_vl::weights::load::{Part, check_checkpoint, parameter_counts};
@@ -88,6 +89,9 @@ impl Inspection {
             ),
             ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
         ];
+        if let Some(Quantisation { scheme }) = config.quantisation {
+            rows.push(("linear weights", format!("rounded to {scheme}")));
+        }
         if let Some(moe) = &text.moe {
             let layers = (0..text.layers).filter(|i| text.is_moe_layer(*i)).count();
             let (experts, used) = (moe.experts, moe.experts_per_token);
@@ -100,7 +104,7 @@ impl Inspection {
     /// What a user would want to know before blaming the model.
     fn oddities(&self) -> Vec<String> {
         let mut odd = Vec::new();
-        if self.stored().len() > 1 {
+        if self.stored().len() > 1 && self.config().quantisation.is_none() {
             odd.push(format!(
                 "mixed dtypes: {}",
                 self.stored().into_keys().collect::<Vec<_>>().join(", ")

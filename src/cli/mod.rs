@@ -2,7 +2,6 @@
 
 mod args;
 mod batch;
-#[cfg(feature = "server")]
 mod bench;
 mod chat;
 mod devices;
@@ -16,6 +15,7 @@ mod media;
 mod plan;
 mod print;
 mod progress;
+mod quantize;
 mod run;
 #[cfg(feature = "server")]
 mod serve;
@@ -45,7 +45,7 @@ const INTERRUPTED: u8 = 130;
         qwen3-vl serve ./Qwen3-VL-2B-Instruct\n  \
         qwen3-vl devices\n\n\
         Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, QWEN3_VL_KERNELS=off (reference \
-        code only), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
+        code only), QWEN3_VL_CPU=portable|avx2|avx512 (instructions of flex), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
         HF_HUB_OFFLINE, RUST_LOG, NO_COLOR"
 )]
 struct Cli {
@@ -61,8 +61,7 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Answer the requests of a JSONL file together (OpenAI batch format)
     Batch(batch::BatchArgs),
-    /// Measure a running server
-    #[cfg(feature = "server")]
+    /// Measure this machine with a model, or a running server
     Bench(bench::BenchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),
@@ -72,6 +71,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Tell tokens, sizes and memory of a request before running it
     Plan(plan::PlanArgs),
+    /// Write a checkpoint with its linear weights rounded to 8 or 4 bits
+    Quantize(quantize::QuantizeArgs),
     /// Serve an OpenAI-compatible HTTP interface
     #[cfg(feature = "server")]
     Serve(serve::ServeArgs),
@@ -106,13 +107,13 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Batch(args) => batch::run(&args),
-        #[cfg(feature = "server")]
         Verb::Bench(args) => bench::run(&args),
         Verb::Chat(args) => chat::run(args),
         Verb::Devices(args) => devices::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Plan(args) => plan::run(&args),
+        Verb::Quantize(args) => quantize::run(&args),
         #[cfg(feature = "server")]
         Verb::Serve(args) => serve::run(args),
         Verb::Train(args) => train::run(&args),

@@ -12,7 +12,7 @@ use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
 use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
-use qwen3_vl::weights::load::parameter_counts;
+use qwen3_vl::weights::load::weight_bytes;
 use qwen3_vl::weights::load_processor;
 use qwen3_vl::weights::media::OpenedMedia;
 use qwen3_vl::{Film, MediaReport, warnings};
@@ -83,7 +83,10 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         .or_else(|_| Precision::resolve(&device, DtypeRequest::Auto, stored))?;
     let answer = args.max_tokens as usize;
     let cache = args.context.kv_cache_dtype;
-    let memory = Memory::estimate(&config, &chat, answer, (precision, cache), device.kind.is_cpu());
+    let scheme = args.device.quant.or(config.quantisation.map(|stored| stored.scheme));
+    let weights = weight_bytes(&config, precision, scheme);
+    let held = (weights, precision, cache);
+    let memory = Memory::estimate(&config, &chat, answer, held, device.kind.is_cpu());
     let tokens = chat.tokens() + answer;
     let fits = tokens <= config.text.max_position_embeddings && memory.fits();
     let plan =
@@ -100,13 +103,12 @@ impl Memory {
         config: &Qwen3VlConfig,
         chat: &PlannedChat,
         answer: usize,
-        (precision, cache): (Precision, KvDtype),
+        (weights, precision, cache): (u64, Precision, KvDtype),
         on_host: bool,
     ) -> Self {
-        let parameters: u64 = parameter_counts(config).values().sum();
         let tokens = chat.tokens() + answer;
         Self {
-            weights: parameters.saturating_mul(precision.weights.size() as u64),
+            weights,
             cache: KvCache::bytes(&config.text, tokens, precision.compute, cache),
             activations: activations(config, chat) * precision.compute.size() as u64,
             available: host_memory().filter(|_| on_host).map(|memory| memory.available),

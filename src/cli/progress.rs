@@ -22,16 +22,26 @@ pub struct LoadBar {
 impl LoadBar {
     /// A bar that appears with the first tensor; `quiet` shows nothing.
     pub fn new(quiet: bool) -> Self {
+        Self::of("loading", quiet)
+    }
+
+    /// As [`Self::new`], for another action on tensors.
+    pub fn of(action: &str, quiet: bool) -> Self {
         let target = match quiet {
             true => ProgressDrawTarget::hidden(),
             false => ProgressDrawTarget::stderr(),
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        let template = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        let rest = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
+        if let Ok(style) = ProgressStyle::with_template(&format!("{action} {rest}")) {
             bar.set_style(style);
         }
         Self { bar, total: 0, quiet }
+    }
+
+    /// Removes the bar.
+    pub fn clear(self) {
+        self.bar.finish_and_clear();
     }
 
     /// Removes the bar and says what was loaded where.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qwen3_vl::LoadOptions;
-use qwen3_vl::verify::{Stage, StageKind, Tolerance, Verification, verify};
+use qwen3_vl::verify::{Divergence, Stage, StageKind, Tolerance, Verification, verify};
 use serde_json::json;
 
 use super::args::{DeviceArgs, ModelArgs, dtype, load};
@@ -37,10 +37,14 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
     let options = LoadOptions {
         device: args.device.device.clone(),
         dtype: dtype(&args.device)?,
+        quant: args.device.quant,
         ..LoadOptions::default()
     };
     let model = load(&args.model, options, args.json)?;
-    let own = Tolerance::for_device(model.device().kind, model.model().precision());
+    let own = match model.scheme() {
+        Some(scheme) => Tolerance::of_scheme(scheme),
+        None => Tolerance::for_device(model.device().kind, model.model().precision()),
+    };
     let tolerance = args.tolerance.map_or(own, Tolerance::Relative);
     let outcome = verify(model.model(), &args.reference, tolerance)?;
     match args.json {
@@ -59,7 +63,16 @@ fn as_text(outcome: &Verification, device: &str) -> String {
         0 => format!("all {} stages pass on {device}\n", outcome.stages.len()),
         n => format!("{n} of {} stages FAIL on {device}\n", outcome.stages.len()),
     };
-    table(&rows.collect::<Vec<_>>()) + &verdict
+    table(&rows.collect::<Vec<_>>()) + &outcome.logits.map_or(String::new(), divergence) + &verdict
+}
+
+fn divergence(logits: Divergence) -> String {
+    let Divergence { rows, mean_kl, max_kl, top1 } = logits;
+    let share = 100.0 * top1;
+    format!(
+        "logits of {rows} rows: KL divergence {mean_kl:.1e} on average, {max_kl:.1e} at most; \
+         the most probable token is the same in {share:.1} %\n"
+    )
 }
 
 fn row(stage: &Stage) -> Vec<String> {
@@ -95,5 +108,9 @@ fn as_json(outcome: &Verification) -> serde_json::Value {
         })
     };
     let stages: Vec<_> = outcome.stages.iter().map(stage).collect();
-    json!({ "passed": outcome.passed(), "stages": stages })
+    let logits = outcome.logits.map(|logits| {
+        let Divergence { rows, mean_kl, max_kl, top1 } = logits;
+        json!({ "rows": rows, "mean_kl": mean_kl, "max_kl": max_kl, "top1": top1 })
+    });
+    json!({ "passed": outcome.passed(), "stages": stages, "logits": logits })
 }

@@ -70,10 +70,10 @@ fn order(key: &str) -> (u8, String, usize) {
 }
 
 /// Reference and computed values of one tensor.
-type Pair = (Vec<f32>, Vec<f32>);
+pub(super) type Pair = (Vec<f32>, Vec<f32>);
 
 /// Reference and computed values of a float tensor, restricted to live rows.
-fn float_pair(
+pub(super) fn float_pair(
     reference: &Reference,
     computed: &Computed,
     key: &str,

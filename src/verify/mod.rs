@@ -4,15 +4,18 @@
 //! `position_ids`, `rope_deltas`, `vision.*`, `text.*`, `logits`, `greedy_ids`.
 
 mod compare;
+mod divergence;
 mod reference;
 mod rows;
 
 use std::path::Path;
 
 pub use compare::{Stage, StageKind};
+pub use divergence::Divergence;
 pub use reference::ReferenceError;
 
 use qwen3_vl_backends::dtype::Precision;
+use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{BackendKind, ops};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::inputs::InputError;
@@ -51,10 +54,19 @@ impl Tolerance {
     }
 }
 
+impl Tolerance {
+    /// For a model whose linear weights are rounded, whatever its device.
+    pub fn of_scheme(scheme: QuantScheme) -> Self {
+        Self::Cosine(if scheme.bits() == 8 { 0.99 } else { 0.9 })
+    }
+}
+
 /// All stages of one comparison.
 #[derive(Debug, Clone)]
 pub struct Verification {
     pub stages: Vec<Stage>,
+    /// How far the probabilities of tokens lie apart, where the reference has logits.
+    pub logits: Option<Divergence>,
 }
 
 impl Verification {
@@ -80,7 +92,11 @@ pub fn verify(
 ) -> Result<Verification, VerifyError> {
     let reference = Reference::open(path)?;
     let computed = rows::compute(model, &reference)?;
-    Ok(Verification { stages: compare::compare(&reference, &computed, tolerance)? })
+    let stages = compare::compare(&reference, &computed, tolerance)?;
+    let logits = compare::float_pair(&reference, &computed, "logits")?;
+    let vocabulary = model.config().text.vocab_size;
+    let logits = logits.and_then(|(a, b)| Divergence::new(&a, &b, vocabulary));
+    Ok(Verification { stages, logits })
 }
 
 /// As [`verify`], with every kernel replaced by its reference body while it runs (for the whole process).

@@ -7,6 +7,9 @@ pub mod training;
 use std::path::{Path, PathBuf};
 
 use qwen3_vl::backends::device;
+use qwen3_vl::model::Qwen3VlModel;
+use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
+use qwen3_vl::verify::Reference;
 use qwen3_vl::{LoadOptions, Qwen3Vl};
 
 /// The reference checkpoints.
@@ -42,6 +45,23 @@ pub fn load(folder: &Path, device: &str) -> Qwen3Vl {
     };
     Qwen3Vl::load(folder.to_str().unwrap(), options)
         .unwrap_or_else(|error| panic!("{} on {device}: {error}", folder.display()))
+}
+
+/// The two-image prompt of the references.
+pub fn two_images(model: &Qwen3VlModel, name: &str) -> ModelInputs {
+    let path = fixtures().join(name).join("ref_two_images.safetensors");
+    let reference = Reference::open(&path).unwrap();
+    let ids = reference.rows("in.input_ids").unwrap().remove(0);
+    let config = model.config();
+    let tokens = PlaceholderIds {
+        image: config.image_token_id,
+        video: config.video_token_id,
+        merge_size: config.vision.merge_size,
+    };
+    let patch_len = config.vision.patch_len();
+    let images = reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len).unwrap();
+    let ids = ids.iter().map(|id| *id as u32).collect();
+    ModelInputs::from_ids(ids, images, Default::default(), tokens).unwrap()
 }
 
 /// A copy of a fixture checkpoint in a folder of its own, without its reference files.

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 
 use qwen3_vl::backends::device;
 use qwen3_vl::model::Qwen3VlModel;
-use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
 use qwen3_vl::train::checkpoint;
 use qwen3_vl::train::config::TrainConfig;
 use qwen3_vl::train::pass::Batch;
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
-use qwen3_vl::verify::Reference;
 use safetensors::SafeTensors;
 
 /// Eight samples: one picture, two pictures, a video, boxes, text.
@@ -112,19 +110,7 @@ pub fn weights(output: &Path) -> BTreeMap<String, Vec<f32>> {
 
 /// The request with two pictures of the fixture `name`; its last six tokens are the targets.
 pub fn two_images(model: &Qwen3VlModel, name: &str) -> Batch {
-    let path = super::fixtures().join(name).join("ref_two_images.safetensors");
-    let reference = Reference::open(&path).unwrap();
-    let ids = reference.rows("in.input_ids").unwrap().remove(0);
-    let config = model.config();
-    let tokens = PlaceholderIds {
-        image: config.image_token_id,
-        video: config.video_token_id,
-        merge_size: config.vision.merge_size,
-    };
-    let patch_len = config.vision.patch_len();
-    let images = reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len).unwrap();
-    let ids = ids.iter().map(|id| *id as u32).collect();
-    let inputs = ModelInputs::from_ids(ids, images, Default::default(), tokens).unwrap();
+    let inputs = super::two_images(model, name);
     let length = inputs.ids.len();
     let trained: Vec<bool> = (0..length).map(|at| at + 6 >= length).collect();
     Batch::new(model.pack([&inputs]).unwrap(), &trained)

@@ -10,6 +10,7 @@ use qwen3_vl_backends::device::peak_resident_bytes;
 use qwen3_vl_backends::ops::set_bf16_products;
 use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::config::Quantisation;
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::inputs::InputError;
 use qwen3_vl_model::processor::Processor;
@@ -364,6 +365,10 @@ pub(crate) fn load(
     let model = match config.init {
         InitFrom::Checkpoint => {
             let checkpoint = Checkpoint::open(&config.model)?;
+            if let Some(Quantisation { scheme }) = shape.quantisation {
+                let folder = config.model.clone();
+                return Err(LoadError::QuantTraining { folder, scheme }.into());
+            }
             let stored = checkpoint.main_dtype();
             let weights = Some(stored).filter(|dtype| plan.is_some() && device.holds(*dtype));
             let weights = weights.unwrap_or(Precision::F32.weights);

@@ -19,7 +19,7 @@ pub use error::AdapterError;
 use crate::checkpoint::burn_dtype;
 use crate::error::LoadError;
 use crate::export::{LazyTensor, NewFolder, write_tensors};
-use crate::load::{fit, parameters};
+use crate::load::{fit, parameters, unloaded};
 use crate::names::{Layout, module_path, stored_name};
 
 const CONFIG_FILE: &str = "adapter_config.json";
@@ -74,7 +74,8 @@ impl Adapter {
     /// # Errors
     /// When it changes a module that the model has not, or one of another shape.
     pub fn check(&self, model: &Qwen3VlModel) -> Result<(), AdapterError> {
-        let known: BTreeMap<String, Vec<usize>> = parameters(model).into_iter().collect();
+        // As the configuration describes it: some weights of `model` may be rounded.
+        let known: BTreeMap<_, _> = parameters(&unloaded(model.config())).into_iter().collect();
         let find = |path: &str, module: &str| {
             known.get(path).ok_or_else(|| unknown(module, path, known.keys()))
         };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::DType;
 use qwen3_vl_backends::memmap::MappedFile;
 use qwen3_vl_model::Qwen3VlConfig;
+use qwen3_vl_model::config::Quantisation;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -106,7 +107,8 @@ impl Checkpoint {
     /// The dtype that most bytes of the checkpoint have.
     pub fn main_dtype(&self) -> DType {
         let mut bytes: HashMap<DType, usize> = HashMap::new();
-        for entry in self.tensors.values() {
+        let scales = |name: &str| name.ends_with(&format!(".weight{}", Quantisation::SCALE));
+        for (_, entry) in self.tensors.iter().filter(|(name, _)| !scales(name)) {
             if let Some(dtype) = burn_dtype(entry.dtype) {
                 *bytes.entry(dtype).or_default() += entry.range.len();
             }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::config::ConfigError;
 
 /// Why a checkpoint cannot be loaded. Every message names the file.
@@ -28,6 +29,39 @@ pub enum LoadError {
         "tensor `{tensor}` takes {bytes} bytes, but the largest buffer of device `{device}` is {limit} bytes; use another device or a smaller --dtype"
     )]
     Buffer { tensor: String, bytes: u64, device: String, limit: u64 },
+    #[error(
+        "the checkpoint in {folder} is rounded to {scheme} already; leave --quant out, or take the original"
+    )]
+    Rounded { folder: PathBuf, scheme: QuantScheme },
+    #[error(
+        "rounded weights are computed on flex and ndarray, and not on `{device}` yet; use --device cpu, or leave --quant out and take the original checkpoint"
+    )]
+    QuantDevice { device: String },
+    #[error(
+        "the weights in {folder} are rounded to {scheme}, which cannot be trained; begin with the original"
+    )]
+    QuantTraining { folder: PathBuf, scheme: QuantScheme },
+    #[error(
+        "{path}: tensor `{tensor}` has dtype {dtype}, but config.json says {scheme}, whose codes are {expected}"
+    )]
+    Codes { path: PathBuf, tensor: String, dtype: String, scheme: QuantScheme, expected: String },
+    #[error(
+        "{path}: tensor `{tensor}` has {found} scales per row, but config.json says {scheme}, which makes {expected} of {inputs} weights"
+    )]
+    Groups {
+        path: PathBuf,
+        tensor: String,
+        found: usize,
+        scheme: QuantScheme,
+        expected: usize,
+        inputs: usize,
+    },
+    #[error("tensor `{tensor}` cannot be rounded: {source}")]
+    Round { tensor: String, source: QuantError },
+    #[error("`{pattern}` names no linear layer; their names are such as {example}")]
+    Pattern { pattern: String, example: String },
+    #[error("nothing is left to be rounded; --exclude covers every linear layer")]
+    NothingToRound,
     #[error("the checkpoint in {folder} does not fit its config.json\n{report}")]
     Mismatch { folder: PathBuf, report: Box<crate::report::LoadReport> },
 }

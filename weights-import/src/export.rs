@@ -3,6 +3,7 @@
 mod error;
 mod folder;
 mod plan;
+mod quantize;
 mod tensors;
 
 use std::cell::RefCell;
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::config::Quantisation;
 use serde_json::{Map, Value, json};
 
 pub use error::ExportError;
+pub use quantize::{QuantizeOptions, quantize_checkpoint};
 pub use tensors::{LazyTensor, save_tensors};
 
 use crate::Checkpoint;
@@ -180,6 +183,13 @@ impl Config {
     fn dtype(&self) -> Option<DType> {
         let name = ["dtype", "torch_dtype"].iter().find_map(|key| self.object.get(*key)?.as_str());
         [DType::F32, DType::F16, DType::BF16].into_iter().find(|d| Some(torch_name(*d)) == name)
+    }
+
+    /// The file's text with a `quantization_config`.
+    fn quantised(&self, quantisation: Quantisation) -> String {
+        let mut object = self.object.clone();
+        object.insert("quantization_config".into(), quantisation.to_json());
+        pretty(&Value::Object(object))
     }
 
     /// The file's text; where another dtype was asked for, that is stated wherever a dtype stands.

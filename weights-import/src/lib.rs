@@ -14,10 +14,12 @@ pub mod media;
 pub mod names;
 pub mod processor;
 pub mod report;
+pub mod rounding;
 
 pub use checkpoint::Checkpoint;
 pub use error::LoadError;
-pub use load::{Progress, load_model};
+pub use load::{Progress, load_model, load_rounded};
 pub use media::{MediaError, MediaLimits};
 pub use processor::{ProcessorError, load_generation_defaults, load_processor};
 pub use report::LoadReport;
+pub use rounding::Rounding;

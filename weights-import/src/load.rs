@@ -1,17 +1,26 @@
 //! From a checkpoint to a model on a device, one tensor at a time.
 
-use std::collections::BTreeMap;
+mod parts;
+pub(crate) mod rounded;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use std::iter::Peekable;
+
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::{Precision, SelectedDevice, device, dtype};
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::{Precision, SelectedDevice, dtype};
+use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::config::Quantisation;
 use qwen3_vl_model::init::Init;
-use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
 use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
 use crate::error::LoadError;
 use crate::names::{Layout, stored_name};
 use crate::report::{LoadReport, Misshapen};
+use crate::rounding::Rounding;
+
+pub use parts::{Part, parameter_counts, weight_bytes};
+pub(crate) use parts::{parameters, unloaded};
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -37,22 +46,53 @@ pub fn load_model(
     precision: Precision,
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
-    let model = Qwen3VlModel::new(checkpoint.config(), &Init::new(&device.device, precision));
-    let plan = LoadPlan::new(checkpoint, &model)?;
-    plan.check_buffers(device, precision)?;
+    load(checkpoint, device, (precision, None), progress)
+}
+
+/// As [`load_model`], rounding the linear weights that `rounding` chooses as they are read. A checkpoint that was rounded
+/// before takes [`load_model`].
+///
+/// # Errors
+/// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, or the
+/// device is none of the CPU's.
+pub fn load_rounded(
+    checkpoint: &Checkpoint,
+    device: &SelectedDevice,
+    (precision, rounding): (Precision, &Rounding),
+    progress: &mut dyn Progress,
+) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
+    load(checkpoint, device, (precision, Some(rounding)), progress)
+}
+
+fn load(
+    checkpoint: &Checkpoint,
+    device: &SelectedDevice,
+    (precision, rounding): (Precision, Option<&Rounding>),
+    progress: &mut dyn Progress,
+) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
+    let mut model = Qwen3VlModel::new(checkpoint.config(), &Init::new(&device.device, precision));
+    let mut plan = LoadPlan::new(checkpoint, &model)?;
+    if let Some(rounding) = rounding {
+        plan.round(checkpoint, &mut model, rounding)?;
+    }
+    plan.check_device(device, precision)?;
     let total = plan.items.iter().map(|item| item.entry.range.len() as u64).sum();
     let mut loader = Loader {
         checkpoint,
         device: device.device.clone(),
         in_place: dtype::maps_in_place(device.kind),
         precision,
-        items: plan.items.into_iter(),
+        scales: if device.holds(DType::BF16) { DType::BF16 } else { DType::F32 },
+        path: Vec::new(),
+        items: Vec::new().into_iter().peekable(),
         progress,
         done: 0,
         total,
         error: None,
     };
+    loader.round(&mut model, plan.items)?;
     let model = model.map(&mut loader);
+    assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
         Some(error) => Err(error),
         None => Ok((model, plan.report)),
@@ -64,70 +104,35 @@ pub fn check_checkpoint(checkpoint: &Checkpoint) -> Result<LoadReport, LoadError
     LoadPlan::compare(checkpoint, &unloaded(checkpoint.config())).map(|plan| plan.report)
 }
 
-/// A part of the model, for counting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    VisionTower,
-    Mergers,
-    Embedding,
-    TextLayers,
-    Head,
-}
-
-impl Part {
-    /// Its name for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::VisionTower => "vision tower",
-            Self::Mergers => "mergers",
-            Self::Embedding => "embedding",
-            Self::TextLayers => "text layers",
-            Self::Head => "head",
-        }
-    }
-
-    pub(crate) fn of(path: &str) -> Self {
-        match path {
-            _ if path.contains("merger") => Self::Mergers,
-            _ if path.starts_with("visual.") => Self::VisionTower,
-            _ if path.starts_with("lm_head.") => Self::Head,
-            _ if path.contains("embed_tokens") => Self::Embedding,
-            _ => Self::TextLayers,
-        }
-    }
-}
-
-/// Parameters of each part of the model that `config` describes; nothing is allocated.
-pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
-    let mut counts = BTreeMap::new();
-    for (path, shape) in parameters(&unloaded(config)) {
-        let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
-        let part: &mut u64 = counts.entry(Part::of(&path)).or_default();
-        *part = part.saturating_add(count);
-    }
-    counts
-}
-
-/// A model whose lazy parameters nobody will ask for.
-fn unloaded(config: &Qwen3VlConfig) -> Qwen3VlModel {
-    let cpu = device::open("cpu").or_else(|_| device::select(None));
-    let device = cpu.map(|selected| selected.device).unwrap_or_default();
-    Qwen3VlModel::new(config, &Init::new(&device, Precision::F32))
-}
-
-pub(crate) fn parameters(model: &Qwen3VlModel) -> Vec<(String, Vec<usize>)> {
-    let mut list = ParameterList::default();
-    model.visit(&mut list);
-    list.found
-}
-
 /// A parameter and the tensor that fills it.
 struct Item<'c> {
+    /// Module path of the parameter.
+    path: String,
     name: String,
     entry: &'c TensorEntry,
     /// Whether the last two axes must be swapped.
     transposed: bool,
     dtype: DType,
+    stored: Stored<'c>,
+}
+
+/// What becomes of a tensor.
+enum Stored<'c> {
+    /// The parameter holds it.
+    Plain,
+    /// It is rounded as it is read.
+    Round { scheme: QuantScheme },
+    /// It holds the codes of a rounded weight.
+    Codes { scales: &'c TensorEntry, scheme: QuantScheme },
+}
+
+impl Item<'_> {
+    fn scheme(&self) -> Option<QuantScheme> {
+        match self.stored {
+            Stored::Plain => None,
+            Stored::Round { scheme } | Stored::Codes { scheme, .. } => Some(scheme),
+        }
+    }
 }
 
 struct LoadPlan<'c> {
@@ -151,7 +156,7 @@ impl<'c> LoadPlan<'c> {
         for (path, shape) in parameters(model) {
             let (name, layout) = stored_name(&path)
                 .unwrap_or_else(|| panic!("module path {path} is not in the names table"));
-            plan.add(checkpoint, name, layout, &shape)?;
+            plan.add(checkpoint, (path, name, layout), &shape)?;
         }
         plan.add_unexpected(checkpoint);
         plan.report.loaded = plan.items.len();
@@ -159,12 +164,30 @@ impl<'c> LoadPlan<'c> {
         Ok(plan)
     }
 
-    /// Refuses a tensor that is larger than the largest buffer of the device.
-    fn check_buffers(
-        &self,
-        device: &SelectedDevice,
-        precision: Precision,
+    /// Marks what is to be rounded.
+    fn round(
+        &mut self,
+        checkpoint: &Checkpoint,
+        model: &mut Qwen3VlModel,
+        rounding: &Rounding,
     ) -> Result<(), LoadError> {
+        if let Some(Quantisation { scheme }) = checkpoint.config().quantisation {
+            return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
+        }
+        let chosen = rounding.choose(model)?;
+        let is_chosen =
+            |path: &str| path.strip_suffix(".weight").is_some_and(|path| chosen.contains(path));
+        for item in self.items.iter_mut().filter(|item| is_chosen(&item.path)) {
+            item.stored = Stored::Round { scheme: rounding.scheme };
+        }
+        Ok(())
+    }
+
+    /// Refuses rounded weights where nothing computes with them, and a tensor that is larger than the largest buffer.
+    fn check_device(&self, device: &SelectedDevice, precision: Precision) -> Result<(), LoadError> {
+        if !device.kind.is_cpu() && self.items.iter().any(|item| item.scheme().is_some()) {
+            return Err(LoadError::QuantDevice { device: device.name.clone() });
+        }
         let Some(limit) = device.max_buffer() else { return Ok(()) };
         for item in &self.items {
             let shape = &item.entry.shape;
@@ -181,14 +204,24 @@ impl<'c> LoadPlan<'c> {
     fn add(
         &mut self,
         checkpoint: &'c Checkpoint,
-        name: String,
-        layout: Layout,
+        (path, name, layout): (String, String, Layout),
         shape: &[usize],
     ) -> Result<(), LoadError> {
         let Some(entry) = checkpoint.tensors().get(&name) else {
             self.report.missing.push((name, None));
             return Ok(());
         };
+        if let Some(stored) = rounded::stored(checkpoint, (&name, entry), shape)? {
+            self.add_codes(
+                Item { path, name, entry, transposed: false, dtype: DType::U8, stored },
+                shape,
+            );
+            return Ok(());
+        }
+        if rounded::lacks_scales(checkpoint, &name, entry) {
+            self.report.missing.push((rounded::scales_name(&name), None));
+            return Ok(());
+        }
         let Some(dtype) = burn_dtype(entry.dtype) else {
             return Err(LoadError::Dtype {
                 path: checkpoint.file(entry).path.clone(),
@@ -197,7 +230,10 @@ impl<'c> LoadPlan<'c> {
             });
         };
         match fit(layout, &entry.shape, shape) {
-            Some(transposed) => self.items.push(Item { name, entry, transposed, dtype }),
+            Some(transposed) => {
+                let stored = Stored::Plain;
+                self.items.push(Item { path, name, entry, transposed, dtype, stored });
+            }
             None => self.report.misshapen.push(Misshapen {
                 name,
                 found: entry.shape.clone(),
@@ -207,14 +243,31 @@ impl<'c> LoadPlan<'c> {
         Ok(())
     }
 
+    /// A rounded weight of `shape`.
+    fn add_codes(&mut self, item: Item<'c>, shape: &[usize]) {
+        let bytes = |scheme: QuantScheme| scheme.row_bytes(shape[1]);
+        let expected = vec![shape[0], item.scheme().map_or(0, bytes)];
+        match item.entry.shape == expected {
+            true => self.items.push(item),
+            false => {
+                let found = item.entry.shape.clone();
+                self.report.misshapen.push(Misshapen { name: item.name, found, expected });
+            }
+        }
+    }
+
     fn add_unexpected(&mut self, checkpoint: &Checkpoint) {
-        let mut known: Vec<&str> = self.items.iter().map(|item| item.name.as_str()).collect();
-        known.extend(self.report.misshapen.iter().map(|m| m.name.as_str()));
+        let name = |item: &Item<'_>| match item.stored {
+            Stored::Codes { .. } => vec![item.name.clone(), rounded::scales_name(&item.name)],
+            _ => vec![item.name.clone()],
+        };
+        let mut known: Vec<String> = self.items.iter().flat_map(name).collect();
+        known.extend(self.report.misshapen.iter().map(|m| m.name.clone()));
         known.sort_unstable();
         for name in checkpoint.tensors().keys() {
             if name == "lm_head.weight" && checkpoint.config().tie_word_embeddings {
                 self.report.ignored_head = true;
-            } else if known.binary_search(&name.as_str()).is_err() {
+            } else if known.binary_search(name).is_err() {
                 self.report.unexpected.push(name.clone());
             }
         }
@@ -241,33 +294,16 @@ pub(crate) fn fit(layout: Layout, stored: &[usize], parameter: &[usize]) -> Opti
     }
 }
 
-/// Module paths and shapes, in order of traversal, without initialising anything.
-#[derive(Default)]
-struct ParameterList {
-    path: Vec<String>,
-    found: Vec<(String, Vec<usize>)>,
-}
-
-impl ModuleVisitor for ParameterList {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.push((self.path.join("."), param.lazy_shape().to_vec()));
-    }
-
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-}
-
 struct Loader<'a, 'c> {
     checkpoint: &'c Checkpoint,
     device: Device,
     in_place: bool,
     precision: Precision,
-    items: std::vec::IntoIter<Item<'c>>,
+    /// The dtype of scales on the device.
+    scales: DType,
+    /// Where the traversal is.
+    path: Vec<String>,
+    items: Peekable<std::vec::IntoIter<Item<'c>>>,
     progress: &'a mut dyn Progress,
     done: u64,
     total: u64,
@@ -276,15 +312,16 @@ struct Loader<'a, 'c> {
 
 impl ModuleMapper for Loader<'_, '_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.error.is_some() {
+        // The scales of a rounded weight have no item: they are in their places already.
+        let path = self.path.join(".");
+        let Some(item) = self.items.next_if(|item| self.error.is_none() && item.path == path)
+        else {
             return param;
-        }
-        let item = self.items.next().expect("one item per parameter, in the same order");
+        };
         let shape = param.lazy_shape().to_vec();
         match self.data(&item, &shape) {
             Ok(data) => {
-                self.done += item.entry.range.len() as u64;
-                self.progress.tensor(&item.name, self.done, self.total);
+                self.tell(&item);
                 let dtype = self.precision.of_rank(D);
                 let id = param.id;
                 let tensor = Tensor::<D>::from_data(data, (&self.device, dtype));
@@ -296,18 +333,50 @@ impl ModuleMapper for Loader<'_, '_> {
             }
         }
     }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
 }
 
 impl Loader<'_, '_> {
+    /// Tells that an item was read.
+    fn tell(&mut self, item: &Item<'_>) {
+        self.done += item.entry.range.len() as u64;
+        self.progress.tensor(&item.name, self.done, self.total);
+    }
+
     /// The tensor in the dtype and shape of the parameter.
     fn data(&self, item: &Item<'_>, shape: &[usize]) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(item.entry);
         let wanted = self.precision.of_rank(shape.len());
-        let range = item.entry.range.clone();
-        if self.in_place && wanted == item.dtype && !item.transposed {
-            return Ok(file.map.tensor_data(range, shape, item.dtype));
+        if item.scheme().is_some() {
+            return Err(LoadError::Dtype {
+                path: file.path.clone(),
+                tensor: item.name.clone(),
+                dtype: format!("{:?}", item.entry.dtype),
+            });
         }
-        let mut bytes = file.map.read(range).map_err(LoadError::io(&file.path))?;
+        if self.in_place && wanted == item.dtype && !item.transposed {
+            return Ok(file.map.tensor_data(item.entry.range.clone(), shape, item.dtype));
+        }
+        self.read(item, shape, wanted)
+    }
+
+    /// A copy of the tensor in `wanted`.
+    fn read(
+        &self,
+        item: &Item<'_>,
+        shape: &[usize],
+        wanted: DType,
+    ) -> Result<TensorData, LoadError> {
+        let file = self.checkpoint.file(item.entry);
+        let mut bytes =
+            file.map.read(item.entry.range.clone()).map_err(LoadError::io(&file.path))?;
         if item.transposed {
             bytes = swap_last_axes(&bytes, &item.entry.shape, item.dtype.size());
         }

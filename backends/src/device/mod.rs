@@ -8,6 +8,8 @@ pub use memory::{MemoryInfo, host_memory, peak_resident_bytes};
 
 use burn::tensor::{DType, Device};
 
+use crate::cpu::{CpuError, Level};
+
 /// The environment variable that names the device when no `--device` is given.
 pub const DEVICE_VARIABLE: &str = "QWEN3_VL_DEVICE";
 
@@ -29,6 +31,8 @@ pub enum DeviceError {
     UnsupportedDtype { device: String, dtype: &'static str, supported: String },
     #[error("unknown dtype `{name}`; use auto, f32, bf16 or f16")]
     UnknownDtype { name: String },
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
 }
 
 /// A device that exists, with the name the user knows it by.
@@ -86,7 +90,15 @@ pub fn open(name: &str) -> Result<SelectedDevice, DeviceError> {
             present: join(present().iter().map(|d| d.name.as_str())),
         });
     }
-    Ok(SelectedDevice { kind, name: kind.label(index), device: devices.swap_remove(index) })
+    checked(SelectedDevice { kind, name: kind.label(index), device: devices.swap_remove(index) })
+}
+
+/// A processor must have the instructions that the environment asks for.
+fn checked(selected: SelectedDevice) -> Result<SelectedDevice, DeviceError> {
+    if selected.kind == BackendKind::Flex {
+        Level::from_env()?;
+    }
+    Ok(selected)
 }
 
 /// All devices of all compiled backends.
@@ -107,7 +119,7 @@ pub fn compiled() -> impl Iterator<Item = BackendKind> {
 fn best() -> Result<SelectedDevice, DeviceError> {
     let candidates = present();
     let hardware = candidates.iter().find(|d| d.kind.is_cpu() || is_card(&d.device));
-    hardware.or(candidates.first()).cloned().ok_or(DeviceError::NoBackend)
+    checked(hardware.or(candidates.first()).cloned().ok_or(DeviceError::NoBackend)?)
 }
 
 fn parse(name: &str) -> Result<(BackendKind, usize), DeviceError> {

@@ -13,6 +13,7 @@ mod loss;
 mod matmul;
 mod norms;
 mod panel;
+mod quantised;
 mod rotary;
 mod simd;
 mod softmax;
@@ -27,11 +28,16 @@ use rayon::prelude::*;
 
 use super::update::{AdamWStep, Moved, UpdateOps};
 use super::{ModelOps, kernels_on, reference};
+use crate::cpu::Level;
+use crate::quant::QuantScheme;
 use attention::{Heads, Rows, Sizes};
 use rotary::Angles;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
+
+/// From this many rows on, rounded weights are expanded for GEMM, and activations are taken as they are.
+const ROUNDED_ROWS: usize = 16;
 
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -46,6 +52,23 @@ impl ModelOps for Flex {
             _ => None,
         };
         out.unwrap_or_else(|| reference::linear::<Self>(x, weight))
+    }
+
+    fn linear_of_codes(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self> {
+        let (n, k) = (codes.shape()[0], x.shape()[1]);
+        let out = match (bytes_of(&codes), scales.as_slice::<bf16>()) {
+            (Some(codes), Some(scales)) if kernels_on() && x.dtype() == DType::F32 => {
+                let weights = quantised::Weights { codes, scales, k, scheme };
+                product_of_codes(rows_of(&x.to_contiguous()), weights, n)
+            }
+            _ => return reference::linear_of_codes::<Self>(x, codes, scales, scheme),
+        };
+        f32_tensor(out, Shape::new([x.shape()[0], n]))
     }
 
     fn grouped_attention(
@@ -335,6 +358,20 @@ fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
     let m = x.len() / k;
     let out = if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) };
     f32_tensor(out, Shape::new([m, n]))
+}
+
+/// The bytes of a contiguous tensor of one-byte numbers.
+fn bytes_of(x: &FlexTensor) -> Option<&[u8]> {
+    let (start, end) = x.layout().contiguous_offsets()?;
+    matches!(x.dtype(), DType::I8 | DType::U8).then(|| &x.bytes()[start..end])
+}
+
+fn product_of_codes(x: &[f32], weights: quantised::Weights<'_>, n: usize) -> Vec<f32> {
+    let m = x.len() / weights.k.max(1);
+    match m < ROUNDED_ROWS {
+        true => quantised::rows(x, weights, Level::chosen()),
+        false => panel::by_panels(x, [m, n, weights.k], |first, out| weights.expand(first, out)),
+    }
 }
 
 fn f32_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {

@@ -23,6 +23,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
+use crate::quant::QuantScheme;
+
 /// The environment variable that, set to `off`, makes every operation run its reference body.
 pub const KERNELS_VARIABLE: &str = "QWEN3_VL_KERNELS";
 
@@ -46,6 +48,16 @@ pub trait ModelOps: Backend {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         reference::affine::<Self>(x, weight, bias)
+    }
+
+    /// `x [m, k] · wᵀ -> [m, n]` with rounded weights, see [`linear_quantised`].
+    fn linear_of_codes(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self> {
+        reference::linear_of_codes::<Self>(x, codes, scales, scheme)
     }
 
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
@@ -141,6 +153,19 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::affine_nk(x, weight, bias.into_dispatch()))
+}
+
+/// [`linear`] with a weight `[n, k]` that was rounded by `scheme`, see [`crate::quant`]: `codes` and `scales` are `[n, ..]`.
+///
+/// Kernels for few rows round these to eight bits too, group by group, where the reference body takes them as they are.
+pub fn linear_quantised(
+    x: Tensor<2>,
+    codes: Tensor<2, Int>,
+    scales: Tensor<2>,
+    scheme: QuantScheme,
+) -> Tensor<2> {
+    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_of_codes(x.into_dispatch(), codes, scales, scheme))
 }
 
 /// Softmax attention with grouped key/value heads.

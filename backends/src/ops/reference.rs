@@ -2,7 +2,9 @@
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{DType, FloatDType, Shape, Slice};
+use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice};
+
+use crate::quant::{OFFSET_OF_FOUR, QuantScheme};
 
 /// Most attention scores that exist at one time.
 pub(super) const SCORE_BUDGET: usize = 1 << 24;
@@ -11,6 +13,52 @@ pub(super) const SCORE_BUDGET: usize = 1 << 24;
 pub fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
     let weight = cast::<B>(weight, x.dtype());
     B::float_matmul(x, B::float_transpose(weight))
+}
+
+/// Body of [`super::ModelOps::linear_of_codes`]: expands the weight, and multiplies.
+pub fn linear_of_codes<B: Backend>(
+    x: FloatTensor<B>,
+    codes: IntTensor<B>,
+    scales: FloatTensor<B>,
+    scheme: QuantScheme,
+) -> FloatTensor<B> {
+    let inputs = x.shape()[1];
+    linear::<B>(x, expanded::<B>(codes, scales, scheme, inputs))
+}
+
+/// The weight `[n, inputs]` that codes and scales stand for, in f32.
+pub fn expanded<B: Backend>(
+    codes: IntTensor<B>,
+    scales: FloatTensor<B>,
+    scheme: QuantScheme,
+    inputs: usize,
+) -> FloatTensor<B> {
+    let (rows, groups) = (codes.shape()[0], scales.shape()[1]);
+    let values = match scheme.bits() {
+        8 => B::int_into_float(codes, FloatDType::F32),
+        _ => halves_of_bytes::<B>(codes),
+    };
+    let scales = B::float_reshape(cast::<B>(scales, DType::F32), Shape::new([rows, groups, 1]));
+    let scales = B::float_expand(scales, Shape::new([rows, groups, scheme.group()]));
+    let scales = B::float_reshape(scales, Shape::new([rows, groups * scheme.group()]));
+    let first = |tensor: FloatTensor<B>| {
+        let columns = Slice::from(0..inputs as isize);
+        B::float_slice(tensor, &[Slice::from(..), columns])
+    };
+    B::float_mul(first(values), first(scales))
+}
+
+/// Codes of four bits, without their offset: the low half of each byte, then the high one.
+fn halves_of_bytes<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
+    let [rows, bytes] = codes.shape().dims();
+    let wide = B::int_cast(codes, IntDType::I32);
+    let low = B::bitwise_and_scalar(wide.clone(), 15.into());
+    let high = B::bitwise_right_shift_scalar(wide, 4.into());
+    let column = |half| B::int_reshape(half, Shape::new([rows, bytes, 1]));
+    let both = B::int_cat(vec![column(low), column(high)], 2);
+    let values = B::int_into_float(both, FloatDType::F32);
+    let values = B::float_reshape(values, Shape::new([rows, 2 * bytes]));
+    B::float_sub_scalar(values, f64::from(OFFSET_OF_FOUR).into())
 }
 
 /// Body of [`super::ModelOps::affine_nk`].

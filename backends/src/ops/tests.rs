@@ -1,5 +1,7 @@
 //! Every kernel against its reference body, on Flex.
 
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
@@ -44,6 +46,73 @@ fn linear_agrees_for_every_dtype_and_row_count() {
             });
             let difference = largest_difference(linear(x, w), expected);
             assert!(difference < 1e-4, "{dtype:?} {m}x{n}x{k}: {difference}");
+        }
+    }
+}
+
+/// Codes and scales on `device`, as the loader makes them.
+fn rounded(w: &Tensor<2>, scheme: QuantScheme, device: &Device) -> (Tensor<2, Int>, Tensor<2>) {
+    let [n, k] = w.dims();
+    let values = w.to_data().to_vec::<f32>().unwrap();
+    let rounded = scheme.round(&values, k).unwrap();
+    let shape = vec![n, scheme.row_bytes(k)];
+    let codes = TensorData::from_bytes_vec(rounded.codes, shape, scheme.code_dtype());
+    let scales = TensorData::new(rounded.scales, [n, scheme.groups(k)]);
+    let dtype = if *device == Device::flex() { DType::BF16 } else { DType::F32 };
+    let codes = Tensor::from_data(codes, (device, scheme.code_dtype()));
+    (codes, Tensor::from_data(scales, (device, dtype)))
+}
+
+#[test]
+fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
+    for name in ["int8-g32", "int8-g64", "int8-g128", "int4-g32", "int4-g64", "int4-g128"] {
+        let scheme: QuantScheme = name.parse().unwrap();
+        for (m, n, k) in
+            [(1, 5, 3), (1, 300, 129), (2, 33, 64), (15, 17, 65), (16, 70, 31), (40, 130, 200)]
+        {
+            let (x, w) = (tensor([m, k], 0.3, DType::F32), tensor([n, k], 9.1, DType::F32));
+            let (codes, scales) = rounded(&w, scheme, &Device::flex());
+            let [c, s] = [codes.to_data(), scales.to_data()].map(FlexTensor::from_data);
+            let expected = reference::<2>(vec![primitive(&x), c, s], |mut t| {
+                let (s, c) = (t.pop().unwrap(), t.pop().unwrap());
+                reference::linear_of_codes::<Flex>(t.pop().unwrap(), c, s, scheme)
+            });
+            let size = linear(x.clone().abs(), w.clone().abs()).max().into_scalar::<f32>();
+            let found = linear_quantised(x.clone(), codes.clone(), scales.clone(), scheme);
+            // Below sixteen rows activations are rounded too.
+            let bound = if m < 16 { 0.004 } else { 1e-5 };
+            let difference = largest_difference(found, expected.clone());
+            assert!(difference < bound * size, "{name} {m}x{n}x{k}: {difference} of {size}");
+            let rounding = if scheme.bits() == 8 { 0.01 } else { 0.12 };
+            let difference = largest_difference(linear(x, w), expected);
+            assert!(difference < rounding * size, "{name} {m}x{n}x{k}: {difference} of {size}");
+        }
+    }
+}
+
+/// The reference body expands what the host expands, on every CPU backend.
+#[test]
+fn rounded_weights_mean_the_same_on_every_backend() {
+    let mut devices = vec![Device::flex()];
+    #[cfg(feature = "ndarray")]
+    devices.push(Device::ndarray());
+    for device in devices {
+        for name in ["int8-g32", "int4-g32", "int4-g128"] {
+            let scheme: QuantScheme = name.parse().unwrap();
+            let (n, k) = (9, 77);
+            let w = tensor([n, k], 4.0, DType::F32);
+            let (codes, scales) = rounded(&w, scheme, &device);
+            let unit = Tensor::<2>::eye(k, &device).cast(DType::F32);
+            let found = linear_quantised(unit, codes, scales, scheme).transpose();
+            let packed = scheme.round(&w.to_data().to_vec::<f32>().unwrap(), k).unwrap();
+            let mut expected = vec![0.0; n * k];
+            for (row, out) in expected.chunks_mut(k).enumerate() {
+                let codes = &packed.codes[row * scheme.row_bytes(k)..];
+                scheme.expand_row(codes, &packed.scales[row * scheme.groups(k)..], out);
+            }
+            let found = found.to_data().to_vec::<f32>().unwrap();
+            let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-6, "{device:?} {name}: {far}");
         }
     }
 }

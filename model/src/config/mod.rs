@@ -1,10 +1,12 @@
 //! `config.json` in two stages: a raw serde mirror, then a validated [`Qwen3VlConfig`] that nothing re-checks.
 
+mod quantisation;
 pub mod raw;
 mod rope;
 mod text;
 mod vision;
 
+pub use quantisation::Quantisation;
 pub use rope::{RopeConfig, YarnConfig};
 pub use text::{MoeConfig, TextConfig};
 pub use vision::VisionConfig;
@@ -74,6 +76,8 @@ pub struct Qwen3VlConfig {
     pub dtype: Option<String>,
     /// The version of transformers that wrote the file.
     pub transformers_version: Option<String>,
+    /// How linear weights are rounded, where `qwen3-vl quantize` wrote the checkpoint.
+    pub quantisation: Option<Quantisation>,
 }
 
 impl Qwen3VlConfig {
@@ -85,7 +89,7 @@ impl Qwen3VlConfig {
     /// Validates a raw configuration.
     pub fn from_raw(raw: RawConfig) -> Result<Self, ConfigError> {
         let moe = is_moe(&raw)?;
-        refuse_quantised(&raw)?;
+        let quantisation = Quantisation::from_raw(raw.quantization_config.as_ref())?;
         let text_raw = raw.text_config.ok_or(ConfigError::Missing { field: "text_config" })?;
         let vision_raw =
             raw.vision_config.ok_or(ConfigError::Missing { field: "vision_config" })?;
@@ -101,6 +105,7 @@ impl Qwen3VlConfig {
             eos_token_ids: text_raw.eos_token_id.as_ref().map(|e| e.to_vec()).unwrap_or_default(),
             dtype: raw.dtype.or(text_raw.dtype),
             transformers_version: raw.transformers_version,
+            quantisation,
             text,
             vision,
         }
@@ -167,17 +172,6 @@ fn is_moe(raw: &RawConfig) -> Result<bool, ConfigError> {
         Some("qwen3_vl_moe") => Ok(true),
         Some(found) => Err(ConfigError::ModelType { found: found.to_owned() }),
         None => Err(ConfigError::Missing { field: "model_type" }),
-    }
-}
-
-fn refuse_quantised(raw: &RawConfig) -> Result<(), ConfigError> {
-    match &raw.quantization_config {
-        None | Some(serde_json::Value::Null) => Ok(()),
-        Some(found) => Err(ConfigError::Invalid {
-            field: "quantization_config",
-            value: found.get("quant_method").unwrap_or(found).to_string(),
-            rule: "quantised checkpoints are not supported yet; use the bf16 original".into(),
-        }),
     }
 }
 

@@ -161,7 +161,7 @@ impl VisionTower {
     }
 
     fn device(&self) -> Device {
-        self.patch_embed.proj.weight.lazy_device().without_autodiff()
+        self.patch_embed.proj.weight.device().without_autodiff()
     }
 }
 

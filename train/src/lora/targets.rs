@@ -87,7 +87,7 @@ impl<'c> Choice<'c> {
         let experts = model.language_model.layers.iter().any(|layer| layer.moe.is_some());
         let layers = model.linears_mut().into_iter().zip(0u64..);
         let candidate = |((path, linear), place): ((String, &mut Linear), u64)| {
-            let [outputs, inputs] = linear.weight.lazy_shape().dims();
+            let [outputs, inputs] = linear.weight.shape();
             let parameter = format!("{path}.weight");
             let name = stored_name(&parameter).map(|(name, _)| name).unwrap_or(parameter);
             let name = name.strip_suffix(".weight").unwrap_or(&name).to_owned();

@@ -23,6 +23,13 @@ impl Adapter {
         if model.lm_head.is_none() && self.saved.contains_key(EMBEDDING) {
             return Err(AdapterError::Tied { module: EMBEDDING.to_owned() });
         }
+        let mut layers = model.roundable_mut().into_iter();
+        let rounded = |path: &str| self.saved.contains_key(&format!("{path}.weight"));
+        if let Some((module, _)) =
+            layers.find(|(path, linear)| linear.weight.scheme().is_some() && rounded(path))
+        {
+            return Err(AdapterError::Quantised { module });
+        }
         let device = model.device();
         let tensor = |data: &TensorData| Tensor::from_data(data.clone(), (&device, DType::F32));
         let mut linears: BTreeMap<_, _> = model.linears_mut().into_iter().collect();

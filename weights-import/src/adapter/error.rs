@@ -46,6 +46,10 @@ pub enum AdapterError {
         "the adapter saves `{module}`, which is the head too in this model; peft changes only one of the two, which is not supported"
     )]
     Tied { module: String },
+    #[error(
+        "the adapter saves `{module}`, whose weight is rounded in this model; load it without --quant, or from the original"
+    )]
+    Quantised { module: String },
     #[error("`{module}` has no name in a checkpoint, so that an adapter cannot hold it")]
     Nameless { module: String },
 }

@@ -159,17 +159,24 @@ impl<'s> Planner<'s> {
         let known: std::collections::HashSet<String> =
             tensors.iter().map(|tensor| tensor.name.clone()).collect();
         for (name, entry) in source.tensors().iter().filter(|(name, _)| !known.contains(*name)) {
-            let file = source.file(entry);
-            let read = move || {
-                let bytes =
-                    file.map.read(entry.range.clone()).map_err(LoadError::io(&file.path))?;
-                let length = [bytes.len()];
-                Ok(TensorData::from_bytes_vec(bytes, length, DType::U8))
-            };
-            let shape = entry.shape.clone();
-            tensors.push(LazyTensor::raw(name.clone(), entry.dtype, shape, Box::new(read)));
+            tensors.push(copied(source, name, entry));
         }
     }
+}
+
+/// A tensor of `source` as it is.
+pub(super) fn copied<'s>(
+    source: &'s Checkpoint,
+    name: &str,
+    entry: &'s TensorEntry,
+) -> LazyTensor<'s> {
+    let file = source.file(entry);
+    let read = move || {
+        let bytes = file.map.read(entry.range.clone()).map_err(LoadError::io(&file.path))?;
+        let length = [bytes.len()];
+        Ok(TensorData::from_bytes_vec(bytes, length, DType::U8))
+    };
+    LazyTensor::raw(name.to_owned(), entry.dtype, entry.shape.clone(), Box::new(read))
 }
 
 /// The shape that transformers writes.

@@ -7,6 +7,8 @@
 use rayon::prelude::*;
 
 use super::Widen;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Level;
 
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
@@ -23,7 +25,7 @@ pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
     if m == 1 { transposed } else { transpose(&transposed, n, m) }
 }
 
-fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
+pub(super) fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
     let mut out = vec![0.0; n * m];
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
         for (out, column) in out.iter_mut().zip(values.chunks(m)) {
@@ -42,19 +44,16 @@ pub fn dot<W: Widen>(a: &[W], b: &[f32]) -> f32 {
     out[0]
 }
 
-/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the widest instructions that the processor has.
+/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen.
 fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has just been asked for these features; the function has no other
-            // precondition (it only indexes slices).
-            return unsafe { block_avx512(out, weights, x, k) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
-            return unsafe { block_avx2(out, weights, x, k) };
-        }
+    match Level::chosen() {
+        // SAFETY: a level is chosen only where the processor has its features and those before it; the function has no
+        // other precondition (it only indexes slices).
+        Level::Avx512 => return unsafe { block_avx512(out, weights, x, k) },
+        // SAFETY: as above.
+        Level::Avx2 => return unsafe { block_avx2(out, weights, x, k) },
+        Level::Portable => {}
     }
     block_with(out, weights, x, k, |w, x, sum| w * x + sum)
 }
@@ -169,11 +168,16 @@ mod tests {
             let a: Vec<bf16> = (0..len).map(|i| bf16::from_f32((i as f32 * 0.37).sin())).collect();
             let b: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos()).collect();
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| a.to_f64() * *b as f64).sum();
-            let mut portable = [0.0];
+            let (mut portable, mut avx2) = ([0.0], [exact as f32]);
             if len > 0 {
                 block_with(&mut portable, &a, &b, len, |w, x, sum| w * x + sum);
+                #[cfg(target_arch = "x86_64")]
+                if Level::present().any(|level| level == Level::Avx2) {
+                    // SAFETY: the processor has just been asked for the features.
+                    unsafe { block_avx2(&mut avx2, &a, &b, len) };
+                }
             }
-            for found in [dot(&a, &b), portable[0]] {
+            for found in [dot(&a, &b), portable[0], avx2[0]] {
                 assert!((found as f64 - exact).abs() < 1e-4, "{len}: {found} against {exact}");
             }
         }

@@ -50,6 +50,7 @@ mod avx512 {
     use burn::tensor::bf16;
 
     use super::*;
+    use crate::cpu::Level;
 
     /// Rows of a tile of the result whose sums stay in registers.
     const ROWS: usize = 8;
@@ -66,10 +67,7 @@ mod avx512 {
     }
 
     pub fn usable() -> bool {
-        is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bf16")
+        Level::chosen() == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
     }
 
     /// The left operand: word `i · row + p · pair` holds `a[i, 2p]` below `a[i, 2p + 1]`.

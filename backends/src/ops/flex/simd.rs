@@ -1,6 +1,6 @@
 //! One body for every instruction set.
 
-/// Defines a function that runs `$body` compiled for the widest instructions of the processor. The body must be
+/// Defines a function that runs `$body` compiled for the instructions that were chosen. The body must be
 /// `#[inline(always)]`; its last argument computes `a · b + c`, in one instruction where there is one.
 macro_rules! vectorised {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? = $body:ident) => {
@@ -16,17 +16,13 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) $(-> $out)? {
                     $body($($arg,)* f32::mul_add)
                 }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: the processor has just been asked for these features; there is no other precondition.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                match $crate::cpu::Level::chosen() {
+                    // SAFETY: a level is chosen only where the processor has its features and those before it; there
+                    // is no other precondition.
+                    $crate::cpu::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
+                    $crate::cpu::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::cpu::Level::Portable => {}
                 }
             }
             $body($($arg,)* |a, b, c| a * b + c)

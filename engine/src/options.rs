@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use qwen3_vl_backends::DtypeRequest;
+use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlConfig;
 use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
@@ -27,6 +28,9 @@ pub struct LoadOptions {
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
+    /// Rounds the linear weights of the language model as they are read; vision tower, mergers, embedding, head and experts
+    /// stay as they are. For checkpoints that are not rounded yet, on the CPU.
+    pub quant: Option<QuantScheme>,
     /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
     pub adapter: Option<PathBuf>,
 }

@@ -1,0 +1,131 @@
+//! Which instructions the kernels for the processor use: the widest that it has, or what [`CPU_VARIABLE`] says.
+
+use std::sync::OnceLock;
+
+/// The environment variable that forces a [`Level`] by its name.
+pub const CPU_VARIABLE: &str = "QWEN3_VL_CPU";
+
+/// Why the instructions that were asked for cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    #[error("{CPU_VARIABLE} is `{name}`; it must be portable, avx2 or avx512")]
+    Unknown { name: String },
+    #[error(
+        "{CPU_VARIABLE} is `{name}`, but this processor has no {missing}; it can run {present}"
+    )]
+    Lacking { name: &'static str, missing: String, present: String },
+}
+
+/// A set of instructions, each including those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What every processor of the target has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ. Kernels that want VNNI or BF16 ask for these besides.
+    Avx512,
+}
+
+impl Level {
+    /// From the narrowest to the widest.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The name for [`CPU_VARIABLE`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// The levels that this processor has.
+    pub fn present() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|level| level.missing().is_empty())
+    }
+
+    /// The level that kernels use, chosen once. A wrong [`CPU_VARIABLE`] is reported when a device is opened, and has no
+    /// effect here.
+    pub fn chosen() -> Self {
+        static CHOSEN: OnceLock<Level> = OnceLock::new();
+        *CHOSEN.get_or_init(|| Self::from_env().unwrap_or_else(|_| Self::best()))
+    }
+
+    /// What the environment asks for, else the widest present.
+    ///
+    /// # Errors
+    /// When the name is unknown or the processor lacks the instructions.
+    pub fn from_env() -> Result<Self, CpuError> {
+        let asked = std::env::var(CPU_VARIABLE).ok().filter(|name| !name.trim().is_empty());
+        asked.map_or_else(|| Ok(Self::best()), |name| Self::named(&name))
+    }
+
+    fn best() -> Self {
+        Self::present().last().unwrap_or(Self::Portable)
+    }
+
+    fn named(name: &str) -> Result<Self, CpuError> {
+        let known = Self::ALL.into_iter().find(|l| l.name().eq_ignore_ascii_case(name.trim()));
+        let level = known.ok_or_else(|| CpuError::Unknown { name: name.to_owned() })?;
+        match level.missing() {
+            missing if missing.is_empty() => Ok(level),
+            missing => Err(CpuError::Lacking {
+                name: level.name(),
+                missing: missing.join(", "),
+                present: Self::present().map(Self::name).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// The features of this level and those before that the processor lacks.
+    fn missing(self) -> Vec<&'static str> {
+        let wanted = features().into_iter().filter(|(level, ..)| *level <= self);
+        wanted.filter(|(_, _, present)| !present).map(|(_, name, _)| name).collect()
+    }
+}
+
+/// Features with their levels, and whether the processor has them.
+fn features() -> [(Level, &'static str, bool); 7] {
+    macro_rules! feature {
+        ($level:ident, $name:tt) => {{
+            #[cfg(target_arch = "x86_64")]
+            let present = std::arch::is_x86_feature_detected!($name);
+            #[cfg(not(target_arch = "x86_64"))]
+            let present = false;
+            (Level::$level, $name, present)
+        }};
+    }
+    [
+        feature!(Avx2, "avx2"),
+        feature!(Avx2, "fma"),
+        feature!(Avx2, "f16c"),
+        feature!(Avx512, "avx512f"),
+        feature!(Avx512, "avx512bw"),
+        feature!(Avx512, "avx512vl"),
+        feature!(Avx512, "avx512dq"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_that_are_present_can_be_forced_and_others_are_named() {
+        assert_eq!(Level::named(" Portable "), Ok(Level::Portable));
+        for level in Level::ALL {
+            match Level::present().any(|present| present == level) {
+                true => assert_eq!(Level::named(level.name()), Ok(level)),
+                false => {
+                    let error = Level::named(level.name()).unwrap_err().to_string();
+                    assert!(error.contains("has no") && error.contains("portable"), "{error}");
+                }
+            }
+        }
+        let error = Level::named("sse9").unwrap_err().to_string();
+        assert!(error.contains("`sse9`") && error.contains("avx512"), "{error}");
+        assert_eq!(Level::present().last(), Some(Level::best()));
+    }
+}

@@ -1,0 +1,104 @@
+//! Activation rows rounded to eight bits.
+
+use crate::quant::{OFFSET_OF_FOUR, QuantScheme, nearest};
+
+use super::BLOCK;
+
+/// Codes of four neighbours become one sum.
+pub const LANES: usize = BLOCK / 4;
+
+/// Rows in blocks of [`BLOCK`] values, the last one filled with zeros.
+pub struct Inputs {
+    /// From -127 to 127. For weights of four bits, the even places of a block come before its odd ones, as the low and
+    /// the high halves of bytes do.
+    codes: Vec<[i8; BLOCK]>,
+    /// For each four codes, what the offset of stored weights adds to their sum of products, negated.
+    offsets: Vec<[i32; LANES]>,
+    /// Scales of the two halves of a block.
+    scales: Vec<[f32; 2]>,
+    blocks: usize,
+}
+
+/// One of the rows.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub codes: &'a [[i8; BLOCK]],
+    pub offsets: &'a [[i32; LANES]],
+    pub scales: &'a [[f32; 2]],
+}
+
+impl Inputs {
+    /// Rounds rows of `k` values, with a scale for each group of the scheme. A group that holds a value that is not finite
+    /// gets the scale NaN, and so do the results.
+    pub fn round(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
+        let blocks = k.div_ceil(BLOCK);
+        let all = x.len() / k.max(1) * blocks;
+        let mut inputs = Self {
+            codes: Vec::with_capacity(all),
+            offsets: Vec::with_capacity(all),
+            scales: Vec::with_capacity(all),
+            blocks,
+        };
+        for row in x.chunks(k.max(1)) {
+            for group in row.chunks(scheme.group().max(BLOCK)) {
+                inputs.add(group, scheme);
+            }
+        }
+        inputs
+    }
+
+    /// Adds the blocks of one group, or one block of two groups.
+    fn add(&mut self, values: &[f32], scheme: QuantScheme) {
+        let scales = match scheme.group() {
+            32 => {
+                let (first, second) = values.split_at(values.len().min(BLOCK / 2));
+                [scale_of(first), scale_of(second)]
+            }
+            _ => [scale_of(values); 2],
+        };
+        for values in values.chunks(BLOCK) {
+            let mut plain = [0i8; BLOCK];
+            let parts = plain.chunks_mut(BLOCK / 2).zip(values.chunks(BLOCK / 2));
+            for ((to, values), scale) in parts.zip(scales) {
+                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+                for (to, value) in to.iter_mut().zip(values) {
+                    *to = nearest(value * inverse).clamp(-127.0, 127.0) as i8;
+                }
+            }
+            let (codes, offset) = match scheme.bits() {
+                8 => (plain, 128),
+                _ => (evens_first(&plain), i32::from(OFFSET_OF_FOUR)),
+            };
+            let four = codes.as_chunks::<4>().0;
+            let sum = |lane: usize| four[lane].iter().map(|q| i32::from(*q)).sum::<i32>();
+            self.offsets.push(std::array::from_fn(|lane| -offset * sum(lane)));
+            self.codes.push(codes);
+            self.scales.push(scales);
+        }
+    }
+
+    /// Row `row`.
+    pub fn row(&self, row: usize) -> Input<'_> {
+        let range = row * self.blocks..(row + 1) * self.blocks;
+        Input {
+            codes: &self.codes[range.clone()],
+            offsets: &self.offsets[range.clone()],
+            scales: &self.scales[range],
+        }
+    }
+}
+
+/// The largest magnitude over 127; 0 where the inverse would leave the range of f32, NaN for what is not finite.
+fn scale_of(values: &[f32]) -> f32 {
+    // Magnitudes as bits are in the order of the numbers, with infinity and NaN above them.
+    let largest = values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+    match f32::from_bits(largest) {
+        largest if !largest.is_finite() => f32::NAN,
+        largest if largest < 1e-30 => 0.0,
+        largest => largest / 127.0,
+    }
+}
+
+fn evens_first(plain: &[i8; BLOCK]) -> [i8; BLOCK] {
+    std::array::from_fn(|i| plain[if i < BLOCK / 2 { 2 * i } else { 2 * i + 1 - BLOCK }])
+}

@@ -1,0 +1,353 @@
+//! Weights rounded to a few bits, in groups along the input axis that share a scale.
+//!
+//! A weight `w` of a group is kept as `q` with `w ≈ scale · q`, so that 0 stays 0. Scales are bf16, which has the range of
+//! f32. A matrix `[out, in]` becomes codes, one row after the other, and scales `[out, groups]`; the last group of a row
+//! may be shorter. Eight bits: `q` from -127 to 127, one signed byte each. Four bits: `q` from -8 to 7, stored as `q + 8`
+//! from 0 to 15, two neighbours per byte, the first in the low half.
+
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+use burn::tensor::{DType, bf16};
+use rayon::prelude::*;
+
+/// What is added to a code of four bits when it is stored.
+pub const OFFSET_OF_FOUR: i8 = 8;
+
+/// Largest magnitudes below this are taken for 0: their inverse would leave the range of f32.
+const TINY: f32 = 1e-30;
+
+/// Why weights cannot be rounded so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    #[error(
+        "unknown quantisation `{name}`; use int8 or int4, with -g32, -g64 or -g128 for the size of a group"
+    )]
+    Name { name: String },
+    #[error("weights have {bits} bits; 8 and 4 are known")]
+    Bits { bits: u64 },
+    #[error("groups have {group} weights; 32, 64 and 128 are known")]
+    Group { group: u64 },
+    #[error("row {row} holds a value that is not finite")]
+    NotFinite { row: usize },
+}
+
+/// How weights are rounded: how many bits each, and how many share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuantScheme {
+    bits: usize,
+    group: usize,
+}
+
+impl QuantScheme {
+    /// Known sizes of a group.
+    pub const GROUPS: [usize; 3] = [32, 64, 128];
+
+    /// # Errors
+    /// When the number of bits or the size of a group is not known.
+    pub fn new(bits: u64, group: u64) -> Result<Self, QuantError> {
+        let known = |sizes: &[usize], size: u64| sizes.iter().copied().find(|s| *s as u64 == size);
+        Ok(Self {
+            bits: known(&[8, 4], bits).ok_or(QuantError::Bits { bits })?,
+            group: known(&Self::GROUPS, group).ok_or(QuantError::Group { group })?,
+        })
+    }
+
+    /// Bits of a weight, 8 or 4.
+    pub fn bits(self) -> usize {
+        self.bits
+    }
+
+    /// Weights that share a scale: 32, 64 or 128.
+    pub fn group(self) -> usize {
+        self.group
+    }
+
+    /// Scales of a row of `inputs` weights.
+    pub fn groups(self, inputs: usize) -> usize {
+        inputs.div_ceil(self.group)
+    }
+
+    /// Bytes of the codes of a row of `inputs` weights.
+    pub fn row_bytes(self, inputs: usize) -> usize {
+        (inputs * self.bits).div_ceil(8)
+    }
+
+    /// The dtype of codes.
+    pub fn code_dtype(self) -> DType {
+        if self.bits == 8 { DType::I8 } else { DType::U8 }
+    }
+
+    /// Bytes of a matrix with its scales.
+    pub fn matrix_bytes(self, [outputs, inputs]: [usize; 2]) -> u64 {
+        outputs as u64 * (self.row_bytes(inputs) + 2 * self.groups(inputs)) as u64
+    }
+}
+
+impl Display for QuantScheme {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "int{}-g{}", self.bits, self.group)
+    }
+}
+
+impl FromStr for QuantScheme {
+    type Err = QuantError;
+
+    fn from_str(name: &str) -> Result<Self, QuantError> {
+        let unknown = || QuantError::Name { name: name.to_owned() };
+        let (kind, group) = match name.split_once("-g") {
+            Some((kind, group)) => (kind, Some(group.parse().map_err(|_| unknown())?)),
+            None => (name, None),
+        };
+        match kind {
+            "int8" => Self::new(8, group.unwrap_or(64)),
+            "int4" => Self::new(4, group.unwrap_or(32)),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// A rounded matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rounded {
+    /// [`QuantScheme::row_bytes`] per row.
+    pub codes: Vec<u8>,
+    /// [`QuantScheme::groups`] per row.
+    pub scales: Vec<bf16>,
+}
+
+impl QuantScheme {
+    /// Rounds rows of `inputs` values, on all cores.
+    ///
+    /// # Errors
+    /// When a value is not finite.
+    pub fn round(self, values: &[f32], inputs: usize) -> Result<Rounded, QuantError> {
+        let rows = values.len() / inputs.max(1);
+        let (bytes, groups) = (self.row_bytes(inputs).max(1), self.groups(inputs).max(1));
+        let mut codes = vec![0; rows * bytes];
+        let mut scales = vec![bf16::ZERO; rows * groups];
+        let all = codes.par_chunks_mut(bytes).zip(scales.par_chunks_mut(groups));
+        let all = all.zip(values.par_chunks(inputs.max(1))).enumerate();
+        all.try_for_each(|(row, ((codes, scales), values))| {
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(QuantError::NotFinite { row });
+            }
+            self.round_row(values, codes, scales);
+            Ok(())
+        })?;
+        Ok(Rounded { codes, scales })
+    }
+
+    fn round_row(self, values: &[f32], codes: &mut [u8], scales: &mut [bf16]) {
+        let bytes = self.row_bytes(self.group);
+        let parts = codes.chunks_mut(bytes).zip(values.chunks(self.group));
+        for ((codes, values), scale) in parts.zip(scales) {
+            let mut rounded = [0i8; 128];
+            let rounded = &mut rounded[..values.len().next_multiple_of(2)];
+            *scale = match self.bits {
+                8 => round_eight(values, rounded),
+                _ => round_four(values, rounded),
+            };
+            match self.bits {
+                8 => codes.iter_mut().zip(rounded).for_each(|(to, q)| *to = *q as u8),
+                _ => codes.iter_mut().zip(rounded.as_chunks::<2>().0).for_each(|(to, [a, b])| {
+                    *to = (*a + OFFSET_OF_FOUR) as u8 | ((*b + OFFSET_OF_FOUR) as u8) << 4;
+                }),
+            }
+        }
+    }
+
+    /// The weights that one row's codes and scales stand for.
+    ///
+    /// # Panics
+    /// When there are fewer codes or scales than `out` has values.
+    pub fn expand_row(self, codes: &[u8], scales: &[bf16], out: &mut [f32]) {
+        let bytes = self.row_bytes(self.group);
+        assert!(codes.len() >= self.row_bytes(out.len()) && scales.len() >= self.groups(out.len()));
+        let parts = out.chunks_mut(self.group).zip(codes.chunks(bytes));
+        for ((out, codes), scale) in parts.zip(scales) {
+            let scale = scale.to_f32();
+            match self.bits {
+                8 => {
+                    out.iter_mut().zip(codes).for_each(|(to, q)| *to = scale * f32::from(*q as i8))
+                }
+                _ => {
+                    let value = |q: u8| scale * f32::from(q as i8 - OFFSET_OF_FOUR);
+                    for (to, pair) in out.chunks_mut(2).zip(codes) {
+                        to[0] = value(pair & 15);
+                        if let Some(second) = to.get_mut(1) {
+                            *second = value(pair >> 4);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The nearest integer, ties to even, of a value below 2²² in magnitude.
+#[inline(always)]
+pub(crate) fn nearest(value: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (value + SHIFT) - SHIFT
+}
+
+/// The next bf16 that is no smaller.
+fn bf16_above(value: f32) -> bf16 {
+    bf16::from_bits((value.to_bits().saturating_add(0xffff) >> 16) as u16)
+}
+
+/// The largest magnitude becomes 127.
+fn round_eight(values: &[f32], out: &mut [i8]) -> bf16 {
+    let largest = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    if largest < TINY {
+        return bf16::ZERO;
+    }
+    let scale = bf16_above(largest / 127.0);
+    let inverse = scale.to_f32().recip();
+    for (to, value) in out.iter_mut().zip(values) {
+        *to = nearest(value * inverse).clamp(-127.0, 127.0) as i8;
+    }
+    scale
+}
+
+/// Of several scales that map the value of largest magnitude near -8, the one with the least squared error.
+fn round_four(values: &[f32], out: &mut [i8]) -> bf16 {
+    let larger = |m: f32, v: &f32| if v.abs() > m.abs() { *v } else { m };
+    let extreme = values.iter().fold(0.0, larger);
+    if extreme.abs() < TINY {
+        return bf16::ZERO;
+    }
+    let code = |value: f32, inverse: f32| nearest(value * inverse).clamp(-8.0, 7.0);
+    let mut best = (f32::NEG_INFINITY, 0.0);
+    for step in -4..=4 {
+        let inverse = -(8.0 + 0.2 * step as f32) / extreme;
+        // For these codes, the scale with the least error, and by how much it lowers the sum of squares.
+        let (mut along, mut square) = (0.0, 0.0);
+        for value in values {
+            let q = code(*value, inverse);
+            along += value / extreme * q;
+            square += q * q;
+        }
+        let gain = along * along / square;
+        if gain > best.0 {
+            best = (gain, extreme * (along / square));
+        }
+    }
+    let scale = bf16::from_f32(best.1);
+    let inverse = scale.to_f32().recip();
+    for (to, value) in out.iter_mut().zip(values) {
+        *to = code(*value, inverse) as i8;
+    }
+    scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schemes() -> impl Iterator<Item = QuantScheme> {
+        [8, 4].into_iter().flat_map(|bits| {
+            QuantScheme::GROUPS.map(|group| QuantScheme::new(bits, group as u64).unwrap())
+        })
+    }
+
+    fn values(count: usize, seed: f32) -> Vec<f32> {
+        (0..count).map(|i| ((i as f32 + seed) * 0.7713).sin() * 0.05).collect()
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for scheme in schemes() {
+            assert_eq!(scheme.to_string().parse(), Ok(scheme));
+        }
+        assert_eq!("int8".parse(), QuantScheme::new(8, 64));
+        assert_eq!("int4".parse(), QuantScheme::new(4, 32));
+        for (name, expected) in [
+            ("int3", "int3"),
+            ("int4-g16", "16"),
+            ("int4-gx", "int4-gx"),
+            ("int4g32", "int4g32"),
+            ("", "``"),
+        ] {
+            let error = name.parse::<QuantScheme>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_weight_lies_within_half_a_step() {
+        for scheme in schemes() {
+            for inputs in [1, 2, 31, 32, 33, 127, 129, 300] {
+                let values = values(3 * inputs, inputs as f32);
+                let rounded = scheme.round(&values, inputs).unwrap();
+                let (bytes, groups) = (scheme.row_bytes(inputs), scheme.groups(inputs));
+                assert_eq!((rounded.codes.len(), rounded.scales.len()), (3 * bytes, 3 * groups));
+                for (row, values) in values.chunks(inputs).enumerate() {
+                    let scales = &rounded.scales[row * groups..][..groups];
+                    let mut found = vec![f32::NAN; inputs];
+                    scheme.expand_row(&rounded.codes[row * bytes..][..bytes], scales, &mut found);
+                    for (i, (a, b)) in values.iter().zip(&found).enumerate() {
+                        let step = scales[i / scheme.group()].to_f32().abs();
+                        // The extreme value of four bits may be cut off by less than one step.
+                        let most = if scheme.bits() == 8 { 0.501 * step } else { 1.3 * step };
+                        assert!((a - b).abs() <= most, "{scheme} {inputs} {i}: {a}, {b}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn codes_lie_where_the_format_says() {
+        let eight = QuantScheme::new(8, 32).unwrap();
+        let rounded = eight.round(&[1.27, -0.64, 0.0], 3).unwrap();
+        assert_eq!(rounded.codes, [127, -64i8 as u8, 0]);
+        let four = QuantScheme::new(4, 32).unwrap();
+        // The extreme value -8 steps, then 1 and 3 steps and nothing.
+        let rounded = four.round(&[-8.0, 1.0, 3.0, 0.0, 7.0], 5).unwrap();
+        assert_eq!(rounded.scales, [bf16::ONE]);
+        assert_eq!(rounded.codes, [0x90, 0x8b, 0x8f]);
+    }
+
+    #[test]
+    fn errors_shrink_with_bits_and_groups() {
+        let values = values(64 * 256, 3.0);
+        let error = |scheme: QuantScheme| {
+            let rounded = scheme.round(&values, 256).unwrap();
+            let mut row = vec![0.0; 256];
+            let mut sum = 0.0;
+            for (i, values) in values.chunks(256).enumerate() {
+                let (bytes, groups) = (scheme.row_bytes(256), scheme.groups(256));
+                let codes = &rounded.codes[i * bytes..][..bytes];
+                scheme.expand_row(codes, &rounded.scales[i * groups..][..groups], &mut row);
+                sum += values.iter().zip(&row).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            }
+            (sum / values.iter().map(|v| v * v).sum::<f32>()).sqrt()
+        };
+        let errors: Vec<f32> = ["int8-g32", "int8-g128", "int4-g32", "int4-g128"]
+            .map(|name| error(name.parse().unwrap()))
+            .to_vec();
+        assert!(errors[1] < 0.006 && errors[3] < 0.1, "{errors:?}");
+        assert!(errors[0] <= errors[1] * 1.01 && errors[2] <= errors[3] * 1.01, "{errors:?}");
+    }
+
+    #[test]
+    fn zeros_and_extremes_stay_finite_and_others_are_refused() {
+        for scheme in schemes() {
+            for value in [0.0, -0.0, 1e-38, 1e37, -1e37, 1e-29] {
+                let rounded = scheme.round(&[value, 0.0, value / 2.0], 3).unwrap();
+                let mut found = [f32::NAN; 3];
+                scheme.expand_row(&rounded.codes, &rounded.scales, &mut found);
+                assert!(found.iter().all(|f| f.is_finite()), "{scheme} {value}: {found:?}");
+                assert_eq!(found[1], 0.0);
+                assert!((found[0] - value).abs() <= 0.01 * value.abs() + TINY, "{scheme} {value}");
+            }
+            for bad in [f32::NAN, f32::INFINITY] {
+                let error = scheme.round(&[1.0, 1.0, 1.0, bad], 2).unwrap_err();
+                assert_eq!(error, QuantError::NotFinite { row: 1 });
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `qwen3-vl quantize`: a checkpoint with rounded weights.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
+use qwen3_vl::weights::hub::resolve_model;
+use qwen3_vl::weights::{Checkpoint, Rounding};
+
+use super::args::ModelArgs;
+use super::progress::LoadBar;
+use super::size::{bytes, parse};
+use super::{Outcome, print};
+
+/// Arguments of `quantize`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    qwen3-vl quantize ./model -o ./model-int4 --quant int4\n  \
+    qwen3-vl quantize ./model -o ./model-int8 --quant int8-g128 --include 'visual.*' --include lm_head\n  \
+    qwen3-vl quantize ./model -o ./mixed --quant int4 --exclude down_proj --exclude 'layers.0.*'\n\n\
+    The linear layers of the language model are rounded; vision tower, mergers, embedding, head, router and experts stay \
+    as they are. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
+    loads as any checkpoint does, without conversion, and is for the CPU; transformers cannot read it.")]
+pub struct QuantizeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// New folder for the checkpoint
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// int8 or int4, with -g32, -g64 or -g128 weights per scale [default: 64 for int8, 32 for int4]
+    #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
+    quant: QuantScheme,
+    /// Round these linear layers too: of the vision tower, the mergers or the head (repeat for several)
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave these as they are (repeat for several); wins over --include
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Most bytes of one file of weights
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse)]
+    max_shard_size: u64,
+    /// No progress, no summary
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &QuantizeArgs) -> anyhow::Result<Outcome> {
+    let folder = resolve_model(args.model.name()?, &args.model.hub(args.quiet))?;
+    let (include, exclude) = (args.include.clone(), args.exclude.clone());
+    let rounding = Rounding { scheme: args.quant, include, exclude };
+    let options = QuantizeOptions { rounding, max_shard_bytes: args.max_shard_size };
+    let before = Checkpoint::open(&folder)?.bytes();
+    let mut bar = LoadBar::of("rounding", args.quiet);
+    let report = quantize_checkpoint(&folder, &args.out, &options, &mut bar)?;
+    bar.clear();
+    if !args.quiet {
+        print::aside(&format!(
+            "{}: {} instead of {}, in {}\n",
+            args.quant,
+            bytes(report.bytes),
+            bytes(before),
+            report.folder.display()
+        ));
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,112 @@
+//! The parameters of a model, without its weights.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::{Precision, device};
+use qwen3_vl_model::init::Init;
+use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
+
+use crate::rounding::Rounding;
+
+/// A part of the model, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    VisionTower,
+    Mergers,
+    Embedding,
+    TextLayers,
+    Head,
+}
+
+impl Part {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VisionTower => "vision tower",
+            Self::Mergers => "mergers",
+            Self::Embedding => "embedding",
+            Self::TextLayers => "text layers",
+            Self::Head => "head",
+        }
+    }
+
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            _ if path.contains("merger") => Self::Mergers,
+            _ if path.starts_with("visual.") => Self::VisionTower,
+            _ if path.starts_with("lm_head.") => Self::Head,
+            _ if path.contains("embed_tokens") => Self::Embedding,
+            _ => Self::TextLayers,
+        }
+    }
+}
+
+/// Parameters of each part of the model that `config` describes; nothing is allocated.
+pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
+    let mut counts = BTreeMap::new();
+    for (path, shape) in parameters(&unloaded(config)) {
+        let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
+        let part: &mut u64 = counts.entry(Part::of(&path)).or_default();
+        *part = part.saturating_add(count);
+    }
+    counts
+}
+
+/// Bytes of the weights in `precision`, with the linear layers of the language model rounded where a scheme is given.
+pub fn weight_bytes(
+    config: &Qwen3VlConfig,
+    precision: Precision,
+    scheme: Option<QuantScheme>,
+) -> u64 {
+    let mut model = unloaded(config);
+    let chosen = scheme.and_then(|scheme| Rounding::new(scheme).choose(&mut model).ok());
+    let rounded = |path: &str| {
+        let layer = path.strip_suffix(".weight")?;
+        scheme.filter(|_| chosen.as_ref().is_some_and(|chosen| chosen.contains(layer)))
+    };
+    let of_parameter = |(path, shape): (String, Vec<usize>)| match (rounded(&path), &shape[..]) {
+        (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
+        _ => {
+            let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
+            count.saturating_mul(precision.weights.size() as u64)
+        }
+    };
+    parameters(&model).into_iter().map(of_parameter).fold(0, u64::saturating_add)
+}
+
+/// A model whose lazy parameters nobody will ask for.
+pub(crate) fn unloaded(config: &Qwen3VlConfig) -> Qwen3VlModel {
+    let cpu = device::open("cpu").or_else(|_| device::select(None));
+    let device = cpu.map(|selected| selected.device).unwrap_or_default();
+    Qwen3VlModel::new(config, &Init::new(&device, Precision::F32))
+}
+
+pub(crate) fn parameters(model: &Qwen3VlModel) -> Vec<(String, Vec<usize>)> {
+    let mut list = ParameterList::default();
+    model.visit(&mut list);
+    list.found
+}
+
+/// Module paths and shapes, in order of traversal, without initialising anything.
+#[derive(Default)]
+struct ParameterList {
+    path: Vec<String>,
+    found: Vec<(String, Vec<usize>)>,
+}
+
+impl ModuleVisitor for ParameterList {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push((self.path.join("."), param.lazy_shape().to_vec()));
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}

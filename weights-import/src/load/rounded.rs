@@ -1,0 +1,141 @@
+//! Linear weights that are rounded: as they lie in the file, or as they are read.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::config::Quantisation;
+use qwen3_vl_model::weight::{Quantised, Weight};
+use safetensors::Dtype;
+
+use super::{Item, Loader, Stored};
+use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::error::LoadError;
+
+/// The scales of a weight in a checkpoint that was rounded.
+pub(crate) fn scales_name(name: &str) -> String {
+    format!("{name}{}", Quantisation::SCALE)
+}
+
+/// The codes and scales of a rounded weight of `shape` called `name`; `None` where it is not rounded, or its scales are
+/// missing.
+///
+/// # Errors
+/// When dtypes or shapes are not those of the scheme in `config.json`.
+pub(super) fn stored<'c>(
+    checkpoint: &'c Checkpoint,
+    (name, codes): (&str, &TensorEntry),
+    shape: &[usize],
+) -> Result<Option<Stored<'c>>, LoadError> {
+    let Some(Quantisation { scheme }) = checkpoint.config().quantisation else { return Ok(None) };
+    let wanted = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
+    let (&[rows, inputs], true) = (shape, is_code(codes.dtype)) else { return Ok(None) };
+    let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
+    let refuse = |entry: &TensorEntry, tensor: String, expected: Dtype| LoadError::Codes {
+        path: checkpoint.file(entry).path.clone(),
+        tensor,
+        dtype: format!("{:?}", entry.dtype),
+        scheme,
+        expected: format!("{expected:?}"),
+    };
+    if codes.dtype != wanted {
+        return Err(refuse(codes, name.to_owned(), wanted));
+    }
+    if scales.dtype != Dtype::BF16 {
+        return Err(refuse(scales, scales_name(name), Dtype::BF16));
+    }
+    let (found, expected) = (*scales.shape.last().unwrap_or(&0), scheme.groups(inputs));
+    if found != expected || scales.shape.len() != 2 || scales.shape[0] != rows {
+        return Err(LoadError::Groups {
+            path: checkpoint.file(scales).path.clone(),
+            tensor: scales_name(name),
+            found,
+            scheme,
+            expected,
+            inputs,
+        });
+    }
+    Ok(Some(Stored::Codes { scales, scheme }))
+}
+
+/// Whether there are codes without scales.
+pub(super) fn lacks_scales(checkpoint: &Checkpoint, name: &str, codes: &TensorEntry) -> bool {
+    let quantised = checkpoint.config().quantisation.is_some() && is_code(codes.dtype);
+    quantised && !checkpoint.tensors().contains_key(&scales_name(name))
+}
+
+fn is_code(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I8 | Dtype::U8)
+}
+
+impl<'c> Loader<'_, 'c> {
+    /// Puts the rounded weights in their places, and keeps the other items for later.
+    pub(super) fn round(
+        &mut self,
+        model: &mut Qwen3VlModel,
+        mut items: Vec<Item<'c>>,
+    ) -> Result<(), LoadError> {
+        for (path, linear) in model.roundable_mut() {
+            let path = format!("{path}.weight");
+            let of_layer = |item: &Item<'c>| item.path == path && item.scheme().is_some();
+            let Some(index) = items.iter().position(of_layer) else { continue };
+            let item = items.remove(index);
+            linear.weight = Weight::Quantised(self.rounded(&item, linear.weight.shape())?);
+            self.tell(&item);
+        }
+        self.items = items.into_iter().peekable();
+        Ok(())
+    }
+
+    fn rounded(&self, item: &Item<'c>, [rows, inputs]: [usize; 2]) -> Result<Quantised, LoadError> {
+        let (codes, scales, scheme) = match item.stored {
+            Stored::Codes { scales, scheme } => {
+                let (shape, dtype) = ([rows, scheme.row_bytes(inputs)], scheme.code_dtype());
+                let codes = self.bytes(item.entry, &shape, dtype)?;
+                let scales = self.bytes(scales, &[rows, scheme.groups(inputs)], DType::BF16)?;
+                (codes, scales, scheme)
+            }
+            Stored::Round { scheme } => {
+                let data = self.read(item, &[rows, inputs], DType::F32)?;
+                let (codes, scales) = round(&item.name, data, scheme)?;
+                (codes, scales, scheme)
+            }
+            Stored::Plain => unreachable!("only rounded items come here"),
+        };
+        let codes = Tensor::<2, Int>::from_data(codes, (&self.device, scheme.code_dtype()));
+        let scales = scales.convert_dtype(self.scales);
+        let scales = Tensor::<2>::from_data(scales, (&self.device, self.scales));
+        Ok(Quantised::new(codes, scales, scheme, inputs))
+    }
+
+    /// The bytes of a tensor, in place where that is possible.
+    fn bytes(
+        &self,
+        entry: &TensorEntry,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<TensorData, LoadError> {
+        let file = self.checkpoint.file(entry);
+        let range = entry.range.clone();
+        if self.in_place {
+            return Ok(file.map.tensor_data(range, shape, dtype));
+        }
+        let bytes = file.map.read(range).map_err(LoadError::io(&file.path))?;
+        Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype))
+    }
+}
+
+/// Codes and scales of the f32 matrix `data`, called `name` in its file.
+pub(crate) fn round(
+    name: &str,
+    data: TensorData,
+    scheme: QuantScheme,
+) -> Result<(TensorData, TensorData), LoadError> {
+    let [rows, inputs] = data.shape().dims();
+    let values = data.as_slice::<f32>().expect("the matrix was read as f32");
+    let rounded = scheme
+        .round(values, inputs)
+        .map_err(|source| LoadError::Round { tensor: name.to_owned(), source })?;
+    let shape = vec![rows, scheme.row_bytes(inputs)];
+    let codes = TensorData::from_bytes_vec(rounded.codes, shape, scheme.code_dtype());
+    Ok((codes, TensorData::new(rounded.scales, [rows, scheme.groups(inputs)])))
+}

@@ -1,0 +1,92 @@
+//! Which weights of a checkpoint are rounded to a few bits.
+
+use std::collections::BTreeSet;
+
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_model::Qwen3VlModel;
+
+use crate::error::LoadError;
+use crate::names::stored_name;
+
+/// What is rounded by default: the linear layers of the language model. The vision tower and the mergers are small beside
+/// it and run once per picture; embedding, head, router and experts stay as they are too.
+const DEFAULT: &str = "model.language_model.layers.*";
+
+/// Which linear weights are rounded, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rounding {
+    pub scheme: QuantScheme,
+    /// Patterns of what is rounded besides the linear layers of the language model: names of modules as in the checkpoint,
+    /// whole or their ends, where `*` stands for anything. `visual.*` is the vision tower, `lm_head` the head.
+    pub include: Vec<String>,
+    /// Patterns of what is not rounded after all.
+    pub exclude: Vec<String>,
+}
+
+impl Rounding {
+    /// The linear layers of the language model.
+    pub fn new(scheme: QuantScheme) -> Self {
+        Self { scheme, include: Vec::new(), exclude: Vec::new() }
+    }
+
+    /// The module paths of the layers of `model` that are rounded.
+    ///
+    /// # Errors
+    /// When a pattern names no layer, or no layer is left.
+    pub fn choose(&self, model: &mut Qwen3VlModel) -> Result<BTreeSet<String>, LoadError> {
+        let layers: Vec<(String, String)> = model.roundable_mut().into_iter().map(named).collect();
+        let unused = |pattern: &&String| !layers.iter().any(|(_, name)| names(pattern, name));
+        if let Some(pattern) = self.include.iter().chain(&self.exclude).find(unused) {
+            let example = layers.iter().map(|(_, name)| name).find(|name| names(DEFAULT, name));
+            let example = example.map_or(String::new(), |name| format!("`{name}`"));
+            return Err(LoadError::Pattern { pattern: pattern.clone(), example });
+        }
+        let any = |patterns: &[String], name: &str| patterns.iter().any(|p| names(p, name));
+        let chosen = layers.into_iter().filter(|(_, name)| {
+            (names(DEFAULT, name) || any(&self.include, name)) && !any(&self.exclude, name)
+        });
+        let chosen: BTreeSet<String> = chosen.map(|(path, _)| path).collect();
+        if chosen.is_empty() { Err(LoadError::NothingToRound) } else { Ok(chosen) }
+    }
+}
+
+/// The path of a layer with its name in a checkpoint.
+fn named<T>((path, _): (String, T)) -> (String, String) {
+    let name = stored_name(&format!("{path}.weight")).map(|(name, _)| name);
+    let name = name.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
+    let name = name.unwrap_or_else(|| path.clone());
+    (path, name)
+}
+
+/// Whether `pattern` is the name of a module, or its end from a dot on.
+fn names(pattern: &str, name: &str) -> bool {
+    let mut ends = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+    matches(pattern, name) || ends.any(|end| matches(pattern, end))
+}
+
+/// Whether the whole of `text` is as `pattern` says.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {
+            text.char_indices().map(|(i, _)| &text[i..]).chain([""]).any(|t| matches(rest, t))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_whole_names_or_their_ends() {
+        let name = "model.language_model.layers.10.mlp.up_proj";
+        for pattern in [name, "up_proj", "mlp.up_proj", "layers.10.*", "model.*", "*", "mlp.*_proj"]
+        {
+            assert!(names(pattern, name), "{pattern}");
+        }
+        for pattern in ["_proj", "layers.1.*", "up_pro", "visual.*", "", "model.*.down_proj"] {
+            assert!(!names(pattern, name), "{pattern}");
+        }
+    }
+}
