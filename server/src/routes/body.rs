@@ -1,12 +1,14 @@
 //! What handlers take out of a request.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use serde_json::Value;
+use tokio_stream::StreamExt;
 
 use super::Shared;
 use crate::engine::Client;
@@ -15,6 +17,9 @@ use crate::error::ApiError;
 /// The digest of the key that a request brought.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyDigest(pub Option<[u8; 32]>);
+
+/// For how long the rest of a body that is too large is taken.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A JSON body.
 pub struct Json(pub Value);
@@ -32,26 +37,34 @@ impl FromRequest<Shared> for Json {
             return Err(ApiError::of(status, "unsupported_media_type", message));
         }
         let patience = app.config.limits.body;
-        let read = tokio::time::timeout(patience, Bytes::from_request(request, app)).await;
-        let read = read.map_err(|_| {
+        let read = read(request.into_body(), app.config.max_body_bytes);
+        let bytes = tokio::time::timeout(patience, read).await.map_err(|_| {
             let message = format!("the body was not there after {} s", patience.as_secs_f64());
             ApiError::of(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
-        })?;
-        let bytes = read.map_err(|rejection| {
-            let (status, limit) = (rejection.status(), app.config.max_body_bytes);
-            match status {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    let message = format!("the body is larger than {limit} bytes");
-                    ApiError::of(status, "body_too_large", message)
-                }
-                _ => ApiError::bad_request(rejection.body_text(), None),
-            }
-        })?;
+        })??;
         let parsed = serde_json::from_slice(&bytes);
         parsed.map(Self).map_err(|error| {
             ApiError::bad_request(format!("the body is no valid JSON: {error}"), None)
         })
     }
+}
+
+/// A body of at most `limit` bytes. What is sent of a larger one is taken for a moment all the same: a client that is
+/// cut off while it sends would not read why.
+async fn read(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let (mut parts, mut bytes) = (body.into_data_stream(), Vec::new());
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| ApiError::bad_request(error.to_string(), None))?;
+        if bytes.len() + part.len() > limit {
+            let rest = async { while let Some(Ok(_)) = parts.next().await {} };
+            // Whether the end was reached does not matter.
+            let _ = tokio::time::timeout(LINGER, rest).await;
+            let message = format!("the body is larger than {limit} bytes");
+            return Err(ApiError::of(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
 }
 
 impl FromRequestParts<Shared> for Client {

@@ -16,7 +16,7 @@ mod tokens;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -59,12 +59,10 @@ pub fn router(app: Shared) -> Result<Router, ServeError> {
         .route("/page.js", get(page::script))
         .route("/markdown.js", get(page::markdown))
         .route("/openapi.json", get(page::openapi));
-    let limit = DefaultBodyLimit::max(app.config.max_body_bytes);
     let mut all = open
         .merge(guarded)
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(limit)
         .layer(middleware::from_fn_with_state(Arc::clone(&app), log::log));
     if let Some(cors) = cors(&app.config.allowed_origins)? {
         all = all.layer(cors);
