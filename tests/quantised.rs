@@ -39,9 +39,13 @@ fn rounding(scheme: &str) -> Rounding {
     Rounding::new(scheme.parse().unwrap())
 }
 
-fn quantize(source: &Path, out: &Path, rounding: Rounding) -> Result<ExportReport, ExportError> {
+fn quantize(
+    source: &Path,
+    out: &Path,
+    rounding: Rounding,
+) -> Result<ExportReport, Box<ExportError>> {
     let options = QuantizeOptions { rounding, max_shard_bytes: 5_000_000_000 };
-    quantize_checkpoint(source, out, &options, &mut ())
+    quantize_checkpoint(source, out, &options, &mut ()).map_err(Box::new)
 }
 
 fn fixture(model: &str) -> PathBuf {

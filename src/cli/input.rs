@@ -29,11 +29,14 @@ pub fn file(path: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// A usage error when nothing is piped in.
 pub fn prompt() -> anyhow::Result<String> {
-    if std::io::stdin().is_terminal() {
+    let text = match std::io::stdin().is_terminal() {
+        true => String::new(),
+        false => limited(std::io::stdin(), "standard input")?,
+    };
+    if text.is_empty() {
         let message = "no prompt: give -p TEXT, --messages FILE, or text on standard input";
         return Err(usage_error(ErrorKind::MissingRequiredArgument, message));
     }
-    let text = limited(std::io::stdin(), "standard input")?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

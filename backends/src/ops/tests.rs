@@ -93,9 +93,11 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
 /// The reference body expands what the host expands, on every CPU backend.
 #[test]
 fn rounded_weights_mean_the_same_on_every_backend() {
-    let mut devices = vec![Device::flex()];
-    #[cfg(feature = "ndarray")]
-    devices.push(Device::ndarray());
+    let devices = [
+        Device::flex(),
+        #[cfg(feature = "ndarray")]
+        Device::ndarray(),
+    ];
     for device in devices {
         for name in ["int8-g32", "int4-g32", "int4-g128"] {
             let scheme: QuantScheme = name.parse().unwrap();
