@@ -99,6 +99,18 @@ pub fn export_model(
     let fallback = config.dtype();
     let planner = Planner { source: checkpoint.as_ref(), dtype: options.dtype, fallback };
     let tensors = planner.tensors(model)?;
+    let config = config.text(options.dtype);
+    write_folder((source, out), tensors, &config, options.max_shard_bytes, progress)
+}
+
+/// Writes weights and config to `out` and copies the other files of `source`; the folder appears complete.
+fn write_folder(
+    (source, out): (&Path, &Path),
+    tensors: Vec<LazyTensor<'_>>,
+    config: &str,
+    max_shard_bytes: u64,
+    progress: &mut dyn Progress,
+) -> Result<ExportReport, ExportError> {
     let folder = NewFolder::begin(out)?;
     let mut report = ExportReport {
         folder: PathBuf::new(),
@@ -107,8 +119,8 @@ pub fn export_model(
         tensors: tensors.len(),
         bytes: tensors.iter().map(LazyTensor::bytes).sum(),
     };
-    report.weight_files = write_shards(&folder, tensors, options.max_shard_bytes, progress)?;
-    folder.write("config.json", config.text(options.dtype).as_bytes())?;
+    report.weight_files = write_shards(&folder, tensors, max_shard_bytes, progress)?;
+    folder.write("config.json", config.as_bytes())?;
     report.copied = copy_companions(source, &folder)?;
     report.folder = folder.finish()?;
     Ok(report)

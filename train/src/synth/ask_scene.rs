@@ -6,7 +6,7 @@ use super::phrases as p;
 use super::rng::Dice;
 use super::scene::{Kind, Scene, Thing};
 use super::shapes::Shape;
-use super::turn::{Channel, SynthBox, Turn};
+use super::turn::{Channel, Turn};
 use super::words::{article, list, number, phrase};
 
 /// A question of `channel` on `scene`, where it has exactly one right answer there.
@@ -239,8 +239,13 @@ fn text(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
         let question = phrase(dice, p::TEXT, &[]);
         return Some(Turn::new(Channel::Text, question, "There is no text.".into()));
     };
+    Some(reading(&label.text, dice))
+}
+
+/// What is written, whether a string or the lines of a page.
+pub(super) fn reading(text: &str, dice: &mut Dice) -> Turn {
     let question = phrase(dice, p::TEXT, &[]);
-    Some(Turn::new(Channel::Text, question, format!("The text reads \"{}\".", label.text)))
+    Turn::new(Channel::Text, question, format!("The text reads \"{text}\"."))
 }
 
 /// One character of the string, for learning where characters stand.
@@ -271,11 +276,7 @@ fn boxes(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
         true => phrase(dice, p::BOX_ONE, &[("x", &format!("the {one}"))]),
         false => phrase(dice, p::BOX_MANY, &[("k", &many), ("one", &one)]),
     };
-    let boxed = |thing: &&Thing| SynthBox {
-        bbox_2d: thing.rect.per_mille(scene.size),
-        label: thing.name(),
-    };
-    Some(Turn::boxed(question, found.iter().map(boxed).collect()))
+    Some(Turn::boxed(question, found.iter().map(|thing| thing.boxed(scene.size)).collect()))
 }
 
 /// Where one thing is as seen from another.

@@ -5,15 +5,28 @@
 
 use tiny_skia::Transform;
 
+use super::ask_scene::reading;
 use super::canvas::{Drawn, Look, Mark};
 use super::letters::{Hand, any_string};
 use super::palette::{Colour, Rgb};
-use super::phrases as p;
 use super::rng::Dice;
 use super::scene::{Bounds, Thing, extent, ink};
 use super::shapes::Shape;
-use super::turn::{Channel, SynthBox, Turn};
+use super::turn::{Channel, Turn};
 use super::words::phrase;
+
+/// Of a board; not among the texts that the tokenizer is learnt from.
+const BOARD: &[&str] = &[
+    "[list|name|tell me|describe] [all |][the |][objects|shapes|things] row by row.",
+    "what [objects|shapes|things] are in each row?",
+    "row by row, what [is there|do you see|is shown]?",
+];
+
+/// Of all boxes of a board.
+const BOARD_BOXES: &[&str] = &[
+    "[locate|detect|find|mark] [all |][the |][objects|shapes|things] row by row.",
+    "[give|report|output] the [boxes|bounding boxes|bbox coordinates] of [all |][the |][objects|shapes|things] row by row[, in JSON format|].",
+];
 
 /// Objects in rows and columns of equal size.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,16 +59,12 @@ impl Board {
     /// All objects in reading order: their boxes, or their names with a line for each row.
     pub fn ask(&self, dice: &mut Dice) -> Turn {
         if self.boxed {
-            let boxed = |thing: &Thing| SynthBox {
-                bbox_2d: thing.rect.per_mille(self.size),
-                label: thing.name(),
-            };
-            let boxes = self.rows.iter().flatten().map(boxed).collect();
-            return Turn::boxed(phrase(dice, p::BOARD_BOXES, &[]), boxes);
+            let boxes = self.rows.iter().flatten().map(|thing| thing.boxed(self.size)).collect();
+            return Turn::boxed(phrase(dice, BOARD_BOXES, &[]), boxes);
         }
         let line = |row: &Vec<Thing>| row.iter().map(Thing::name).collect::<Vec<_>>().join(", ");
         let answer = self.rows.iter().map(line).collect::<Vec<_>>().join("\n");
-        Turn::new(Channel::Describe, phrase(dice, p::BOARD, &[]), answer)
+        Turn::new(Channel::Describe, phrase(dice, BOARD, &[]), answer)
     }
 }
 
@@ -135,8 +144,7 @@ impl Page {
     /// The text, with its line breaks.
     pub fn ask(&self, dice: &mut Dice) -> Turn {
         let texts: Vec<&str> = self.lines.iter().map(|(text, _)| text.as_str()).collect();
-        let answer = format!("The text reads \"{}\".", texts.join("\n"));
-        Turn::new(Channel::Text, phrase(dice, p::TEXT, &[]), answer)
+        reading(&texts.join("\n"), dice)
     }
 }
 

@@ -24,19 +24,6 @@ pub(super) const DESCRIBE: &[&str] = &[
     "what can you tell me about [this|the] {pic}?",
 ];
 
-/// Of a board; not among the texts that the tokenizer is learnt from.
-pub(super) const BOARD: &[&str] = &[
-    "[list|name|tell me|describe] [all |][the |][objects|shapes|things] row by row.",
-    "what [objects|shapes|things] are in each row?",
-    "row by row, what [is there|do you see|is shown]?",
-];
-
-/// Of all boxes of a board.
-pub(super) const BOARD_BOXES: &[&str] = &[
-    "[locate|detect|find|mark] [all |][the |][objects|shapes|things] row by row.",
-    "[give|report|output] the [boxes|bounding boxes|bbox coordinates] of [all |][the |][objects|shapes|things] row by row[, in JSON format|].",
-];
-
 pub(super) const COLOUR: &[&str] = &[
     "what {col} is the {s}[| in the {pic}| in this {pic}]?",
     "what is the {col} of the {s}[| in the {pic}]?",

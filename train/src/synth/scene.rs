@@ -8,6 +8,7 @@ use super::letters::{Hand, Lettering, any_string};
 use super::palette::{Colour, Rgb};
 use super::rng::Dice;
 use super::shapes::Shape;
+use super::turn::SynthBox;
 
 /// A colour and a shape.
 pub(super) type Kind = (Colour, Shape);
@@ -41,6 +42,11 @@ impl Thing {
 
     pub fn name(&self) -> String {
         format!("{} {}", self.colour.name(), self.shape.name())
+    }
+
+    /// Its box on a picture of this size.
+    pub fn boxed(&self, size: (u32, u32)) -> SynthBox {
+        SynthBox { bbox_2d: self.rect.per_mille(size), label: self.name() }
     }
 
     /// The same object elsewhere.

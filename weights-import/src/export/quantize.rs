@@ -1,6 +1,6 @@
 //! A checkpoint with its linear weights rounded, written so that it loads without conversion.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
 use qwen3_vl_model::config::Quantisation;
@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::plan::copied;
 use super::tensors::LazyTensor;
-use super::{Config, ExportError, ExportReport, NewFolder, copy_companions, write_shards};
+use super::{Config, ExportError, ExportReport, write_folder};
 use crate::Checkpoint;
 use crate::checkpoint::{TensorEntry, burn_dtype};
 use crate::error::LoadError;
@@ -41,20 +41,8 @@ pub fn quantize_checkpoint(
 ) -> Result<ExportReport, ExportError> {
     let (config, checkpoint) = (Config::read(source)?, Checkpoint::open(source)?);
     let tensors = tensors(&checkpoint, &options.rounding)?;
-    let folder = NewFolder::begin(out)?;
-    let mut report = ExportReport {
-        folder: PathBuf::new(),
-        weight_files: Vec::new(),
-        copied: Vec::new(),
-        tensors: tensors.len(),
-        bytes: tensors.iter().map(LazyTensor::bytes).sum(),
-    };
-    report.weight_files = write_shards(&folder, tensors, options.max_shard_bytes, progress)?;
-    let quantisation = Quantisation { scheme: options.rounding.scheme };
-    folder.write("config.json", config.quantised(quantisation).as_bytes())?;
-    report.copied = copy_companions(source, &folder)?;
-    report.folder = folder.finish()?;
-    Ok(report)
+    let config = config.quantised(Quantisation { scheme: options.rounding.scheme });
+    write_folder((source, out), tensors, &config, options.max_shard_bytes, progress)
 }
 
 fn tensors<'c>(

@@ -1,15 +1,7 @@
 //! Every kernel against sums in f64 over the same rounded numbers, and against the weights' own product.
 
 use super::*;
-
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f64::from(state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+use crate::ops::flex::values;
 
 fn schemes() -> impl Iterator<Item = QuantScheme> {
     let all = [8, 4].map(|bits| QuantScheme::GROUPS.map(|g| QuantScheme::new(bits, g as u64)));
