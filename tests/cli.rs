@@ -11,11 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 fn program() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
-    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
-    command.env("QWEN3_VL_DEVICE", &common::cpu_devices()[0]);
-    command.env("HF_HUB_OFFLINE", "1");
-    command
+    common::program(&common::cpu_devices()[0])
 }
 
 fn model() -> String {

@@ -9,10 +9,7 @@ use common::training::Folder;
 use qwen3_vl::train::config::TrainConfig;
 
 fn program(arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
-    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
-    command.env("QWEN3_VL_DEVICE", "flex").env("HF_HUB_OFFLINE", "1").args(arguments);
-    command.output().unwrap()
+    common::program("flex").args(arguments).output().unwrap()
 }
 
 /// Runs and expects an exit code; returns what was said on both streams.

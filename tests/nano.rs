@@ -10,11 +10,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 fn program(cache: &Path) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
-    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
-    command.env("QWEN3_VL_DEVICE", &common::cpu_devices()[0]);
-    command.env("HF_HUB_OFFLINE", "1").env("XDG_CACHE_HOME", cache);
-    command.stdin(Stdio::null());
+    let mut command = common::program(&common::cpu_devices()[0]);
+    command.env("XDG_CACHE_HOME", cache).stdin(Stdio::null());
     command
 }
 

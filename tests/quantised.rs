@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use burn::tensor::DType;
 use qwen3_vl::backends::quant::QuantScheme;
@@ -350,9 +350,8 @@ fn rounded_checkpoints_cannot_be_trained() {
 
 /// Runs the program; its exit code, standard output and standard error.
 fn program(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
-    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
-    command.env("QWEN3_VL_DEVICE", "flex").envs(environment.iter().copied());
+    let mut command = common::program("flex");
+    command.envs(environment.iter().copied());
     let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))

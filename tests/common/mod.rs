@@ -91,3 +91,11 @@ pub fn python(script: &str, arguments: &[&std::ffi::OsStr]) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script} {arguments:?}: {said}");
 }
+
+/// The program on a device, offline, without what the caller's environment would change.
+pub fn program(device: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("qwen3-vl"));
+    command.env_remove("QWEN3_VL_MODEL").env_remove("QWEN3_VL_DTYPE").env_remove("RUST_LOG");
+    command.env("QWEN3_VL_DEVICE", device).env("HF_HUB_OFFLINE", "1");
+    command
+}
