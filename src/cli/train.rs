@@ -97,10 +97,10 @@ impl SynthArgs {
     fn questions(&self) -> anyhow::Result<Questions> {
         match self.channel.as_deref() {
             None => Ok(Questions::Conversations),
-            Some("each") => Ok(Questions::Single(Channel::ALL.to_vec())),
+            Some("each") => Ok(Questions::one_of(&Channel::ALL)),
             Some(name) => {
                 let channel =
-                    Channel::from_name(name).map(|channel| Questions::Single(vec![channel]));
+                    Channel::from_name(name).map(|channel| Questions::one_of(&[channel]));
                 channel.ok_or_else(|| {
                     let known = Channel::ALL.map(Channel::name).join(", ");
                     let message = format!("--channel is {name}; it must be each, {known}");

@@ -238,9 +238,14 @@ pub struct Drawing {
     pub seed: u64,
     #[serde(default)]
     pub mixture: DrawingMixture,
-    /// One question per row, of these channels in turn; where none is named, conversations on subjects of the mixture.
+    /// Questions of one channel per row, of these channels in turn; where none is named, conversations on subjects of the mixture.
     #[serde(default)]
     pub channels: Vec<Channel>,
+    /// Questions per row of `channels`, by default 1.
+    pub questions: Option<usize>,
+    /// Asks `channels` on small pictures with up to `objects` rows and columns of objects.
+    #[serde(default)]
+    pub crowded: bool,
     /// Most objects of a scene; by default 4.
     pub objects: Option<usize>,
     /// Longest side of scenes and strings in pixels; by default 320.
@@ -257,12 +262,19 @@ impl Drawing {
             objects: self.objects.unwrap_or(whole.objects),
             side: self.side.unwrap_or(whole.side),
             letters: self.letters.unwrap_or(whole.letters),
+            crowded: self.crowded,
         }
     }
 
     /// The field that is out of range, its value, and what it must be.
     fn refused(&self) -> Option<(&'static str, String, &'static str)> {
-        let Bounds { objects, side, letters } = self.bounds();
+        let Bounds { objects, side, letters, crowded: _ } = self.bounds();
+        if let Some(each) = self.questions
+            && (self.channels.is_empty() || !(1..=20).contains(&each))
+        {
+            let expected = "it is 1 to 20, beside `channels`";
+            return Some(("questions", each.to_string(), expected));
+        }
         if !(1..=4).contains(&objects) {
             return Some(("objects", objects.to_string(), "a scene has 1 to 4 objects"));
         }
@@ -276,10 +288,10 @@ impl Drawing {
 
 impl From<&Drawing> for SynthOptions {
     fn from(drawing: &Drawing) -> Self {
-        let Drawing { rows, seed, mixture, channels, .. } = drawing;
+        let Drawing { rows, seed, mixture, channels, questions, .. } = drawing;
         let questions = match channels.is_empty() {
             true => Questions::Conversations,
-            false => Questions::Single(channels.clone()),
+            false => Questions::Of { channels: channels.clone(), each: questions.unwrap_or(1) },
         };
         let mixture = Mixture { bounds: drawing.bounds(), ..(*mixture).into() };
         Self { rows: *rows, seed: *seed, mixture, questions }

@@ -21,7 +21,11 @@ fn rates_rise_stay_and_fall() {
 }
 
 fn checked(more: &str) -> Result<TrainConfig, String> {
-    let text = format!("model = \"m\"\ndata = [{{ path = \"d\" }}]\n{more}");
+    checked_data("path = \"d\"", more)
+}
+
+fn checked_data(source: &str, more: &str) -> Result<TrainConfig, String> {
+    let text = format!("model = \"m\"\ndata = [{{ {source} }}]\n{more}");
     let config: TrainConfig = toml::from_str(&text).map_err(|error| error.to_string())?;
     config.check(Path::new("run.toml")).map_err(|error| error.to_string())?;
     Ok(config)
@@ -113,4 +117,15 @@ fn older_states_are_read() {
     assert_eq!(object.remove("method").unwrap(), serde_json::json!({ "kind": "full" }));
     assert_eq!(object["train"]["vision"], serde_json::json!(false));
     assert_eq!(serde_json::from_value::<TrainConfig>(json).unwrap(), config);
+}
+
+#[test]
+fn questions_of_a_row_need_channels_and_a_bound() {
+    let drawn =
+        |text: &str| checked_data(&format!("synth = {{ rows = 1, seed = 1, {text} }}"), RATE);
+    assert!(drawn("channels = [\"shape\"], questions = 20, crowded = true").is_ok());
+    for text in ["questions = 2", "channels = [\"shape\"], questions = 0"] {
+        let error = drawn(text).expect_err("an error");
+        assert!(error.contains("questions") && error.contains("1 to 20"), "{error}");
+    }
 }

@@ -708,7 +708,7 @@ fn a_check_counts_everything() {
 
 #[test]
 fn of_a_drawn_set_the_first_rows_are_looked_at() {
-    let questions = crate::synth::Questions::Single(vec![crate::synth::Channel::Color]);
+    let questions = crate::synth::Questions::one_of(&[crate::synth::Channel::Color]);
     let options = SynthOptions { rows: 1_000_000, seed: 3, mixture: Default::default(), questions };
     let (sets, processor) = ([drawn(options)], processor());
     let preparer = Preparer::new(&processor, Limits::sequence(4096));

@@ -174,12 +174,18 @@ impl Query {
     }
 }
 
+/// The most objects that a scene of evaluation has.
+const MOST_COUNTED: usize = 4;
+
 fn count(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
     let query = match scene.label.is_none() && dice.chance(0.45) {
         true => Query::All,
         false => some_query(scene, dice)?,
     };
     let found = scene.matching(|thing| query.holds(thing)).len();
+    if found > MOST_COUNTED {
+        return None;
+    }
     let (_, asked) = query.asked(dice);
     let question = phrase(dice, p::COUNT, &[("k", &asked)]);
     let (one, many) = query.names();
@@ -356,7 +362,9 @@ fn relation(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
             (related(dice, p::IS_IT, &names, claim), format!("{word}, {fact}"))
         }
     };
-    Some(Turn::new(Channel::Relation, question, answer))
+    let mut pair = [one.name(), two.name()];
+    pair.sort();
+    Some(Turn { pair: Some(pair), ..Turn::new(Channel::Relation, question, answer) })
 }
 
 /// In which part of the picture an object is, if it is clearly in one; a kind that evaluation leaves out.

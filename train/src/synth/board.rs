@@ -10,7 +10,7 @@ use super::canvas::{Drawn, Look, Mark};
 use super::letters::{Hand, any_string};
 use super::palette::{Colour, Rgb};
 use super::rng::Dice;
-use super::scene::{Bounds, Thing, extent, ink};
+use super::scene::{Bounds, Kind, Scene, Thing, extent, ink};
 use super::shapes::Shape;
 use super::turn::{Channel, Turn};
 use super::words::phrase;
@@ -43,7 +43,11 @@ impl Board {
     pub fn new(dice: &mut Dice, bounds: &Bounds, boxed: bool) -> Self {
         let [rows, columns] = [0; 2].map(|_| dice.whole(1, bounds.objects.clamp(1, 4)));
         let cell = dice.whole(16, 30) as f64;
-        let mut row = |y: usize| (0..columns).map(|x| in_cell(dice, (x, y), cell)).collect();
+        let mut at = |x, y| {
+            let kind = (*dice.pick(&Colour::ALL), *dice.pick(&Shape::ALL));
+            in_cell(dice, kind, (x, y), cell)
+        };
+        let mut row = |y: usize| (0..columns).map(|x| at(x, y)).collect();
         let rows: Vec<Vec<Thing>> = (0..rows).map(&mut row).collect();
         let colours: Vec<Rgb> = rows.iter().flatten().map(|thing| thing.rgb).collect();
         let look = Look::new(dice, &colours);
@@ -68,9 +72,31 @@ impl Board {
     }
 }
 
+/// A scene of 1 to `bounds.objects` rows and columns of small objects, most of which can be told by their colour or shape alone.
+///
+/// Its few tokens have room for many questions, each of which is about another object.
+pub(super) fn crowd(dice: &mut Dice, bounds: &Bounds) -> Scene {
+    let [rows, columns] = [0; 2].map(|_| dice.whole(1, bounds.objects.clamp(1, 4)));
+    let cell = dice.whole(16, 40) as f64;
+    let (mut colours, mut shapes) = (Colour::ALL.to_vec(), Shape::ALL.to_vec());
+    dice.shuffle(&mut colours);
+    dice.shuffle(&mut shapes);
+    let (few_colours, few_shapes) = (dice.chance(0.3), dice.chance(0.3));
+    let mut things = Vec::with_capacity(rows * columns);
+    for place in 0..rows * columns {
+        let colour = if few_colours { *dice.pick(&colours[..4]) } else { colours[place % 12] };
+        let shape = if few_shapes { *dice.pick(&shapes[..3]) } else { shapes[place % 8] };
+        things.push(in_cell(dice, (colour, shape), (place % columns, place / columns), cell));
+    }
+    things.sort_by(|a, b| a.rect.centre()[0].total_cmp(&b.rect.centre()[0]));
+    let inks: Vec<Rgb> = things.iter().map(|thing| thing.rgb).collect();
+    let size = (columns as f64 * cell, rows as f64 * cell);
+    let look = Look::new(dice, &inks);
+    Scene { size: (size.0 as u32, size.1 as u32), things, label: None, look }
+}
+
 /// An object near the middle of column `x` and row `y`.
-fn in_cell(dice: &mut Dice, (x, y): (usize, usize), cell: f64) -> Thing {
-    let kind = (*dice.pick(&Colour::ALL), *dice.pick(&Shape::ALL));
+fn in_cell(dice: &mut Dice, kind: Kind, (x, y): (usize, usize), cell: f64) -> Thing {
     let measure = dice.real(0.6, 0.85) * cell;
     let thing = Thing::new(dice, kind, measure);
     let mut middle = |place: usize, long: f64| {
@@ -177,6 +203,24 @@ mod tests {
             let boxes = Board { boxed: true, ..board }.ask(&mut dice).boxes;
             let labels: Vec<String> = boxes.into_iter().map(|found| found.label).collect();
             assert_eq!(labels, names.concat());
+        }
+    }
+
+    #[test]
+    fn a_crowd_is_a_scene_whose_objects_do_not_meet() {
+        let bounds = Bounds { objects: 3, crowded: true, ..Bounds::default() };
+        for index in 0..200 {
+            let scene = crowd(&mut Dice::new(15, index), &bounds);
+            assert!((1..=9).contains(&scene.things.len()));
+            let lefts: Vec<f64> = scene.things.iter().map(|t| t.rect.centre()[0]).collect();
+            assert!(lefts.is_sorted(), "{lefts:?}");
+            for (place, thing) in scene.things.iter().enumerate() {
+                let others = &scene.things[place + 1..];
+                assert!(others.iter().all(|other| !other.rect.meets(&thing.rect)), "{scene:?}");
+                let edge = [f64::from(scene.size.0), f64::from(scene.size.1)];
+                assert!(thing.rect.x1 >= 0.0 && thing.rect.x2 <= edge[0]);
+                assert!(thing.rect.y1 >= 0.0 && thing.rect.y2 <= edge[1]);
+            }
         }
     }
 

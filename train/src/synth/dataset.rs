@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::tokenizer::{self, TrainTokenizerError};
-use super::{Channel, Drawn, Mixture, SynthMedia, SynthRow, eval_row, row};
+use super::{Channel, Drawn, Mixture, SynthMedia, SynthRow, channel_row, row};
 
 /// Why a data set cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,21 @@ pub enum Questions {
     /// Several questions on one subject.
     #[default]
     Conversations,
+    /// Questions of one channel per row, of these channels in turn.
+    Of {
+        /// At least one.
+        channels: Vec<Channel>,
+        /// Questions per row.
+        each: usize,
+    },
+}
+
+impl Questions {
     /// One question per row, of these channels in turn.
-    Single(Vec<Channel>),
+    #[must_use]
+    pub fn one_of(channels: &[Channel]) -> Self {
+        Self::Of { channels: channels.to_vec(), each: 1 }
+    }
 }
 
 /// What to draw.
@@ -67,9 +80,9 @@ impl SynthOptions {
     #[must_use]
     pub fn row(&self, index: u64) -> SynthRow {
         match &self.questions {
-            Questions::Single(channels) if !channels.is_empty() => {
+            Questions::Of { channels, each } if !channels.is_empty() => {
                 let channel = channels[(index % channels.len() as u64) as usize];
-                eval_row(self.seed, index, channel, &self.mixture.bounds)
+                channel_row(self.seed, index, channel, *each, &self.mixture.bounds)
             }
             _ => row(self.seed, index, &self.mixture),
         }
@@ -185,7 +198,7 @@ mod tests {
 
     #[test]
     fn one_question_per_row_of_a_channel() {
-        let questions = Questions::Single(vec![Channel::Count]);
+        let questions = Questions::one_of(&[Channel::Count]);
         let options = SynthOptions { rows: 3, seed: 1, mixture: Mixture::default(), questions };
         for row in written(&options).1 {
             assert_eq!(row["channel"], "count");

@@ -2,8 +2,8 @@
 //! answer each.
 //!
 //! A row follows from its seed and index alone, on every machine; two different pairs of seed and index never share a stream of draws.
-//! [`row`] gives a conversation of several questions on one subject, [`eval_row`] a single question of one channel, [`write_dataset`] a
-//! folder of pictures with its `data.jsonl`.
+//! [`row`] gives a conversation of several questions on one subject, [`channel_row`] questions of one channel, [`write_dataset`] a folder
+//! of pictures with its `data.jsonl`.
 
 mod ask_scene;
 mod blocks;
@@ -125,11 +125,33 @@ pub fn turns(seed: u64, index: u64, mixture: &Mixture) -> Vec<Turn> {
 /// Row `index` of `seed` with exactly one question, of `channel`.
 #[must_use]
 pub fn eval_row(seed: u64, index: u64, channel: Channel, bounds: &Bounds) -> SynthRow {
+    channel_row(seed, index, channel, 1, bounds)
+}
+
+/// Row `index` of `seed` with `questions` questions of `channel`, fewer where its subject has no more to ask.
+///
+/// Answers of one channel do not give each other away, as those of a [`row`] do: each has to be seen.
+#[must_use]
+pub fn channel_row(
+    seed: u64,
+    index: u64,
+    channel: Channel,
+    questions: usize,
+    bounds: &Bounds,
+) -> SynthRow {
     let mut dice = Dice::new(seed, index);
     loop {
         let subject = Subject::of(&mut dice, channel, bounds);
-        if let Some(turn) = subject.ask(channel, &mut dice) {
-            return SynthRow { media: subject.draw(), turns: vec![turn] };
+        let mut turns: Vec<Turn> = Vec::new();
+        for _ in 0..1 + 3 * questions.saturating_sub(1) {
+            if turns.len() == questions {
+                break;
+            }
+            let new = subject.ask(channel, &mut dice);
+            turns.extend(new.filter(|new| !turns.iter().any(|old| new.repeats(old))));
+        }
+        if !turns.is_empty() {
+            return SynthRow { media: subject.draw(), turns };
         }
     }
 }
@@ -157,6 +179,7 @@ impl Subject {
             Channel::Motion | Channel::Interval | Channel::VideoDescribe => {
                 Self::Film(Film::new(dice, bounds))
             }
+            _ if bounds.crowded => Self::Scene(board::crowd(dice, bounds)),
             _ => Self::Scene(Scene::bounded(dice, bounds)),
         }
     }
@@ -217,7 +240,7 @@ impl Subject {
             }
             let channel = self.channels()[dice.weighted(&weights)].0;
             let new = self.drawn(channel, dice);
-            turns.extend(new.filter(|new| !turns.iter().any(|old| old.answer == new.answer)));
+            turns.extend(new.filter(|new| !turns.iter().any(|old| new.repeats(old))));
         }
         if turns.is_empty() {
             turns.extend(self.ask(self.channels()[0].0, dice));

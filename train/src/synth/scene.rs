@@ -93,11 +93,13 @@ pub struct Bounds {
     pub side: u32,
     /// Most characters of a printed string, 1 to 8.
     pub letters: usize,
+    /// Questions of one channel about objects are asked on small pictures with up to `objects` rows and columns of them.
+    pub crowded: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { objects: 4, side: 320, letters: 8 }
+        Self { objects: 4, side: 320, letters: 8, crowded: false }
     }
 }
 

@@ -80,13 +80,34 @@ fn evaluation_asks_one_question_of_the_channel() {
 }
 
 #[test]
+fn questions_of_one_channel_do_not_answer_each_other() {
+    let bounds = Bounds { objects: 3, crowded: true, ..Bounds::default() };
+    let mut asked = 0;
+    for channel in [Channel::Relation, Channel::Shape, Channel::Exists, Channel::Box] {
+        for index in 0..100 {
+            let row = channel_row(14, index, channel, 8, &bounds);
+            asked += row.turns.len();
+            assert!((1..=8).contains(&row.turns.len()) && row.channel() == channel.name());
+            for (place, turn) in row.turns.iter().enumerate() {
+                let later = &row.turns[place + 1..];
+                assert!(later.iter().all(|other| other.answer != turn.answer));
+                let pair = turn.pair.as_ref();
+                assert_eq!(pair.is_some(), channel == Channel::Relation);
+                assert!(pair.is_none() || later.iter().all(|other| other.pair.as_ref() != pair));
+            }
+        }
+    }
+    assert!(asked > 2000, "{asked}");
+}
+
+#[test]
 fn conversations_have_several_different_questions() {
     let mut lengths = [0; 7];
     for index in 0..1000 {
         let turns = turns(5, index, &Mixture::default());
         lengths[turns.len()] += 1;
         for (place, turn) in turns.iter().enumerate() {
-            assert!(turns[place + 1..].iter().all(|other| other.answer != turn.answer));
+            assert!(turns[place + 1..].iter().all(|other| !other.repeats(turn)));
         }
     }
     assert_eq!(lengths[0], 0);

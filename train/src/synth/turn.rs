@@ -97,11 +97,13 @@ pub struct Turn {
     pub boxes: Vec<SynthBox>,
     /// Seconds from which to which the answer says that something is visible.
     pub interval: Option<[f64; 2]>,
+    /// The two objects of a relation in alphabetical order: asked the other way round, it would be the same question.
+    pub(super) pair: Option<[String; 2]>,
 }
 
 impl Turn {
     pub(super) fn new(channel: Channel, question: String, answer: String) -> Self {
-        Self { channel: channel.name(), question, answer, boxes: vec![], interval: None }
+        Self { channel: channel.name(), question, answer, boxes: vec![], interval: None, pair: None }
     }
 
     /// An answer of boxes, written as Qwen writes them: Python's JSON with a space after commas and colons.
@@ -120,5 +122,9 @@ impl Turn {
     /// Whether the answer holds those of other questions.
     pub(super) fn tells_all(&self) -> bool {
         ["describe", "box", "video_describe"].contains(&self.channel)
+    }
+    /// Whether both have one answer, or follow from each other.
+    pub(super) fn repeats(&self, other: &Self) -> bool {
+        self.answer == other.answer || (self.pair.is_some() && self.pair == other.pair)
     }
 }
