@@ -20,6 +20,7 @@ pub(super) fn ask(scene: &Scene, channel: Channel, dice: &mut Dice) -> Option<Tu
         Channel::Box => boxes(scene, dice),
         Channel::Exists => exists(scene, dice),
         Channel::Text => text(scene, dice),
+        Channel::Position => position(scene, dice),
         _ => None,
     }
 }
@@ -387,7 +388,7 @@ pub(super) fn position(scene: &Scene, dice: &mut Dice) -> Option<Turn> {
     ][row][column];
     let asked = called(scene, thing, dice);
     let question = phrase(dice, p::POSITION, &[("x", &asked)]);
-    Some(Turn::new(Channel::Relation, question, format!("The {} is {place}.", thing.name())))
+    Some(Turn::new(Channel::Position, question, format!("The {} is {place}.", thing.name())))
 }
 
 fn related(dice: &mut Dice, patterns: &[&str], names: &(String, String), place: Side) -> String {

@@ -30,10 +30,12 @@ pub enum Channel {
     Interval,
     /// What happens in a video.
     VideoDescribe,
+    /// In which part of the picture an object is; learned from, and not evaluated.
+    Position,
 }
 
 impl Channel {
-    /// All channels.
+    /// The channels of evaluation.
     pub const ALL: [Self; 12] = [
         Self::Describe,
         Self::Color,
@@ -65,10 +67,11 @@ impl Channel {
             Self::Motion => "motion",
             Self::Interval => "interval",
             Self::VideoDescribe => "video_describe",
+            Self::Position => "position",
         }
     }
 
-    /// The channel of this name.
+    /// The channel of evaluation of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|channel| channel.name() == name)
