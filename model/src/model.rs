@@ -98,6 +98,11 @@ impl Qwen3VlModel {
         self
     }
 
+    /// How keys and values of new caches are stored.
+    pub fn cache_dtype(&self) -> KvDtype {
+        self.cache_dtype
+    }
+
     /// An empty cache for one sequence.
     pub fn new_cache(&self) -> KvCache {
         let compute = self.precision.compute;
