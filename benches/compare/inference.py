@@ -63,12 +63,12 @@ def noise(size):
 
 def ours(args, precision):
     def bench(*more):
-        command = [args.program, "bench", "--shape", args.folder, "-o", "json", "-r", "1", "--device", "cpu", "--threads",
-                   args.threads, "--read", "1MB", "--square", "64", *more]
+        command = [args.program, "bench", "--shape", args.folder, "-o", "json", "--device", "cpu", "--threads", args.threads,
+                   "--read", "1MB", "--square", "64", *more]
         return common.figures_of(command)
 
     size = "x".join(map(str, PICTURE))
-    prompt = ["-p", PROMPT, "-n", TOKENS]
+    prompt = ["-p", PROMPT, "-n", TOKENS, "-r", "1"]
     found = bench("--only", "question,text", "--image", size, *prompt, *OURS[precision])
     figures = {
         "decode": found["decode"]["tokens_per_s"],
