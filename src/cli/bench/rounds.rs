@@ -74,7 +74,12 @@ impl<'a> Task<'a> {
             streams: args.batch.into(),
             only: &args.only,
         };
-        let longest = task.question_tokens().max(task.prompt + 1 + task.tokens);
+        let needed = task.stages().into_iter().map(|stage| match stage {
+            Stage::Picture => FIRST,
+            Stage::Question => task.question_tokens(),
+            Stage::Text | Stage::Streams => task.prompt + 1 + task.tokens,
+        });
+        let longest = needed.max().unwrap_or(FIRST);
         let context = subject.model.config().text.max_position_embeddings;
         match longest <= context {
             true => Ok(task),
