@@ -358,7 +358,7 @@ fn program(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, St
 }
 
 #[test]
-fn the_program_rounds_runs_measures_and_tells() {
+fn the_program_rounds_runs_and_tells() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (fixture("dense_tied"), folder.path().join("int4"));
     let (source, out) = (source.to_str().unwrap(), out.to_str().unwrap());
@@ -380,17 +380,6 @@ fn the_program_rounds_runs_measures_and_tells() {
     let reference = ["--reference", reference.to_str().unwrap()];
     let said = done(&[&["verify", source, "--quant", "int8"][..], &reference].concat()).0;
     assert!(said.contains("KL divergence"), "{said}");
-    let bytes = |arguments: &[&str]| {
-        let common = ["bench", "decode", source, "-n", "2", "-r", "1", "--read", "1MB", "--json"];
-        let said = done(&[&common[..], arguments].concat()).0;
-        let figures: Value = serde_json::from_str(&said).unwrap();
-        let positive = |key: &str| figures[key].as_f64().is_some_and(|x| x > 0.0);
-        assert!(["tokens_per_second", "bytes_per_second", "share"].into_iter().all(positive));
-        figures["bytes_per_token"].as_u64().unwrap()
-    };
-    let (plain, eight, four) =
-        (bytes(&[]), bytes(&["--quant", "int8"]), bytes(&["--quant", "int4"]));
-    assert!(four < eight && eight < plain, "{four}, {eight}, {plain}");
 }
 
 #[test]

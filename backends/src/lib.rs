@@ -4,7 +4,8 @@
 //! backends that cargo features compiled in, [`dtype`] decides in which precision a model is held and computed,
 //! [`ops`] holds the speed-critical operations (a reference body that is generic over Burn's `Backend` trait,
 //! overridden where a backend can do better), [`cpu`] says which instructions those for the processor use, [`quant`] rounds
-//! weights to a few bits, [`bandwidth`] measures how fast memory is read, [`memmap`] maps weight files into memory.
+//! weights to a few bits, [`bandwidth`] measures how fast memory is read and [`peak`] how fast matrices are multiplied,
+//! [`memmap`] maps weight files into memory, [`threads`] says how many there are.
 
 #![recursion_limit = "256"]
 // Burn marks its ndarray backend as deprecated; it is this project's CPU reference.
@@ -16,7 +17,9 @@ pub mod device;
 pub mod dtype;
 pub mod memmap;
 pub mod ops;
+pub mod peak;
 pub mod quant;
+pub mod threads;
 
 pub use device::{BackendKind, DeviceError, DeviceInfo, SelectedDevice};
 pub use dtype::{DtypeRequest, Precision};

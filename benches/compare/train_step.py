@@ -15,20 +15,19 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-FIXTURE = ROOT / "tests/fixtures/dense_tied"
+import common
+
 TOKENS, SAMPLES, WARM = 130, 4, 2
 
 
 def model_config():
-    config = json.loads((FIXTURE / "config.json").read_text())
+    config = json.loads((common.FIXTURE / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]
     text.update(hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
                 num_key_value_heads=4, head_dim=64, vocab_size=8192)
@@ -45,9 +44,7 @@ def make_run(folder, compute, steps, program):
 
     model = folder / "model"
     model.mkdir()
-    for name in os.listdir(FIXTURE):
-        if name.startswith(("tokenizer", "preprocessor", "video_preprocessor", "chat_template", "vocab", "merges")):
-            (model / name).write_bytes((FIXTURE / name).read_bytes())
+    common.copy_processor(model)
     (model / "config.json").write_text(json.dumps(model_config()))
     noise = numpy.random.default_rng(0)
     for index in range(SAMPLES):
@@ -83,7 +80,7 @@ def ours(compute, steps, program):
         lines = (pathlib.Path(name) / "out/log.jsonl").read_text().splitlines()
         reports = [json.loads(line) for line in lines]
         assert all(report["tokens"] == TOKENS * SAMPLES for report in reports)
-        return {"seconds": [report["seconds"] for report in reports], "peak": reports[-1]["peak_bytes"],
+        return {"seconds": [report["seconds"] for report in reports], "peak_bytes": reports[-1]["peak_bytes"],
                 "targets": targets}
 
 
@@ -120,9 +117,7 @@ def peer(precision, steps, targets):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    parameters = sum(p.numel() for p in model.parameters())
-    print(json.dumps({"seconds": seconds, "peak": peak, "parameters": parameters}))
+    common.report({"seconds": seconds, "parameters": sum(p.numel() for p in model.parameters())})
 
 
 def main():
@@ -131,7 +126,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--torch", default="f32,autocast,bf16", help="precisions of torch, or nothing")
     parser.add_argument("--compute", default="f32", help="memory.compute of ours")
-    parser.add_argument("--program", default=ROOT / "target/release/qwen3-vl")
+    parser.add_argument("--program", default=common.PROGRAM)
     parser.add_argument("--peer", nargs=2, metavar=("PRECISION", "TARGETS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     steps = args.steps + WARM
@@ -145,15 +140,14 @@ def main():
             targets = result["targets"]
             found.setdefault(f"ours, {compute}", []).append(result)
         for precision in filter(None, args.torch.split(",")):
-            command = [sys.executable, __file__, "--steps", str(args.steps), "--peer", precision, str(targets)]
-            text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found.setdefault(f"torch, {precision}", []).append(json.loads(text.splitlines()[-1]))
+            result = common.again(__file__, "--steps", args.steps, "--peer", precision, targets)
+            found.setdefault(f"torch, {precision}", []).append(result)
     medians = {}
     for name, results in found.items():
         seconds = [second for result in results for second in result["seconds"][WARM:]]
         medians[name] = statistics.median(seconds)
         spread = f"{1000 * min(seconds):.0f} to {1000 * max(seconds):.0f}"
-        peak = max(result["peak"] for result in results) / 2**30
+        peak = max(result["peak_bytes"] for result in results) / 2**30
         print(f"{name:16} {1000 * medians[name]:7.0f} ms ({spread}), {peak:.2f} GiB")
     for name in medians:
         for other in medians:

@@ -151,10 +151,13 @@ impl KvCache {
     /// Bytes that `tokens` tokens take in a cache of this configuration, rounded up to whole blocks.
     pub fn bytes(config: &TextConfig, tokens: usize, compute: DType, storage: KvDtype) -> u64 {
         let slots = tokens.div_ceil(BLOCK).saturating_mul(BLOCK) as u64;
-        let rows = [2, config.layers, config.kv_heads]
-            .into_iter()
-            .fold(slots, |rows, n| rows.saturating_mul(n as u64));
-        rows.saturating_mul(storage.row_bytes(config.head_dim, compute))
+        slots.saturating_mul(Self::bytes_per_token(config, compute, storage))
+    }
+
+    /// Bytes of the keys and values of one token in all layers.
+    pub fn bytes_per_token(config: &TextConfig, compute: DType, storage: KvDtype) -> u64 {
+        let heads = (2 * config.layers as u64).saturating_mul(config.kv_heads as u64);
+        heads.saturating_mul(storage.row_bytes(config.head_dim, compute))
     }
 
     /// Writes `keys` and `values [1, kv_heads, n, head_dim]` behind the tokens held and returns all of them.

@@ -90,6 +90,15 @@ impl MediaItem {
         }
     }
 
+    /// Puts [`Self::patches`] behind `values`; where those are empty, nothing that was just cut is copied.
+    pub(crate) fn append_patches(&self, frames: Range<usize>, values: &mut Vec<f32>) {
+        let rows = self.patches(frames);
+        match values.is_empty() {
+            true => *values = rows.into_owned(),
+            false => values.extend_from_slice(&rows),
+        }
+    }
+
     /// A digest of what the tower sees, after resizing: equal items have equal keys, others have not. It is computed
     /// when it is first asked for.
     pub fn content_key(&self) -> ContentKey {

@@ -33,6 +33,7 @@ pub mod text;
 mod traffic;
 pub mod vision;
 pub mod weight;
+pub mod work;
 
 pub use config::Qwen3VlConfig;
 pub use model::Qwen3VlModel;

@@ -9,7 +9,7 @@ use qwen3_vl_backends::{Precision, ops};
 use crate::cache::{KvCache, KvDtype};
 use crate::config::Qwen3VlConfig;
 use crate::init::Init;
-use crate::inputs::{InputError, MediaItem, ModelInputs, Pixels};
+use crate::inputs::{InputError, ModelInputs, Pixels};
 use crate::linear::Linear;
 use crate::pack::{Pack, index_tensor, inject};
 use crate::probe::Probe;
@@ -98,6 +98,11 @@ impl Qwen3VlModel {
         self
     }
 
+    /// How keys and values of new caches are stored.
+    pub fn cache_dtype(&self) -> KvDtype {
+        self.cache_dtype
+    }
+
     /// An empty cache for one sequence.
     pub fn new_cache(&self) -> KvCache {
         let compute = self.precision.compute;
@@ -112,8 +117,8 @@ impl Qwen3VlModel {
 
     /// Features of all images or clips of one modality in one call of the tower; `None` when there are none.
     pub fn encode(&self, pixels: &Pixels, probe: &mut Probe) -> Option<VisionFeatures> {
-        let rows = |item: &MediaItem| item.patches(0..item.grid.t).into_owned();
-        let values: Vec<f32> = pixels.items.iter().flat_map(rows).collect();
+        let mut values = Vec::new();
+        pixels.items.iter().for_each(|item| item.append_patches(0..item.grid.t, &mut values));
         (!pixels.is_empty()).then(|| self.tower(&pixels.grids(), values, probe))
     }
 

@@ -160,7 +160,7 @@ impl Prompt {
         for frame in frames.iter().map(|index| &self.frames[*index]) {
             let item = &self.pixels(frame.span.kind).items[frame.item];
             grids.push(self.grid(frame));
-            values.extend_from_slice(&item.patches(frame.frame..frame.frame + 1));
+            item.append_patches(frame.frame..frame.frame + 1, &mut values);
         }
         FrameBatch { frames, grids, values }
     }

@@ -42,6 +42,11 @@ impl Session {
         Self { cache: model.new_cache(), trace: Trace::default(), next_position: 0 }
     }
 
+    /// Keys and values of the tokens held.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
         self.cache.len()

@@ -61,7 +61,7 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Answer the requests of a JSONL file together (OpenAI batch format)
     Batch(batch::BatchArgs),
-    /// Measure this machine with a model, or a running server
+    /// Measure this machine with a model (random weights of a published shape will do), or a running server
     Bench(bench::BenchArgs),
     /// List the devices of this build: what is present, dtypes, memory, limits
     Devices(devices::DevicesArgs),

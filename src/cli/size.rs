@@ -47,6 +47,17 @@ pub fn parse_or_none(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `640x480`.
+///
+/// # Errors
+/// A sentence for anything else, and for sides that are not from 1 to 8192.
+pub fn dimensions(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides
+        .filter(|(w, h)| (1..=8192).contains(w) && (1..=8192).contains(h))
+        .ok_or_else(|| "it must be like 640x480, with sides from 1 to 8192".to_owned())
+}
+
 /// `1,234,567`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -97,6 +108,13 @@ mod tests {
         }
         for text in ["", "GB", "5XB", "-1", "0", "1e3", "5 ibb"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+    #[test]
+    fn sides_are_read() {
+        assert_eq!(dimensions("640x480"), Ok((640, 480)));
+        for text in ["640", "0x1", "9000x1", "axb"] {
+            assert!(dimensions(text).is_err(), "{text}");
         }
     }
 }

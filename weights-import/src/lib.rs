@@ -13,6 +13,7 @@ pub mod load;
 pub mod media;
 pub mod names;
 pub mod processor;
+pub mod random;
 pub mod report;
 pub mod rounding;
 
@@ -21,5 +22,6 @@ pub use error::LoadError;
 pub use load::{Progress, load_model, load_rounded};
 pub use media::{MediaError, MediaLimits};
 pub use processor::{ProcessorError, load_generation_defaults, load_processor};
+pub use random::random_model;
 pub use report::LoadReport;
 pub use rounding::Rounding;

@@ -82,7 +82,7 @@ fn load(
         device: device.device.clone(),
         in_place: dtype::maps_in_place(device.kind),
         precision,
-        scales: if device.holds(DType::BF16) { DType::BF16 } else { DType::F32 },
+        scales: rounded::scales_dtype(device),
         path: Vec::new(),
         items: Vec::new().into_iter().peekable(),
         progress,

@@ -13,6 +13,7 @@ use qwen3_vl_model::processor::message::{Conversation, ImageRef, MediaKind, medi
 use qwen3_vl_model::processor::video::{ClipBuilder, PlannedVideo, SourceClip, VideoProcessError};
 use qwen3_vl_model::processor::{MediaInfo, PlannedChat, PlannedMedia, ProcessError, Processor};
 use qwen3_vl_video::{DecoderChoice, Frame, FrameSource, VideoError, VideoInfo};
+use rayon::prelude::*;
 use tempfile::TempPath;
 
 use crate::fetch::{FetchError, FetchLimits, SourcePolicy};
@@ -182,14 +183,14 @@ impl<'c> OpenedMedia<'c> {
         if expected != found {
             return Err(process(ProcessError::MediaCount { expected, found }));
         }
+        let mut pictures = self.pictures(processor, limits).into_iter();
         let mut decoded = DecodedMedia::default();
         let mut pairs = self.items.into_iter().zip(&planned.media).enumerate();
         pairs.try_for_each(|(index, (item, plan))| {
             let name = item.name;
             let packed = match (item.content, plan) {
-                (Content::Picture { item, bytes, .. }, PlannedMedia::Image(_)) => {
-                    let picture = decode_image(&bytes, &name, &limits.decode)?;
-                    processor.cut(item, &picture)?
+                (Content::Picture { .. }, PlannedMedia::Image(_)) => {
+                    pictures.next().expect("every picture was decoded")?
                 }
                 (Content::Frames { pictures, .. }, PlannedMedia::Video(plan)) => {
                     decode_list(&name, &pictures, plan, &limits.decode, progress)?
@@ -203,6 +204,23 @@ impl<'c> OpenedMedia<'c> {
             Ok::<_, MediaError>(())
         })?;
         Ok(decoded)
+    }
+
+    /// What becomes of every picture, in order; they are decoded beside one another.
+    fn pictures(
+        &self,
+        processor: &Processor,
+        limits: &MediaLimits,
+    ) -> Vec<Result<PackedFrames, MediaError>> {
+        let pictures = self.items.iter().filter_map(|opened| match &opened.content {
+            Content::Picture { item, bytes, .. } => Some((&opened.name, *item, &**bytes)),
+            _ => None,
+        });
+        let pictures: Vec<(&String, &ImageRef, &[u8])> = pictures.collect();
+        let decode = |(name, item, bytes): (&String, &ImageRef, &[u8])| {
+            Ok(processor.cut(item, &decode_image(bytes, name, &limits.decode)?)?)
+        };
+        pictures.into_par_iter().map(decode).collect()
     }
 }
 

@@ -23,6 +23,11 @@ pub fn peak_resident_bytes() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Mean number of processes that wanted to run during the last minute; `None` where the system does not tell.
+pub fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
 /// Brand string of the processor and its thread count.
 pub(super) fn cpu_name() -> String {
     let brand = brand().filter(|brand| !brand.is_empty());

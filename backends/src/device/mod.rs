@@ -4,7 +4,7 @@ mod kind;
 mod memory;
 
 pub use kind::BackendKind;
-pub use memory::{MemoryInfo, host_memory, peak_resident_bytes};
+pub use memory::{MemoryInfo, host_memory, load_average, peak_resident_bytes};
 
 use burn::tensor::{DType, Device};
 

@@ -1,36 +1,43 @@
 //! `qwen3-vl bench`: how fast.
 
-mod decode;
 #[cfg(feature = "server")]
 mod load;
+mod measure;
+mod picture;
+mod report;
+mod rounds;
 #[cfg(feature = "server")]
 mod serve;
+mod subject;
+mod text;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use super::Outcome;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[cfg(feature = "server")]
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    measure: measure::MeasureArgs,
 }
 
-#[derive(Debug, Subcommand)]
+#[cfg(feature = "server")]
+#[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Write tokens on the CPU, and tell how near that is to the speed of its memory
-    Decode(decode::DecodeArgs),
     /// Ask a running server from several clients at once, and tell latencies and throughput
-    #[cfg(feature = "server")]
     Serve(serve::ServeBenchArgs),
 }
 
 /// Runs the verb.
 pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
-    match &args.what {
-        What::Decode(args) => decode::run(args),
-        #[cfg(feature = "server")]
-        What::Serve(args) => serve::run(args),
+    #[cfg(feature = "server")]
+    if let Some(What::Serve(args)) = &args.what {
+        return serve::run(args);
     }
+    measure::run(&args.measure)
 }

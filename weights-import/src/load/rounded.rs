@@ -1,6 +1,7 @@
 //! Linear weights that are rounded: as they lie in the file, or as they are read.
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use qwen3_vl_backends::SelectedDevice;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Quantisation;
@@ -57,6 +58,11 @@ pub(super) fn stored<'c>(
     Ok(Some(Stored::Codes { scales, scheme }))
 }
 
+/// The dtype that the scales of rounded weights have on `device`.
+pub(crate) fn scales_dtype(device: &SelectedDevice) -> DType {
+    if device.holds(DType::BF16) { DType::BF16 } else { DType::F32 }
+}
+
 /// Whether there are codes without scales.
 pub(super) fn lacks_scales(checkpoint: &Checkpoint, name: &str, codes: &TensorEntry) -> bool {
     let quantised = checkpoint.config().quantisation.is_some() && is_code(codes.dtype);
@@ -101,10 +107,7 @@ impl<'c> Loader<'_, 'c> {
             }
             Stored::Plain => unreachable!("only rounded items come here"),
         };
-        let codes = Tensor::<2, Int>::from_data(codes, (&self.device, scheme.code_dtype()));
-        let scales = scales.convert_dtype(self.scales);
-        let scales = Tensor::<2>::from_data(scales, (&self.device, self.scales));
-        Ok(Quantised::new(codes, scales, scheme, inputs))
+        Ok(placed((codes, scales), (scheme, inputs), (&self.device, self.scales)))
     }
 
     /// The bytes of a tensor, in place where that is possible.
@@ -122,6 +125,17 @@ impl<'c> Loader<'_, 'c> {
         let bytes = file.map.read(range).map_err(LoadError::io(&file.path))?;
         Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype))
     }
+}
+
+/// Codes and scales on a device, where scales have the dtype beside it, as the weight of a layer of `inputs` columns.
+pub(crate) fn placed(
+    (codes, scales): (TensorData, TensorData),
+    (scheme, inputs): (QuantScheme, usize),
+    (device, dtype): (&Device, DType),
+) -> Quantised {
+    let codes = Tensor::<2, Int>::from_data(codes, (device, scheme.code_dtype()));
+    let scales = Tensor::<2>::from_data(scales.convert_dtype(dtype), (device, dtype));
+    Quantised::new(codes, scales, scheme, inputs)
 }
 
 /// Codes and scales of the f32 matrix `data`, called `name` in its file.

@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""Inference here and elsewhere: the same random weights, in turn on the same machine.
+
+    cargo build --release
+    python3 benches/compare/inference.py [--shape 2b|nano|..] [--rounds 3] [--precision bf16,int8,4-bit] [--peers ..]
+
+Writes one checkpoint with random weights (2b: 4.3 GB; for llama.cpp and OpenVINO, as much again in their formats) and lets
+each peer that can be imported, and ours, read a text prompt, write tokens behind it, look at a picture of 1280 x 960 pixels
+with a question, and preprocess pictures of 1300 x 970 and 4032 x 3024. Every measurement is a process of its own; a round is
+one of each, and the median of the rounds counts. Prints all figures, and how many times as fast ours is (of memory, how
+many times as much it takes). What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its
+figures mean nothing. Nothing is installed here; peers are, as far as they are wanted:
+
+    pip install numpy
+    pip install torch==2.15.0 torchvision transformers==5.24.0     # transformers
+    pip install gguf llama-cpp-python==0.3.36                      # llama.cpp; builds it, and needs cmake and a compiler
+    pip install openvino-genai==2026.4.1 optimum-intel nncf        # OpenVINO; in an environment of its own, for its transformers
+
+OpenVINO rounds the vision tower too and takes its picture by the chat template; llama.cpp has the text rows only. All
+rows are on the CPU with one thread per core, or as many as `--threads` says.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import common
+
+SMALL, LARGE, PICTURE = (1300, 970), (4032, 3024), (1280, 960)
+PROMPT, TOKENS, FIRST = 512, 32, 16
+# Name, unit, whether more is better.
+ROWS = [("decode", "tokens/s", True), ("prefill", "tokens/s", True), ("vision tower", "ms", False),
+        ("picture and question, first token", "ms", False), ("preprocess 1300x970", "ms", False),
+        ("preprocess 4032x3024", "ms", False), ("peak memory", "GiB", False), ("load to first text token", "s", False)]
+# What each peer calls our precisions.
+PEERS = {
+    "transformers": {"modules": ["torch", "transformers"], "precisions": {"f32": "f32", "bf16": "bf16"}},
+    "llama.cpp": {"modules": ["llama_cpp", "gguf"], "precisions": {"bf16": "BF16", "int8": "Q8_0", "4-bit": "Q4_0"}},
+    "openvino": {"modules": ["openvino_genai", "optimum.intel"], "precisions": {"int8": "int8", "4-bit": "int4"}},
+}
+OURS = {"f32": ["--dtype", "f32"], "bf16": ["--dtype", "bf16"], "int8": ["--quant", "int8"], "4-bit": ["--quant", "int4"]}
+
+
+def clock(call):
+    """Seconds of a call, and what it returned."""
+    start = time.perf_counter()
+    value = call()
+    return time.perf_counter() - start, value
+
+
+def noise(size):
+    import numpy
+
+    return numpy.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=numpy.uint8)
+
+
+def ours(args, precision):
+    def bench(*more):
+        command = [args.program, "bench", "--shape", args.folder, "-o", "json", "--device", "cpu", "--threads", args.threads,
+                   "--read", "1MB", "--square", "64", *more]
+        return common.figures_of(command)
+
+    size = "x".join(map(str, PICTURE))
+    prompt = ["-p", PROMPT, "-n", TOKENS, "-r", "1"]
+    found = bench("--only", "question,text", "--image", size, *prompt, *OURS[precision])
+    figures = {
+        "decode": found["decode"]["tokens_per_s"],
+        "prefill": found["prefill"]["tokens_per_s"],
+        "vision tower": found["vision"]["ms"],
+        "picture and question, first token": found["question"]["first_token_ms"],
+        "peak memory": found["memory"]["peak_bytes"] / 2**30,
+        "load to first text token": found["load"]["first_text_token_s"],
+    }
+    # Pictures are preprocessed alike whatever the weights are.
+    for width, height in (SMALL, LARGE) if precision == args.precision.split(",")[0] else ():
+        size = f"{width}x{height}"
+        figures[f"preprocess {size}"] = bench("--only", "picture", "--image", size, "-r", "5")["preprocess"]["ms"]
+    return figures
+
+
+def transformers(args, precision):
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText
+
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+    start = time.perf_counter()
+    model = AutoModelForImageTextToText.from_pretrained(args.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    config = model.config
+    words = [id for id in range(config.text_config.vocab_size) if id not in (config.image_token_id, config.video_token_id)]
+
+    def ask(ids, **more):
+        ids = torch.tensor([ids])
+        kinds = (ids == config.image_token_id).long()
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, logits_to_keep=1, **more)
+
+    ask(words[:FIRST])
+    figures = {"load to first text token": time.perf_counter() - start}
+    seconds, out = clock(lambda: ask(words[:PROMPT]))
+    figures["prefill"] = PROMPT / seconds
+    cache = out.past_key_values
+
+    def write():
+        for id in words[:TOKENS]:
+            past = cache.get_seq_length()
+            model(input_ids=torch.tensor([[id]]), attention_mask=torch.ones(1, past + 1, dtype=torch.long),
+                  past_key_values=cache, logits_to_keep=1)
+
+    figures["decode"] = TOKENS / clock(write)[0]
+    processor = AutoImageProcessor.from_pretrained(args.folder)
+
+    def preprocess(size):
+        pixels = torch.from_numpy(noise(size)).permute(2, 0, 1).contiguous()
+        return lambda: processor(images=[pixels], return_tensors="pt")
+
+    for size in (SMALL, LARGE):
+        call = preprocess(size)
+        times = [clock(call)[0] for _ in range(5)]
+        figures[f"preprocess {size[0]}x{size[1]}"] = 1e3 * statistics.median(times)
+    seconds, patches = clock(preprocess(PICTURE))
+    pixels, grid = patches["pixel_values"].to(dtype), patches["image_grid_thw"]
+    figures["vision tower"] = 1e3 * clock(lambda: model.model.visual(pixels, grid_thw=grid))[0]
+    tokens = int(grid.prod()) // config.vision_config.spatial_merge_size**2
+    marks = [[config.vision_start_token_id], [config.vision_end_token_id]]
+    question = words[:14] + marks[0] + [config.image_token_id] * tokens + marks[1] + words[:12]
+    both, _ = clock(lambda: ask(question, pixel_values=pixels, image_grid_thw=grid))
+    figures["picture and question, first token"] = 1e3 * (seconds + both)
+    return figures
+
+
+def llama_cpp(args, precision):
+    import llama_cpp
+
+    path = args.folder / f"{precision}.gguf"
+    if not path.exists():
+        write_gguf(args.folder, path, precision)
+    start = time.perf_counter()
+    model = llama_cpp.Llama(str(path), n_ctx=4096, n_batch=2048, n_ubatch=512, n_threads=args.threads,
+                            n_threads_batch=args.threads, verbose=False)
+    model.eval(list(range(FIRST)))
+    figures = {"load to first text token": time.perf_counter() - start}
+    model.reset()
+    figures["prefill"] = PROMPT / clock(lambda: model.eval(list(range(PROMPT))))[0]
+
+    def write():
+        for id in range(TOKENS):
+            model.eval([id])
+
+    figures["decode"] = TOKENS / clock(write)[0]
+    return figures
+
+
+def write_gguf(folder, path, precision):
+    """The language model of a checkpoint as llama.cpp reads it, without words for its numbers."""
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text())
+    text, levels = config["text_config"], config["vision_config"]["deepstack_visual_indexes"]
+    if "num_experts" in text:
+        sys.exit("experts are not written for llama.cpp")
+    writer = gguf.GGUFWriter(path, "qwen3vl", use_temp_file=True)
+    writer.add_block_count(text["num_hidden_layers"])
+    writer.add_context_length(text["max_position_embeddings"])
+    writer.add_embedding_length(text["hidden_size"])
+    writer.add_feed_forward_length(text["intermediate_size"])
+    writer.add_head_count(text["num_attention_heads"])
+    writer.add_head_count_kv(text["num_key_value_heads"])
+    writer.add_key_length(text["head_dim"])
+    writer.add_value_length(text["head_dim"])
+    writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
+    writer.add_rope_freq_base(text["rope_theta"])
+    writer.add_rope_dimension_sections([*text["rope_scaling"]["mrope_section"], 0])
+    writer.add_num_deepstack_layers(len(levels))
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_vocab_size(text["vocab_size"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3VL, text["num_hidden_layers"])
+    kinds = gguf.GGMLQuantizationType
+    for name, values in common.stored_tensors(folder):
+        if name.startswith("model.visual."):
+            continue
+        # llama.cpp's own recipe keeps the table of a 4-bit model in more bits, too.
+        table = "embed_tokens" in name or name.startswith("lm_head")
+        kind = kinds.Q8_0 if precision == "Q4_0" and table else kinds[precision]
+        kind = kinds.F32 if values.ndim < 2 else kind
+        data = values if kind == kinds.F32 else gguf.quants.quantize(values, kind)
+        name = names.get_name(name.replace("model.language_model.", "model."), (".weight",))
+        writer.add_tensor(name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def openvino(args, precision):
+    import openvino_genai
+    from openvino import Tensor
+
+    folder = args.folder / f"openvino-{precision}"
+    if not folder.exists():
+        command = ["optimum-cli", "export", "openvino", "-m", args.folder, "--task", "image-text-to-text", "--weight-format",
+                   precision, folder]
+        subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+
+    def ask(text, tokens, **more):
+        settings = openvino_genai.GenerationConfig(max_new_tokens=tokens, ignore_eos=True, do_sample=False)
+        return pipe.generate(text, generation_config=settings, **more).perf_metrics
+
+    start = time.perf_counter()
+    pipe = openvino_genai.VLMPipeline(str(folder), "CPU", INFERENCE_NUM_THREADS=args.threads)
+    # Other digits, because what two prompts begin with alike is kept.
+    ask("3" * FIRST, 1)
+    figures = {"load to first text token": time.perf_counter() - start}
+    text = ask("7" * PROMPT, TOKENS)
+    figures["prefill"] = 1e3 * text.get_num_input_tokens() / text.get_ttft().mean
+    figures["decode"] = 1e3 / text.get_tpot().mean
+    question = ask("5" * 26, 1, images=[Tensor(noise(PICTURE)[None])])
+    figures["picture and question, first token"] = question.get_ttft().mean
+    figures["vision tower"] = question.get_prepare_embeddings_duration().mean
+    return figures
+
+
+def present(name):
+    try:
+        return all(importlib.util.find_spec(module) for module in PEERS[name]["modules"])
+    except ModuleNotFoundError:
+        return False
+
+
+def measure(args):
+    """Figures by precision, then row, then program, one per round."""
+    run = {"transformers": transformers, "llama.cpp": llama_cpp, "openvino": openvino}
+    if args.peer:
+        name, precision = args.peer
+        return common.report(run[name](args, PEERS[name]["precisions"][precision]))
+    peers = [name for name in args.peers.split(",") if name and present(name)]
+    for name in PEERS:
+        if name not in peers:
+            print(f"not measured: {name}, which needs the modules {', '.join(PEERS[name]['modules'])}")
+    found = {}
+    for number in range(args.rounds):
+        print(f"round {number + 1}, load {os.getloadavg()[0]:.1f}", flush=True)
+        for precision in args.precision.split(","):
+            rows = found.setdefault(precision, {})
+            figures = {"ours": ours(args, precision)}
+            for name in (name for name in peers if precision in PEERS[name]["precisions"]):
+                same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads]
+                result = common.again(__file__, *same, "--peer", name, precision)
+                result["peak memory"] = result.pop("peak_bytes") / 2**30
+                figures[name] = result
+            for name, values in figures.items():
+                for row, value in values.items():
+                    rows.setdefault(row, {}).setdefault(name, []).append(value)
+    print(f"at the end, load {os.getloadavg()[0]:.1f}\n")
+    return show(found)
+
+
+def show(found):
+    print("| row | ours | peer | ours : peer |\n|---|---|---|---|")
+    for precision, rows in found.items():
+        for row, unit, more in ROWS:
+            values = {name: statistics.median(all) for name, all in rows.get(row, {}).items()}
+            mine = values.pop("ours", None)
+            if mine is None:
+                continue
+            for name, value in values.items():
+                if row == "peak memory":
+                    ratio = f"{mine / value:.2f} times as much"
+                else:
+                    ratio = f"{mine / value if more else value / mine:.2f} times as fast"
+                print(f"| {row}, {precision} | {mine:.4g} {unit} | {name} {value:.4g} {unit} | {ratio} |")
+            if not values:
+                print(f"| {row}, {precision} | {mine:.4g} {unit} | not measured | |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="2b", choices=[*common.SHAPES, "nano"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="bf16,int8,4-bit", help="of f32, bf16, int8 and 4-bit")
+    parser.add_argument("--peers", default=",".join(PEERS), help="those to be measured, or nothing")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", type=pathlib.Path, help="keeps the checkpoints here, and takes them from there")
+    parser.add_argument("--program", default=common.PROGRAM)
+    parser.add_argument("--peer", nargs=2, metavar=("NAME", "PRECISION"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = args.folder or pathlib.Path(folder)
+        args.folder.mkdir(parents=True, exist_ok=True)
+        if not (args.folder / "model.safetensors").exists():
+            common.write_checkpoint(args.folder, args.shape)
+        measure(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+//! `qwen3-vl bench`: what this machine does with a model, beside what it could do.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args, ValueEnum};
+use qwen3_vl::backends::bandwidth::read_bandwidth;
+use qwen3_vl::backends::device::{SelectedDevice, load_average, peak_resident_bytes, select};
+use qwen3_vl::backends::peak::{PeakProduct, peak_product};
+use qwen3_vl::backends::threads::use_threads;
+
+use super::super::args::DeviceArgs;
+use super::super::{Outcome, print, size};
+use super::picture::Picture;
+use super::report::Report;
+use super::rounds::{Course, Round, Task};
+use super::subject::Subject;
+use super::text;
+
+/// Passes of a probe of the machine; the best counts.
+const PASSES: usize = 3;
+
+/// Arguments of `bench` without a subcommand.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    qwen3-vl bench\n  \
+    qwen3-vl bench --shape 4b --quant int4 -p 2048 -n 128 -o json\n  \
+    qwen3-vl bench --shape ./Qwen3-VL-2B-Instruct --image photo.jpg --threads 4\n  \
+    qwen3-vl bench --shape nano --only picture --image 1300x970 -r 20\n  \
+    qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 8\n\n\
+    Published shapes get random weights, made in memory: what a step costs follows from shapes and dtypes. Every round \
+    preprocesses the picture, runs it with a question up to the first token, runs a text prompt, writes tokens behind it, and \
+    writes them in several streams together; the median of the rounds counts. The shares are of what this machine reached in \
+    the same run: reading memory on all cores (CPU devices), and the fastest product of two square matrices that the model's own \
+    kernels make. Nothing else should run meanwhile; the load average at both ends is printed. GB are 10^9 bytes.")]
+pub struct MeasureArgs {
+    /// 2b, 4b, 8b or 30b-a3b with random weights; nano; or a checkpoint, as folder or hub id. A folder without weights gets
+    /// random ones
+    #[arg(long, value_name = "SHAPE", default_value = "2b")]
+    pub shape: String,
+    /// Tokens of the text prompt
+    #[arg(short, long, value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub prompt_tokens: u32,
+    /// Tokens written behind it
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub tokens: u32,
+    /// The picture: the size of one that is drawn, or a file
+    #[arg(long, value_name = "WxH|FILE", default_value = "1280x960", value_parser = Picture::parse)]
+    pub image: Picture,
+    /// Streams that are written together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub batch: u16,
+    /// Measure these alone [default: all]
+    #[arg(long, value_enum, value_name = "STAGE", value_delimiter = ',')]
+    pub only: Vec<Stage>,
+    /// Rounds; the median counts
+    #[arg(short, long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repetitions: u32,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Threads of the CPU [default: one per core, or RAYON_NUM_THREADS]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
+    /// Memory that is read to measure its speed; several times the caches
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
+    pub read: u64,
+    /// Rows and columns of the matrices that are multiplied to measure that speed
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub square: u32,
+    /// How the figures are printed
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Md)]
+    pub output: Format,
+}
+
+/// What a round measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// Preprocessing of the picture
+    Picture,
+    /// Picture and question, up to the first token
+    Question,
+    /// The text prompt and the tokens behind it
+    Text,
+    /// The same, then several streams together
+    Streams,
+}
+
+/// Formats of the figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A table in Markdown
+    Md,
+    /// One JSON object
+    Json,
+    /// A line per figure: its path in the JSON object, its value
+    Csv,
+}
+
+/// What the machine reached without a model.
+#[derive(Debug)]
+pub struct Machine {
+    /// Bytes of memory read per second; of the CPU's devices.
+    pub read: Option<f64>,
+    pub product: Option<PeakProduct>,
+}
+
+/// Everything that was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// One at least.
+    pub rounds: Vec<Round>,
+    /// Seconds of the first text prompt, a short one, that a new model takes.
+    pub first_text: f64,
+    /// Largest resident size of the process at the end of the rounds, in bytes.
+    pub peak: Option<u64>,
+    pub machine: Machine,
+    /// Load averages at start and end.
+    pub load: [Option<f64>; 2],
+}
+
+/// Runs the verb.
+pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
+    if let Some(threads) = args.threads.and_then(|n| NonZeroUsize::new(n.into())) {
+        use_threads(threads)?;
+    }
+    let before = load_average();
+    let device = select(args.device.device.as_deref())?;
+    let picture = args.image.open()?;
+    let subject = Subject::open(args, &device)?;
+    let task = Task::new(args, &subject, &picture)?;
+    let mut course = Course::new(task.stages(), args.repetitions);
+    let first_text = task.first_text(&mut course)?;
+    let rounds = (0..args.repetitions).map(|_| task.round(&mut course));
+    let rounds = rounds.collect::<anyhow::Result<Vec<_>>>()?;
+    // The probes need memory of their own.
+    let peak = peak_resident_bytes();
+    let machine = Machine::measure(args, &device, &mut course);
+    course.finish();
+    let measured = Measured { rounds, first_text, peak, machine, load: [before, load_average()] };
+    let report =
+        Report { args, device: &device, subject: &subject, task: &task, measured: &measured };
+    let report = report.json();
+    match args.output {
+        Format::Md => print::out(&text::markdown(&report))?,
+        Format::Json => print::line(&report.to_string())?,
+        Format::Csv => print::out(&text::csv(&report))?,
+    }
+    Ok(Outcome::Done)
+}
+
+impl Machine {
+    fn measure(args: &MeasureArgs, device: &SelectedDevice, course: &mut Course) -> Self {
+        course.step("reading memory");
+        let read = device.kind.is_cpu().then(|| read_bandwidth(args.read as usize, PASSES));
+        course.step("multiplying matrices");
+        Self { read, product: peak_product(device, args.square as usize, PASSES) }
+    }
+}

@@ -1,0 +1,230 @@
+//! The figures as one JSON object, whose fields are always all there; what was not measured is null.
+
+use qwen3_vl::backends::device::SelectedDevice;
+use qwen3_vl::backends::{dtype, threads};
+use qwen3_vl::weights::load::{parameter_counts, weight_bytes};
+use serde_json::{Value, json};
+
+use super::measure::{MeasureArgs, Measured};
+use super::rounds::{Round, Task};
+use super::subject::Subject;
+
+/// Grows when a field changes its meaning or goes away.
+const SCHEMA: u32 = 1;
+
+/// What was measured, and on what.
+pub struct Report<'a> {
+    pub args: &'a MeasureArgs,
+    pub device: &'a SelectedDevice,
+    pub subject: &'a Subject,
+    pub task: &'a Task<'a>,
+    pub measured: &'a Measured,
+}
+
+impl Report<'_> {
+    /// Times are in the units that names end in, `_s` or `_ms`; sizes are in bytes; `share`s are between 0 and 1.
+    pub fn json(&self) -> Value {
+        json!({
+            "schema": SCHEMA,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": self.model(),
+            "machine": self.machine(),
+            "settings": self.settings(),
+            "load": self.load(),
+            "preprocess": self.preprocess(),
+            "vision": self.vision(),
+            "prefill": self.prefill(),
+            "question": self.question(),
+            "decode": self.decode(),
+            "batch_decode": self.streams(),
+            "memory": self.memory(),
+        })
+    }
+
+    fn model(&self) -> Value {
+        let model = &self.subject.model;
+        json!({
+            "shape": self.args.shape,
+            "random": self.subject.random,
+            "parameters": parameter_counts(model.config()).values().sum::<u64>(),
+            "weights": match self.subject.scheme {
+                Some(scheme) => scheme.to_string(),
+                None => dtype::name(model.precision().weights).to_owned(),
+            },
+        })
+    }
+
+    fn machine(&self) -> Value {
+        let machine = &self.measured.machine;
+        let product = machine.product.as_ref();
+        json!({
+            "device": self.device.name,
+            "hardware": self.device.info().hardware,
+            "threads": threads::threads(),
+            "load_average_start": self.measured.load[0],
+            "load_average_end": self.measured.load[1],
+            "read_bytes_per_s": machine.read,
+            "matmul_flop_per_s": product.map(|product| product.flops),
+            "matmul_kernel": product.map(|product| &product.kernel),
+            "matmul_side": product.map(|product| product.side),
+        })
+    }
+
+    fn settings(&self) -> Value {
+        let image = &self.task.picture.rgb;
+        json!({
+            "repetitions": self.args.repetitions,
+            "prompt_tokens": self.task.prompt,
+            "new_tokens": self.task.tokens,
+            "streams": self.task.streams,
+            "image_width": image.width,
+            "image_height": image.height,
+            "resized_width": self.task.planned.resized_width,
+            "resized_height": self.task.planned.resized_height,
+        })
+    }
+
+    fn load(&self) -> Value {
+        json!({
+            "s": self.subject.seconds,
+            "first_text_token_s": self.subject.seconds + self.measured.first_text,
+        })
+    }
+
+    fn preprocess(&self) -> Value {
+        let picture = self.task.picture;
+        let megapixels = f64::from(picture.rgb.width) * f64::from(picture.rgb.height) / 1e6;
+        let ms = self.median(|round| round.preprocess).map(|seconds| 1e3 * seconds);
+        json!({
+            "ms": ms,
+            "ms_per_megapixel": ms.map(|ms| ms / megapixels),
+            "decode_ms": picture.decode.map(|seconds| 1e3 * seconds),
+        })
+    }
+
+    fn vision(&self) -> Value {
+        let (planned, config) = (&self.task.planned, self.subject.model.config());
+        let patches = planned.grid.patches();
+        let flops = config.vision.flops(&vec![patches / planned.grid.t; planned.grid.t]);
+        let seconds = self.median(|round| round.vision);
+        let object = json!({
+            "patches": patches,
+            "patches_per_s": seconds.map(|seconds| patches as f64 / seconds),
+        });
+        with(object, self.pass(planned.tokens, flops, seconds))
+    }
+
+    fn prefill(&self) -> Value {
+        self.prompt(self.task.prompt, self.median(|round| round.prefill))
+    }
+
+    fn question(&self) -> Value {
+        let seconds = self.median(|round| round.question);
+        let first = self.median(|round| round.first_token);
+        let prompt = self.prompt(self.task.question_tokens(), seconds);
+        with(prompt, json!({ "first_token_ms": first.map(|seconds| 1e3 * seconds) }))
+    }
+
+    /// A prompt in the language model.
+    fn prompt(&self, tokens: usize, seconds: Option<f64>) -> Value {
+        self.pass(tokens, self.subject.model.config().text.prefill_flops(tokens), seconds)
+    }
+
+    /// A pass of many tokens.
+    fn pass(&self, tokens: usize, flops: f64, seconds: Option<f64>) -> Value {
+        let rate = seconds.map(|seconds| flops / seconds);
+        let product = self.measured.machine.product.as_ref();
+        json!({
+            "tokens": tokens,
+            "ms": seconds.map(|seconds| 1e3 * seconds),
+            "tokens_per_s": seconds.map(|seconds| tokens as f64 / seconds),
+            "flop": flops,
+            "flop_per_s": rate,
+            "matmul_share": rate.zip(product).map(|(rate, product)| rate / product.flops),
+        })
+    }
+
+    fn decode(&self) -> Value {
+        let model = &self.subject.model;
+        let seconds = self.median(|round| round.decode);
+        let past = self.past();
+        let cache = (model.cache_bytes_per_token() as f64 * (past + 1.0)).round() as u64;
+        let bytes = (model.bytes_per_token() + cache) as f64;
+        let reached = seconds.map(|seconds| bytes / seconds);
+        let flops = model.config().text.decode_flops(past);
+        json!({
+            "ms_per_token": seconds.map(|seconds| 1e3 * seconds),
+            "tokens_per_s": seconds.map(f64::recip),
+            "past_tokens": past,
+            "weight_bytes_per_token": model.bytes_per_token(),
+            "cache_bytes_per_token": cache,
+            "bytes_per_s": reached,
+            "memory_share": reached.zip(self.measured.machine.read).map(|(is, most)| is / most),
+            "flop_per_s": seconds.map(|seconds| flops / seconds),
+        })
+    }
+
+    fn streams(&self) -> Value {
+        let streams = self.task.streams as f64;
+        let seconds = self.median(|round| round.streams);
+        let flops = streams * self.subject.model.config().text.decode_flops(self.past() + 1.0);
+        let ratio =
+            |round: &Round| round.decode.zip(round.streams).map(|(one, all)| streams * one / all);
+        json!({
+            "streams": self.task.streams,
+            "ms_per_step": seconds.map(|seconds| 1e3 * seconds),
+            "tokens_per_s": seconds.map(|seconds| streams / seconds),
+            "ratio": self.median(ratio),
+            "flop_per_s": seconds.map(|seconds| flops / seconds),
+        })
+    }
+
+    fn memory(&self) -> Value {
+        let model = &self.subject.model;
+        let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
+        let streams = model.cache_bytes(self.task.prompt + 1 + self.task.tokens);
+        json!({
+            "weight_bytes": weight_bytes(model.config(), model.precision(), self.subject.scheme),
+            "cache_bytes": cache,
+            "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
+            "streams_cache_bytes": streams * self.task.streams as u64,
+            "streams_peak_bytes": self.measured.peak,
+        })
+    }
+
+    /// Tokens before a new one, on average.
+    fn past(&self) -> f64 {
+        self.task.prompt as f64 + (self.task.tokens as f64 - 1.0) / 2.0
+    }
+
+    fn median(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
+        median(self.measured.rounds.iter().filter_map(of).collect())
+    }
+}
+
+/// The fields of both objects.
+fn with(object: Value, more: Value) -> Value {
+    match (object, more) {
+        (Value::Object(fields), Value::Object(more)) => fields.into_iter().chain(more).collect(),
+        (object, _) => object,
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2)?;
+    let lower = values.get(values.len().saturating_sub(1) / 2)?;
+    Some((lower + upper) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! Rounds: everything once, with a clock.
+
+use std::time::Instant;
+
+use burn::tensor::Tensor;
+use clap::ValueEnum;
+use clap::error::ErrorKind;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use qwen3_vl::backends::device::peak_resident_bytes;
+use qwen3_vl::model::Qwen3VlConfig;
+use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
+use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
+use qwen3_vl::model::session::{PREFILL_CHUNK, Session};
+
+use super::super::usage_error;
+use super::measure::{MeasureArgs, Stage};
+use super::picture::Opened;
+use super::subject::Subject;
+
+/// Tokens of the question before and behind the picture, its two marks not counted.
+const QUESTION: [usize; 2] = [14, 12];
+/// Tokens of the first prompt of all.
+const FIRST: usize = 16;
+
+/// What a round does.
+#[derive(Debug)]
+pub struct Task<'a> {
+    subject: &'a Subject,
+    pub picture: &'a Opened,
+    pub planned: PlannedImage,
+    pub prompt: usize,
+    pub tokens: usize,
+    pub streams: usize,
+    only: &'a [Stage],
+}
+
+/// Seconds of one round; nothing where a stage was left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Round {
+    /// Resizing, normalising and cutting the picture.
+    pub preprocess: Option<f64>,
+    /// The vision tower on it.
+    pub vision: Option<f64>,
+    /// The language model on picture and question.
+    pub question: Option<f64>,
+    /// From pixels and question to the first token.
+    pub first_token: Option<f64>,
+    /// The text prompt.
+    pub prefill: Option<f64>,
+    /// One token behind it.
+    pub decode: Option<f64>,
+    /// One token of every stream.
+    pub streams: Option<f64>,
+    /// Largest resident size of the process before the streams, in bytes.
+    pub peak: Option<u64>,
+}
+
+impl<'a> Task<'a> {
+    /// # Errors
+    /// When the picture cannot be preprocessed, and a usage error when a prompt is longer than the context.
+    pub fn new(
+        args: &'a MeasureArgs,
+        subject: &'a Subject,
+        picture: &'a Opened,
+    ) -> anyhow::Result<Self> {
+        let RgbImage { width, height, .. } = picture.rgb;
+        let planned = subject.images.plan(width as usize, height as usize)?;
+        let task = Self {
+            subject,
+            picture,
+            planned,
+            prompt: args.prompt_tokens as usize,
+            tokens: args.tokens as usize,
+            streams: args.batch.into(),
+            only: &args.only,
+        };
+        let needed = task.stages().into_iter().map(|stage| match stage {
+            Stage::Picture => FIRST,
+            Stage::Question => task.question_tokens(),
+            Stage::Text | Stage::Streams => task.prompt + 1 + task.tokens,
+        });
+        let longest = needed.max().unwrap_or(FIRST);
+        let context = subject.model.config().text.max_position_embeddings;
+        match longest <= context {
+            true => Ok(task),
+            false => {
+                let message = format!(
+                    "prompt and answer take {longest} tokens, but the context of the model has {context}"
+                );
+                Err(usage_error(ErrorKind::ValueValidation, message))
+            }
+        }
+    }
+
+    /// Tokens of the question with its picture.
+    pub fn question_tokens(&self) -> usize {
+        self.planned.tokens + 2 + QUESTION.iter().sum::<usize>()
+    }
+
+    /// Seconds of a short text prompt, the first of the model.
+    pub fn first_text(&self, course: &mut Course) -> anyhow::Result<f64> {
+        course.step("first prompt");
+        let start = Instant::now();
+        self.ask(&mut Session::new(&self.subject.model), &self.text(FIRST))?;
+        Ok(seconds(start))
+    }
+
+    /// What a round measures, in this order.
+    pub fn stages(&self) -> Vec<Stage> {
+        let wanted = |stage: &Stage| match stage {
+            // Streams go on where the text ends.
+            Stage::Text => self.wants(Stage::Text) || self.wants(Stage::Streams),
+            stage => self.wants(*stage),
+        };
+        Stage::value_variants().iter().copied().filter(wanted).collect()
+    }
+
+    fn wants(&self, stage: Stage) -> bool {
+        self.only.is_empty() || self.only.contains(&stage)
+    }
+
+    /// One round.
+    pub fn round(&self, course: &mut Course) -> anyhow::Result<Round> {
+        let (mut round, mut session) = (Round::default(), None);
+        for stage in self.stages() {
+            match stage {
+                Stage::Picture => {
+                    course.step("picture");
+                    round.preprocess = Some(self.preprocess()?);
+                }
+                Stage::Question => {
+                    course.step("picture and question");
+                    let [vision, question, first_token] = self.look()?.map(Some);
+                    round = Round { vision, question, first_token, ..round };
+                }
+                Stage::Text => {
+                    course.step("text");
+                    let (mut read, prefill) = self.read()?;
+                    let decode = self.write(|id, _| self.subject.step(&mut read, id));
+                    (round.prefill, round.decode) = (Some(prefill), Some(decode));
+                    session = Some(read);
+                }
+                Stage::Streams => {
+                    round.peak = peak_resident_bytes();
+                    course.step("streams");
+                    round.streams = session.take().map(|session| self.write_many(session));
+                }
+            }
+        }
+        round.peak = round.peak.or_else(peak_resident_bytes);
+        Ok(round)
+    }
+
+    /// Seconds of the picture processor, from pixels to patches.
+    fn preprocess(&self) -> anyhow::Result<f64> {
+        let start = Instant::now();
+        let patches = self.subject.images.process(&self.picture.rgb)?;
+        let seconds = seconds(start);
+        drop(patches);
+        Ok(seconds)
+    }
+
+    /// Seconds of vision tower, language model and both with the preprocessing, as `run` does it: the picture is kept as
+    /// resized bytes, which become patches when the tower asks for them.
+    fn look(&self) -> anyhow::Result<[f64; 3]> {
+        let start = Instant::now();
+        let (images, rgb) = (&self.subject.images, &self.picture.rgb);
+        let resized = images.resize(rgb)?.into_owned();
+        let config = &images.config;
+        let frames = PackedFrames::new(vec![resized], config.layout, &config.normalization)?;
+        let inputs = self.question(MediaItem::from_frames(frames))?;
+        let asked = Instant::now();
+        let vision = self.ask(&mut Session::new(&self.subject.model), &inputs)?;
+        Ok([vision, seconds(asked) - vision, seconds(start)])
+    }
+
+    /// A session that has read the text prompt, and the seconds that it took.
+    fn read(&self) -> anyhow::Result<(Session, f64)> {
+        let mut session = Session::new(&self.subject.model);
+        let start = Instant::now();
+        self.ask(&mut session, &self.text(self.prompt))?;
+        Ok((session, seconds(start)))
+    }
+
+    /// Runs a prompt up to the logits of its last token, and returns the seconds in the vision tower.
+    fn ask(&self, session: &mut Session, inputs: &ModelInputs) -> anyhow::Result<f64> {
+        let prefill = session.prefill(&self.subject.model, inputs, PREFILL_CHUNK)?;
+        wait_for(prefill.logits);
+        Ok(prefill.vision.as_secs_f64())
+    }
+
+    /// Seconds per token of `step`, which is given each token and its number.
+    fn write(&self, mut step: impl FnMut(u32, usize)) -> f64 {
+        let start = Instant::now();
+        let ids = ids(self.subject.model.config());
+        ids.take(self.tokens).enumerate().for_each(|(number, id)| step(id, number));
+        seconds(start) / self.tokens as f64
+    }
+
+    /// Seconds per step of streams that have all read the text prompt.
+    fn write_many(&self, session: Session) -> f64 {
+        let model = &self.subject.model;
+        let fork = |_| {
+            let mut cache = session.cache().fork();
+            cache.truncate(self.prompt);
+            cache
+        };
+        let mut caches: Vec<_> = (0..self.streams).map(fork).collect();
+        drop(session);
+        let mut step = |id, number: usize| {
+            let token = (id, (self.prompt + number) as u32);
+            let mut caches: Vec<_> = caches.iter_mut().collect();
+            wait_for(model.decode(&vec![token; caches.len()], &mut caches));
+        };
+        // The first step gives every stream a cache of its own.
+        step(0, 0);
+        self.write(|id, number| step(id, number + 1))
+    }
+
+    fn text(&self, tokens: usize) -> ModelInputs {
+        ModelInputs::text(ids(self.subject.model.config()).take(tokens).collect())
+    }
+
+    fn question(&self, picture: MediaItem) -> anyhow::Result<ModelInputs> {
+        let config = self.subject.model.config();
+        let [before, behind] = QUESTION;
+        let mut words = ids(config);
+        let mut prompt: Vec<u32> = words.by_ref().take(before).collect();
+        prompt.push(config.vision_start_token_id);
+        prompt.extend(std::iter::repeat_n(config.image_token_id, self.planned.tokens));
+        prompt.push(config.vision_end_token_id);
+        prompt.extend(words.take(behind));
+        let tokens = PlaceholderIds {
+            image: config.image_token_id,
+            video: config.video_token_id,
+            merge_size: config.vision.merge_size,
+        };
+        let images = Pixels { items: vec![picture] };
+        Ok(ModelInputs::from_ids(prompt, images, Pixels::default(), tokens)?)
+    }
+}
+
+impl Subject {
+    fn step(&self, session: &mut Session, id: u32) {
+        wait_for(session.step(&self.model, id));
+    }
+}
+
+/// Ids of text, again and again.
+fn ids(config: &Qwen3VlConfig) -> impl Iterator<Item = u32> + use<> {
+    let special = [
+        config.image_token_id,
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+    ];
+    (0..config.text.vocab_size as u32).cycle().filter(move |id| !special.contains(id))
+}
+
+/// Reading waits for the device.
+fn wait_for(logits: Tensor<2>) {
+    let _ = logits.into_data();
+}
+
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
+}
+
+/// The line on standard error that tells what is being measured.
+pub struct Course {
+    bar: ProgressBar,
+    started: bool,
+}
+
+impl Course {
+    /// Of so many rounds, the first prompt before and two probes after them.
+    pub fn new(stages: Vec<Stage>, rounds: u32) -> Self {
+        let steps = 1 + stages.len() as u64 * u64::from(rounds) + 2;
+        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("measuring {bar:30} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        Self { bar, started: false }
+    }
+
+    /// The next step begins.
+    pub fn step(&mut self, name: &'static str) {
+        self.bar.inc(u64::from(std::mem::replace(&mut self.started, true)));
+        self.bar.set_message(name);
+    }
+
+    /// Removes the line.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,182 @@
+//! The model that is measured: a published shape with random weights, or a checkpoint.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use burn::tensor::DType;
+use qwen3_vl::backends::device::{SelectedDevice, host_memory};
+use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::backends::{DtypeRequest, Precision};
+use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
+use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
+use qwen3_vl::nano;
+use qwen3_vl::weights::checkpoint::read_config;
+use qwen3_vl::weights::hub::HubOptions;
+use qwen3_vl::weights::load::weight_bytes;
+use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_model, load_rounded, random_model};
+use serde_json::{Map, Value};
+
+use super::super::args::dtype;
+use super::super::progress::LoadBar;
+use super::super::size::bytes;
+use super::measure::MeasureArgs;
+
+/// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
+const SHAPES: &str = include_str!("shapes.json");
+
+/// A model on its device.
+#[derive(Debug)]
+pub struct Subject {
+    pub model: Qwen3VlModel,
+    pub images: ImageProcessor,
+    pub scheme: Option<QuantScheme>,
+    /// Whether the weights were made here.
+    pub random: bool,
+    /// Of loading or making it.
+    pub seconds: f64,
+}
+
+/// Where and in which precision.
+struct Place<'a> {
+    device: &'a SelectedDevice,
+    dtype: DtypeRequest,
+    quant: Option<QuantScheme>,
+}
+
+impl Subject {
+    /// Makes or loads what `--shape` names.
+    ///
+    /// # Errors
+    /// When it names nothing, does not fit into the memory, or cannot be loaded.
+    pub fn open(args: &MeasureArgs, device: &SelectedDevice) -> anyhow::Result<Self> {
+        let place = Place { device, dtype: dtype(&args.device)?, quant: args.device.quant };
+        if let Some(config) = shapes().remove(&args.shape) {
+            let config = Qwen3VlConfig::from_json(&config.to_string())?;
+            return place.random(&config, ImageProcessorConfig::qwen3_vl());
+        }
+        let known = || shapes().keys().cloned().collect::<Vec<_>>().join(", ");
+        let folder = nano::resolve(&args.shape, &HubOptions::from_env());
+        let folder = folder.with_context(|| format!("`{}` is none of {}", args.shape, known()))?;
+        let config = read_config(&folder)?;
+        let images = image_settings(&folder, &config)?;
+        match Checkpoint::open(&folder) {
+            Err(LoadError::NoWeights { .. }) => place.random(&config, images),
+            checkpoint => place.stored(&checkpoint?, images),
+        }
+    }
+}
+
+impl Place<'_> {
+    fn random(
+        &self,
+        config: &Qwen3VlConfig,
+        images: ImageProcessorConfig,
+    ) -> anyhow::Result<Subject> {
+        let start = Instant::now();
+        let precision = Precision::resolve(self.device, self.dtype, DType::BF16)?;
+        let scheme = self.quant.or(config.quantisation.map(|stored| stored.scheme));
+        self.check_room(weight_bytes(config, precision, scheme))?;
+        let rounding = scheme.map(Rounding::new);
+        let mut bar = LoadBar::of("making", false);
+        let model = random_model(config, self.device, (precision, rounding.as_ref()), &mut bar)?;
+        bar.clear();
+        Ok(Subject {
+            model,
+            images: ImageProcessor::new(images),
+            scheme,
+            random: true,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn stored(
+        &self,
+        checkpoint: &Checkpoint,
+        images: ImageProcessorConfig,
+    ) -> anyhow::Result<Subject> {
+        let start = Instant::now();
+        let precision = Precision::resolve(self.device, self.dtype, checkpoint.main_dtype())?;
+        let mut bar = LoadBar::new(false);
+        let (model, _) = match self.quant.map(Rounding::new) {
+            Some(rounding) => {
+                load_rounded(checkpoint, self.device, (precision, &rounding), &mut bar)?
+            }
+            None => load_model(checkpoint, self.device, precision, &mut bar)?,
+        };
+        bar.clear();
+        Ok(Subject {
+            model,
+            images: ImageProcessor::new(images),
+            scheme: self.quant.or(checkpoint.config().quantisation.map(|stored| stored.scheme)),
+            random: false,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Refuses what the memory has no room for, before it is filled.
+    fn check_room(&self, weights: u64) -> anyhow::Result<()> {
+        let Some(memory) = host_memory().filter(|_| self.device.kind.is_cpu()) else {
+            return Ok(());
+        };
+        anyhow::ensure!(
+            weights <= memory.available,
+            "the weights alone take {} and {} are free; choose a smaller --shape, or round them by --quant int4",
+            bytes(weights),
+            bytes(memory.available)
+        );
+        Ok(())
+    }
+}
+
+fn shapes() -> Map<String, Value> {
+    serde_json::from_str(SHAPES).expect("the table of shapes is JSON, which a test checks")
+}
+
+/// As the folder says, else as published; cut as the vision tower needs it.
+fn image_settings(folder: &Path, config: &Qwen3VlConfig) -> anyhow::Result<ImageProcessorConfig> {
+    let path = folder.join("preprocessor_config.json");
+    let name = path.display().to_string();
+    let mut images = match path.is_file() {
+        false => ImageProcessorConfig::qwen3_vl(),
+        true => {
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
+            ImageProcessorConfig::from_json(&text).context(name)?
+        }
+    };
+    images.layout = layout(config);
+    Ok(images)
+}
+
+fn layout(config: &Qwen3VlConfig) -> PatchLayout {
+    let vision = &config.vision;
+    PatchLayout {
+        patch: vision.patch_size,
+        temporal: vision.temporal_patch_size,
+        merge: vision.merge_size,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qwen3_vl::weights::load::parameter_counts;
+
+    #[test]
+    fn shapes_have_the_published_numbers_of_parameters() {
+        let published = [
+            ("2b", 2_127_532_032),
+            ("4b", 4_437_815_808),
+            ("8b", 8_767_123_696),
+            ("30b-a3b", 31_070_754_032),
+        ];
+        assert_eq!(shapes().len(), published.len());
+        for (name, expected) in published {
+            let config = Qwen3VlConfig::from_json(&shapes()[name].to_string()).unwrap();
+            let counts = parameter_counts(&config);
+            assert_eq!(counts.values().sum::<u64>(), expected, "{name}: {counts:?}");
+            assert_eq!(layout(&config), ImageProcessorConfig::qwen3_vl().layout);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! `qwen3-vl bench`: every figure is there and can be, in every format, for stored and for random weights.
+
+mod common;
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+/// Small enough for a second.
+const QUICK: [&str; 13] = [
+    "-p",
+    "9",
+    "-n",
+    "2",
+    "-r",
+    "2",
+    "--batch",
+    "3",
+    "--read",
+    "1MB",
+    "--square",
+    "64",
+    "--threads=2",
+];
+
+/// Exit code, standard output and standard error.
+fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = common::program(&common::cpu_devices()[0]);
+    command.arg("bench").args(arguments).stdin(Stdio::null()).env("XDG_CACHE_HOME", cache.path());
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn done(arguments: &[&str]) -> String {
+    let image = if arguments.contains(&"--image") { &[][..] } else { &["--image", "96x64"] };
+    let (code, said, errors) = bench(&[&QUICK[..], image, arguments].concat());
+    assert_eq!(code, Some(0), "{arguments:?}: {errors}");
+    said
+}
+
+fn figures(shape: &str, more: &[&str]) -> Value {
+    serde_json::from_str(&done(&[&["--shape", shape, "-o", "json"], more].concat())).unwrap()
+}
+
+fn fixture(name: &str) -> String {
+    common::fixtures().join(name).to_str().unwrap().to_owned()
+}
+
+/// A folder with the configuration of a fixture alone.
+fn without_weights(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Path::new(&fixture(name)).join("config.json");
+    std::fs::copy(config, folder.path().join("config.json")).unwrap();
+    folder
+}
+
+/// The schema: what is a number here is one for everybody who reads it.
+const NUMBERS: [(&str, &[&str]); 12] = [
+    ("", &["schema"]),
+    ("/model", &["parameters"]),
+    ("/machine", &["threads", "read_bytes_per_s", "matmul_flop_per_s", "matmul_side"]),
+    (
+        "/settings",
+        &[
+            "repetitions",
+            "prompt_tokens",
+            "new_tokens",
+            "streams",
+            "image_width",
+            "image_height",
+            "resized_width",
+            "resized_height",
+        ],
+    ),
+    ("/load", &["s", "first_text_token_s"]),
+    ("/preprocess", &["ms", "ms_per_megapixel"]),
+    (
+        "/vision",
+        &[
+            "patches",
+            "tokens",
+            "ms",
+            "patches_per_s",
+            "tokens_per_s",
+            "flop",
+            "flop_per_s",
+            "matmul_share",
+        ],
+    ),
+    ("/prefill", &["tokens", "ms", "tokens_per_s", "flop", "flop_per_s", "matmul_share"]),
+    (
+        "/question",
+        &["tokens", "ms", "tokens_per_s", "flop", "flop_per_s", "matmul_share", "first_token_ms"],
+    ),
+    (
+        "/decode",
+        &[
+            "ms_per_token",
+            "tokens_per_s",
+            "past_tokens",
+            "weight_bytes_per_token",
+            "cache_bytes_per_token",
+            "bytes_per_s",
+            "memory_share",
+            "flop_per_s",
+        ],
+    ),
+    ("/batch_decode", &["streams", "ms_per_step", "tokens_per_s", "ratio", "flop_per_s"]),
+    ("/memory", &["weight_bytes", "cache_bytes", "streams_cache_bytes"]),
+];
+/// Of Linux.
+const OF_THE_SYSTEM: [&str; 4] = [
+    "/memory/peak_bytes",
+    "/memory/streams_peak_bytes",
+    "/machine/load_average_start",
+    "/machine/load_average_end",
+];
+
+fn check(report: &Value) {
+    for (place, keys) in NUMBERS {
+        for key in keys {
+            let found = &report.pointer(place).unwrap()[key];
+            let number = found.as_f64().unwrap_or_else(|| panic!("{place}/{key} is {found}"));
+            assert!(number > 0.0 && number.is_finite(), "{place}/{key} is {number}");
+        }
+    }
+    for path in OF_THE_SYSTEM {
+        let found = report.pointer(path).unwrap_or_else(|| panic!("{path} is missing"));
+        assert!(found.as_f64().is_some_and(|x| x >= 0.0) || !cfg!(target_os = "linux"), "{path}");
+    }
+    let texts =
+        ["/version", "/model/shape", "/model/weights", "/machine/device", "/machine/hardware"];
+    for path in texts.into_iter().chain(["/machine/matmul_kernel"]) {
+        assert!(
+            report.pointer(path).and_then(Value::as_str).is_some_and(|t| !t.is_empty()),
+            "{path}"
+        );
+    }
+    let first = report["question"]["first_token_ms"].as_f64().unwrap();
+    let parts = ["vision", "question"].map(|part| report[part]["ms"].as_f64().unwrap());
+    assert!(first >= parts[0].min(parts[1]), "{first} after {parts:?}");
+}
+
+#[test]
+fn every_figure_is_there_and_positive() {
+    let report = figures(&fixture("dense_tied"), &[]);
+    check(&report);
+    assert_eq!(report["model"]["random"], false);
+    assert_eq!(report["settings"]["streams"], 3);
+    assert_eq!(report["machine"]["threads"], 2);
+    assert_eq!(report["preprocess"]["decode_ms"], Value::Null);
+    assert_eq!(report["decode"]["past_tokens"], 9.5);
+}
+
+#[cfg(feature = "nano")]
+#[test]
+fn nano_and_a_file_are_measured() {
+    let report = figures("nano", &["--image", "examples/nano/shapes.png"]);
+    check(&report);
+    assert!(report["preprocess"]["decode_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+    assert_eq!(report["settings"]["image_width"], 320);
+    assert!((3_500_000..4_000_000).contains(&report["model"]["parameters"].as_u64().unwrap()));
+}
+
+/// Dense, with experts and rounded: a folder without weights is filled, and its memory told.
+#[test]
+fn random_weights_are_made_where_there_are_none() {
+    let dense = without_weights("dense_untied");
+    let bytes = |more: &[&str]| {
+        let report = figures(dense.path().to_str().unwrap(), more);
+        check(&report);
+        assert_eq!(report["model"]["random"], true);
+        let part = |path: &str| report.pointer(path).and_then(Value::as_u64).unwrap();
+        [part("/memory/weight_bytes"), part("/decode/weight_bytes_per_token")]
+    };
+    let (plain, half) = (bytes(&["--dtype", "f32"]), bytes(&[]));
+    let (eight, four) = (bytes(&["--quant", "int8"]), bytes(&["--quant", "int4-g64"]));
+    for which in 0..2 {
+        let sizes = [plain, half, eight, four].map(|bytes| bytes[which]);
+        assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    }
+    let experts = without_weights("moe");
+    check(&figures(experts.path().to_str().unwrap(), &["--dtype", "f32"]));
+}
+
+#[test]
+fn tables_and_lines_can_be_read() {
+    let shape = fixture("dense_tied");
+    let csv = done(&["--shape", &shape, "-o", "csv"]);
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("name,value"));
+    let decode = lines.find(|line| line.starts_with("decode.tokens_per_s,")).unwrap();
+    assert!(decode.split_once(',').unwrap().1.parse::<f64>().unwrap() > 0.0);
+    assert!(csv.lines().all(|line| line.split_once(',').is_some_and(|(name, _)| !name.is_empty())));
+    let json = figures(&shape, &[]);
+    let count = |value: &Value| value.as_object().map(serde_json::Map::len).unwrap_or(1);
+    let fields: usize = json.as_object().unwrap().values().map(count).sum();
+    assert_eq!(csv.lines().count(), 1 + fields);
+
+    let table = done(&["--shape", &shape]);
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 2 + 9, "{table}");
+    assert!(rows.iter().all(|row| row.matches('|').count() == 5 && row.ends_with('|')), "{table}");
+    assert!(rows[1].trim_matches('|').chars().all(|c| "-|".contains(c)), "{table}");
+    for words in ["tokens/s", "patches/s", "GB/s", "% of memory", "% of matmul", "peak", "load"] {
+        assert!(table.contains(words), "{words} in {table}");
+    }
+}
+
+/// What is left out is null and has no row; streams go on from the text.
+#[test]
+fn stages_can_be_measured_alone() {
+    let shape = fixture("dense_tied");
+    let report = figures(&shape, &["--only", "picture"]);
+    assert!(report["preprocess"]["ms"].is_number() && report["memory"]["peak_bytes"].is_number());
+    for path in ["/vision/ms", "/question/first_token_ms", "/prefill/ms", "/decode/tokens_per_s"] {
+        assert_eq!(report.pointer(path), Some(&Value::Null), "{path}");
+    }
+    let report = figures(&shape, &["--only", "streams"]);
+    assert!(
+        report["batch_decode"]["ratio"].is_number() && report["decode"]["ms_per_token"].is_number()
+    );
+    assert_eq!(report["preprocess"]["ms"], Value::Null);
+    let table = done(&["--shape", &shape, "--only", "question,text"]);
+    assert!(table.contains("answer, a token") && table.contains("vision tower"), "{table}");
+    assert!(!table.contains("streams |") && !table.contains("preprocess"), "{table}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let shape = fixture("dense_tied");
+    let context = ["--shape", &shape, "-p", "1000000"];
+    for (arguments, code, words) in [
+        (&["--threads", "0"][..], 2, ["--threads", "0 is not in 1.."]),
+        (&["--batch", "0"], 2, ["--batch", "1..=256"]),
+        (&["-r", "0"], 2, ["--repetitions", "1..=1000"]),
+        (&["--image", "0x7"], 2, ["--image", "640x480"]),
+        (&["--image", "nowhere.png"], 2, ["nowhere.png", "no such file"]),
+        (&["--shape", "3b"], 1, ["3b", "2b, 4b, 8b, 30b-a3b"]),
+        (&context, 2, ["context", "1000065"]),
+        (&["--shape", "2b", "--dtype", "f12"], 2, ["f12", "bf16"]),
+        (&["decode"], 2, ["decode", "unrecognized subcommand"]),
+    ] {
+        let (found, said, errors) = bench(arguments);
+        assert_eq!(found, Some(code), "{arguments:?}: {said}{errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+        for word in words {
+            assert!(errors.contains(word), "{arguments:?} should mention {word}: {errors}");
+        }
+    }
+}

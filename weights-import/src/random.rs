@@ -1,0 +1,256 @@
+//! Models with random weights, made where they are used: what a step costs follows from shapes and dtypes, not from values.
+
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::{Precision, SelectedDevice};
+use qwen3_vl_model::init::Init;
+use qwen3_vl_model::weight::{Quantised, Weight};
+use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
+use rayon::prelude::*;
+
+use crate::error::LoadError;
+use crate::load::rounded::{placed, round, scales_dtype};
+use crate::load::{Progress, weight_bytes};
+use crate::rounding::Rounding;
+
+/// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
+const DRAWN: usize = 1_048_583;
+/// Standard deviation of the weights (HF `initializer_range`).
+const DEVIATION: f32 = 0.02;
+
+/// A model of `config` with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
+/// biases of 0. With `rounding`, the linear weights that it chooses are rounded one after the other as they are made, so that
+/// none but the last is ever there in full.
+///
+/// # Errors
+/// When the device cannot compute with rounded weights, or a pattern names no layer.
+pub fn random_model(
+    config: &Qwen3VlConfig,
+    device: &SelectedDevice,
+    (precision, rounding): (Precision, Option<&Rounding>),
+    progress: &mut dyn Progress,
+) -> Result<Qwen3VlModel, LoadError> {
+    if rounding.is_some() && !device.kind.is_cpu() {
+        return Err(LoadError::QuantDevice { device: device.name.clone() });
+    }
+    let mut model = Qwen3VlModel::new(config, &Init::new(&device.device, precision));
+    let total = weight_bytes(config, precision, rounding.map(|rounding| rounding.scheme));
+    let mut maker = Maker {
+        device,
+        values: Values::new(precision.weights),
+        path: Vec::new(),
+        progress,
+        done: 0,
+        total,
+    };
+    if let Some(rounding) = rounding {
+        let chosen = rounding.choose(&mut model)?;
+        maker.round(&mut model, &chosen, rounding.scheme)?;
+    }
+    Ok(model.map(&mut maker))
+}
+
+/// Puts values into parameters.
+struct Maker<'a> {
+    device: &'a SelectedDevice,
+    values: Values,
+    /// Where the traversal is.
+    path: Vec<String>,
+    progress: &'a mut dyn Progress,
+    done: u64,
+    total: u64,
+}
+
+impl Maker<'_> {
+    fn round(
+        &mut self,
+        model: &mut Qwen3VlModel,
+        chosen: &BTreeSet<String>,
+        scheme: QuantScheme,
+    ) -> Result<(), LoadError> {
+        for (path, linear) in model.roundable_mut() {
+            if chosen.contains(&path) {
+                let shape = linear.weight.shape();
+                linear.weight = Weight::Quantised(self.rounded(&path, shape, scheme)?);
+                self.tell(&path, scheme.matrix_bytes(shape));
+            }
+        }
+        Ok(())
+    }
+
+    fn rounded(
+        &mut self,
+        path: &str,
+        shape: [usize; 2],
+        scheme: QuantScheme,
+    ) -> Result<Quantised, LoadError> {
+        let rounded = round(path, self.values.tensor(&shape, DType::F32), scheme)?;
+        let place = (&self.device.device, scales_dtype(self.device));
+        Ok(placed(rounded, (scheme, shape[1]), place))
+    }
+
+    fn tell(&mut self, path: &str, bytes: u64) {
+        self.done += bytes;
+        self.progress.tensor(path, self.done.min(self.total), self.total);
+    }
+}
+
+impl ModuleMapper for Maker<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        // Vectors stay what they are when a model is new, and the scales of a rounded weight are there already.
+        if D < 2 || param.is_initialized() {
+            return param;
+        }
+        let dtype = self.values.dtype;
+        let data = self.values.tensor(&param.lazy_shape().to_vec(), dtype);
+        self.tell(&self.path.join("."), data.bytes().len() as u64);
+        let id = param.id;
+        param.transform_for_load(Tensor::from_data(data, (&self.device.device, dtype)), id)
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
+
+/// Numbers that were drawn once, as bytes.
+struct Values {
+    dtype: DType,
+    /// In `dtype`.
+    stored: Vec<u8>,
+    /// In f32.
+    exact: Vec<u8>,
+    /// Where the next tensor begins.
+    next: usize,
+}
+
+impl Values {
+    fn new(dtype: DType) -> Self {
+        let drawn = TensorData::new(normal(DRAWN), [DRAWN]);
+        let bytes = |dtype| drawn.clone().convert_dtype(dtype).bytes().to_vec();
+        Self { dtype, stored: bytes(dtype), exact: bytes(DType::F32), next: 0 }
+    }
+
+    /// A tensor of `shape` in f32 or in the dtype of these values.
+    fn tensor(&mut self, shape: &[usize], dtype: DType) -> TensorData {
+        let drawn = if dtype == self.dtype { &self.stored } else { &self.exact };
+        let count: usize = shape.iter().product();
+        let (before, after) = drawn.split_at(self.next * dtype.size());
+        // Zeros are pages that nobody has touched yet, so that each thread makes its own.
+        let mut bytes = vec![0; count * dtype.size()];
+        bytes.par_chunks_mut(drawn.len()).for_each(|chunk| {
+            let (first, second) = chunk.split_at_mut(chunk.len().min(after.len()));
+            first.copy_from_slice(&after[..first.len()]);
+            second.copy_from_slice(&before[..second.len()]);
+        });
+        self.next = (self.next + count) % DRAWN;
+        TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype)
+    }
+}
+
+/// `count` numbers of deviation [`DEVIATION`], the same in every run.
+fn normal(count: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    };
+    // The sum of twelve has a variance of 1.
+    (0..count).map(|_| DEVIATION * ((0..12).map(|_| uniform()).sum::<f32>() - 6.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::module::ModuleVisitor;
+    use qwen3_vl_backends::device;
+
+    fn config() -> Qwen3VlConfig {
+        Qwen3VlConfig::from_json(
+            r#"{"model_type":"qwen3_vl","tie_word_embeddings":true,"image_token_id":1,"video_token_id":2,
+              "vision_start_token_id":3,"vision_end_token_id":4,
+              "text_config":{"vocab_size":300,"hidden_size":64,"num_attention_heads":2,"num_key_value_heads":1,
+                "head_dim":32,"num_hidden_layers":2,"intermediate_size":96,
+                "rope_scaling":{"rope_type":"default","mrope_section":[6,5,5]}},
+              "vision_config":{"depth":2,"hidden_size":32,"intermediate_size":64,"num_heads":2,"out_hidden_size":64,
+                "num_position_embeddings":16,"deepstack_visual_indexes":[0]}}"#,
+        )
+        .unwrap()
+    }
+
+    fn made(rounding: Option<&Rounding>) -> (Qwen3VlModel, u64) {
+        struct Last(u64, u64);
+        impl Progress for Last {
+            fn tensor(&mut self, _: &str, done: u64, total: u64) {
+                (self.0, self.1) = (done, total);
+            }
+        }
+        let device = device::open("cpu").unwrap();
+        let mut last = Last(0, 0);
+        let model = random_model(&config(), &device, (Precision::F32, rounding), &mut last);
+        assert!(last.0 > last.1 * 9 / 10, "{} of {} bytes", last.0, last.1);
+        (model.unwrap(), last.1)
+    }
+
+    /// Mean and deviation of all matrices.
+    #[derive(Default)]
+    struct Moments {
+        count: f64,
+        sum: f64,
+        squares: f64,
+    }
+
+    impl ModuleVisitor for Moments {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if D < 2 {
+                return;
+            }
+            assert!(param.is_initialized());
+            for value in param.val().into_data().iter::<f64>() {
+                self.count += 1.0;
+                self.sum += value;
+                self.squares += value * value;
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_are_normal_and_no_two_rows_are_alike() {
+        let (model, _) = made(None);
+        let mut moments = Moments::default();
+        model.visit(&mut moments);
+        let deviation = (moments.squares / moments.count).sqrt();
+        assert!((moments.sum / moments.count).abs() < 1e-3, "{}", moments.sum / moments.count);
+        assert!((deviation - 0.02).abs() < 1e-3, "{deviation}");
+        let table = model.language_model.embed_tokens.weight.val().into_data();
+        let table = table.try_to_vec::<f32>().unwrap();
+        let rows: BTreeSet<Vec<u32>> =
+            table.chunks(64).map(|row| row.iter().map(|v| v.to_bits()).collect()).collect();
+        assert_eq!(rows.len(), 300);
+        let again = made(None).0.language_model.embed_tokens.weight.val().into_data();
+        assert_eq!(again.try_to_vec::<f32>().unwrap(), table);
+    }
+
+    #[test]
+    fn linear_weights_are_rounded_as_they_are_made() {
+        let rounding = Rounding::new("int4".parse().unwrap());
+        let (mut model, rounded) = made(Some(&rounding));
+        let schemes = model
+            .roundable_mut()
+            .into_iter()
+            .map(|(path, linear)| (path.starts_with("language_model."), linear.weight.scheme()));
+        for (text, scheme) in schemes {
+            assert_eq!(scheme, text.then_some(rounding.scheme));
+        }
+        assert!(rounded < made(None).1);
+    }
+}
