@@ -18,5 +18,8 @@ pub mod memmap;
 pub mod ops;
 pub mod quant;
 
-pub use device::{BackendKind, DeviceError, DeviceInfo, SelectedDevice};
+pub use device::{
+    BackendKind, DeviceError, DeviceInfo, DeviceMap, MapError, OpenMap, PartSizes, Placement,
+    SelectedDevice, Stage,
+};
 pub use dtype::{DtypeRequest, Precision};
