@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use clap::Args;
+use qwen3_vl::Qwen3Vl;
 use qwen3_vl::backends::bandwidth::read_bandwidth;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
 use qwen3_vl::model::probe::Probe;
-use qwen3_vl::{LoadOptions, Qwen3Vl};
 use serde_json::json;
 
-use super::super::args::{DeviceArgs, ModelArgs, dtype, load};
+use super::super::args::{DeviceArgs, ModelArgs, load};
 use super::super::size::{parse, table};
 use super::super::{Outcome, print};
 
@@ -48,17 +48,11 @@ pub struct DecodeArgs {
 
 /// Runs the verb.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<Outcome> {
-    let options = LoadOptions {
-        device: args.device.device.clone(),
-        dtype: dtype(&args.device)?,
-        quant: args.device.quant,
-        ..LoadOptions::default()
-    };
-    let loaded = load(&args.model, options, args.json)?;
+    let loaded = load(&args.model, args.device.options()?, args.json)?;
     anyhow::ensure!(
-        loaded.device().kind.is_cpu(),
+        loaded.placement().is_cpu(),
         "`bench decode` measures the memory of the CPU, and {} has its own; use --device cpu",
-        loaded.device().name
+        loaded.placement().label()
     );
     let model = loaded.model();
     let seconds = (0..args.repetitions).map(|_| answer(model, args)).collect::<Result<_, _>>()?;
@@ -121,7 +115,7 @@ fn show(args: &DecodeArgs, loaded: &Qwen3Vl, figures: Figures) -> anyhow::Result
     if args.json {
         let object = json!({
             "weights": weights,
-            "device": loaded.device().name,
+            "device": loaded.placement().label(),
             "tokens_per_second": figures.seconds.recip(),
             "bytes_per_token": bytes,
             "bytes_per_second": reached,

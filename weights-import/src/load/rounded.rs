@@ -79,6 +79,7 @@ impl<'c> Loader<'_, 'c> {
             let of_layer = |item: &Item<'c>| item.path == path && item.scheme().is_some();
             let Some(index) = items.iter().position(of_layer) else { continue };
             let item = items.remove(index);
+            self.turn_to(&item);
             linear.weight = Weight::Quantised(self.rounded(&item, linear.weight.shape())?);
             self.tell(&item);
         }
@@ -101,9 +102,10 @@ impl<'c> Loader<'_, 'c> {
             }
             Stored::Plain => unreachable!("only rounded items come here"),
         };
-        let codes = Tensor::<2, Int>::from_data(codes, (&self.device, scheme.code_dtype()));
-        let scales = scales.convert_dtype(self.scales);
-        let scales = Tensor::<2>::from_data(scales, (&self.device, self.scales));
+        let device = &self.device.device;
+        let dtype = if self.device.holds(DType::BF16) { DType::BF16 } else { DType::F32 };
+        let codes = Tensor::<2, Int>::from_data(codes, (device, scheme.code_dtype()));
+        let scales = Tensor::<2>::from_data(scales.convert_dtype(dtype), (device, dtype));
         Ok(Quantised::new(codes, scales, scheme, inputs))
     }
 
@@ -116,7 +118,7 @@ impl<'c> Loader<'_, 'c> {
     ) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(entry);
         let range = entry.range.clone();
-        if self.in_place {
+        if self.in_place() {
             return Ok(file.map.tensor_data(range, shape, dtype));
         }
         let bytes = file.map.read(range).map_err(LoadError::io(&file.path))?;
