@@ -127,16 +127,19 @@ fn a_map_of_one_device_changes_no_bit() {
 }
 
 /// Logits after a prompt and two tokens more: stages beside each other where `in_stages`, else one chunk after the other.
-fn answer(loaded: &Qwen3Vl, name: &str, (chunk, in_stages): (usize, bool)) -> Vec<Vec<f32>> {
+fn answer(
+    loaded: &Qwen3Vl,
+    inputs: &ModelInputs,
+    (chunk, in_stages): (usize, bool),
+) -> Vec<Vec<f32>> {
     let model = loaded.model();
-    let inputs = common::two_images(model, name);
     if in_stages {
         let mut session = Session::new(model);
-        let first = session.prefill(model, &inputs, chunk).unwrap().logits;
+        let first = session.prefill(model, inputs, chunk).unwrap().logits;
         let steps = [40, 41].map(|id| values(session.step(model, id)));
         return [vec![values(first)], steps.to_vec()].concat();
     }
-    let mut prompt = model.prepare(&inputs, &mut Probe::off()).unwrap();
+    let mut prompt = model.prepare(inputs, &mut Probe::off()).unwrap();
     let (mut cache, mut last) = (model.new_cache(), None);
     while cache.len() < inputs.ids.len() {
         let rows = cache.len()..inputs.ids.len().min(cache.len() + chunk);
@@ -165,9 +168,10 @@ fn stages_beside_each_other_give_what_they_give_in_turn() {
                 let map = map.replace('@', &common::cpu_devices()[0]);
                 let loaded =
                     load_with(model, LoadOptions { kv_cache_dtype: storage, ..options(&map) });
+                let inputs = common::two_images(loaded.model(), model);
                 for chunk in [1, 7, 20] {
                     let [beside, in_turn] =
-                        [true, false].map(|s| answer(&loaded, model, (chunk, s)));
+                        [true, false].map(|s| answer(&loaded, &inputs, (chunk, s)));
                     assert_eq!(
                         beside, in_turn,
                         "{model} with {map}, {chunk} at a time, {storage:?}"
@@ -176,6 +180,16 @@ fn stages_beside_each_other_give_what_they_give_in_turn() {
             }
         }
     }
+}
+
+/// A prompt goes through the stages of a map in pieces, however large the pieces of the caller are.
+#[test]
+fn long_prompts_are_cut_for_the_stages() {
+    let device = &common::cpu_devices()[0];
+    let loaded = load("dense_tied", &format!("{device},{device}"));
+    let inputs = ModelInputs::text((0..1100).map(|i| 3 + i * 13 % 200).collect());
+    let beside = answer(&loaded, &inputs, (usize::MAX, true));
+    assert_eq!(beside, answer(&loaded, &inputs, (512, false)));
 }
 
 /// The tokens of a prompt are scored as they come out of the last stage.
@@ -278,7 +292,8 @@ fn a_card_takes_part() {
             let bound = Tolerance::Relative(1e-4);
             let outcome = verify(loaded.model(), &reference, bound).unwrap();
             assert!(outcome.passed(), "{model} with {map}: {:?}", outcome.worst());
-            let [beside, in_turn] = [true, false].map(|s| answer(&loaded, model, (7, s)));
+            let inputs = common::two_images(loaded.model(), model);
+            let [beside, in_turn] = [true, false].map(|s| answer(&loaded, &inputs, (7, s)));
             assert_eq!(beside, in_turn, "{model} with {map}");
         }
     }
@@ -346,7 +361,9 @@ fn plan_tells_who_holds_what() {
     assert_eq!(2 * ndarray["kv_cache_bytes"].as_u64().unwrap(), flex["kv_cache_bytes"]);
     assert_eq!(flex["fits"], true);
     let text = String::from_utf8_lossy(&plan(&["--device-map", map]).stdout).into_owned();
-    for word in ["HOLDS", "embed 0-1 head", "vision 2", "which ndarray and flex share"] {
+    for word in
+        ["HOLDS", "embed, layers 0-1, head", "vision, layer 2", "which ndarray and flex share"]
+    {
         assert!(text.contains(word), "{text}");
     }
 }

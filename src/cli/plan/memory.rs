@@ -188,7 +188,8 @@ impl Memory {
         };
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         for held in &self.holdings {
-            rows.push(row(&held.device, &held.parts.join(" "), held.bytes, self.free(held)));
+            let parts: Vec<String> = held.parts.iter().map(|part| in_words(part)).collect();
+            rows.push(row(&held.device, &parts.join(", "), held.bytes, self.free(held)));
         }
         rows.push(row("in all", "", all, self.available()));
         table(&rows)
@@ -230,5 +231,14 @@ impl Memory {
             })
         };
         self.holdings.iter().map(device).collect()
+    }
+}
+
+/// A part as a device map names it, for people.
+fn in_words(part: &str) -> String {
+    match (part.starts_with(|c: char| c.is_ascii_digit()), part.contains('-')) {
+        (true, true) => format!("layers {part}"),
+        (true, false) => format!("layer {part}"),
+        (false, _) => part.to_owned(),
     }
 }
