@@ -15,7 +15,7 @@ use crate::text::{Flow, Past};
 use crate::vision::VisionFeatures;
 
 /// Most tokens that go through the stages of a map at once, so that there is work for several stages at a time.
-pub const PIPELINE_CHUNK: usize = 512;
+const PIPELINE_CHUNK: usize = 512;
 
 /// Neighbouring layers that run together.
 #[derive(Debug, Clone)]

@@ -42,7 +42,7 @@ pub struct TextModel {
 }
 
 /// Rows of the forward pass: tokens of one or more sequences, packed one after the other without padding.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct TextContext {
     /// Angles of every row, already in the compute dtype.
     pub rotary: Rotary,
@@ -67,7 +67,7 @@ impl TextContext {
 
 /// What goes from layer to layer.
 #[derive(Debug)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// `[rows, hidden]`.
     pub hidden: Tensor<2>,
     pub context: TextContext,
