@@ -68,24 +68,35 @@ pub fn part_sizes(
         let layer = path.strip_suffix(".weight")?;
         scheme.filter(|_| chosen.as_ref().is_some_and(|chosen| chosen.contains(layer)))
     };
-    let bytes = |path: &str, shape: &[usize]| match (rounded(path), shape) {
-        (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
-        _ => {
-            let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
-            count.saturating_mul(precision.weights.size() as u64)
-        }
+    let bytes = |(path, shape): (String, Vec<usize>)| {
+        let bytes = match (rounded(&path), &shape[..]) {
+            (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
+            _ => {
+                let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
+                count.saturating_mul(precision.weights.size() as u64)
+            }
+        };
+        (path, bytes)
     };
+    by_place(config, parameters(&model).into_iter().map(bytes))
+}
+
+/// The bytes of parameters, by module path, as those of the parts that they belong to.
+fn by_place(
+    config: &Qwen3VlConfig,
+    parameters: impl IntoIterator<Item = (String, u64)>,
+) -> PartSizes {
     let layers = vec![0; config.text.layers];
     let tied = config.tie_word_embeddings;
     let mut sizes = PartSizes { layers, tied, ..PartSizes::default() };
-    for (path, shape) in parameters(&model) {
+    for (path, bytes) in parameters {
         let part = match Place::of(&path) {
             Place::Vision => &mut sizes.vision,
             Place::Embed => &mut sizes.embed,
             Place::Layer(index) => &mut sizes.layers[index],
             Place::Head => &mut sizes.head,
         };
-        *part = part.saturating_add(bytes(&path, &shape));
+        *part = part.saturating_add(bytes);
     }
     sizes
 }
