@@ -69,6 +69,33 @@ impl Precision {
         Ok(Self { weights, compute })
     }
 
+    /// Resolves a request for a model that is spread over several devices. Every one must hold the dtype, and compute in
+    /// the same one: without a request, what one of them cannot becomes f32 on all.
+    ///
+    /// # Errors
+    /// When a device does not hold the dtype that was asked for, or computes in another one than the others.
+    pub fn resolve_all<'d>(
+        devices: impl IntoIterator<Item = &'d SelectedDevice>,
+        request: DtypeRequest,
+        stored: DType,
+    ) -> Result<Self, DeviceError> {
+        let devices: Vec<&SelectedDevice> = devices.into_iter().collect();
+        let resolved = devices.iter().map(|device| Self::resolve(device, request, stored));
+        let resolved = resolved.collect::<Result<Vec<Self>, _>>()?;
+        let Some((first, others)) = resolved.split_first() else { return Ok(Self::F32) };
+        if others.iter().all(|other| other == first) {
+            return Ok(*first);
+        }
+        let side = |cpu: bool| devices.iter().find(|device| device.kind.is_cpu() == cpu);
+        match (request, side(true), side(false)) {
+            (DtypeRequest::Exact(dtype), Some(cpu), Some(card)) => {
+                let (cpu, card) = (cpu.name.clone(), card.name.clone());
+                Err(DeviceError::MixedCompute { dtype: name(dtype), cpu, card })
+            }
+            _ => Ok(Self::F32),
+        }
+    }
+
     /// The dtype of a parameter with `rank` dimensions.
     pub fn of_rank(&self, rank: usize) -> DType {
         if rank < 2 { self.compute } else { self.weights }
@@ -89,4 +116,36 @@ pub fn name(dtype: DType) -> &'static str {
 /// Whether weights of this kind are used where they lie in a memory-mapped file.
 pub fn maps_in_place(kind: BackendKind) -> bool {
     matches!(kind, BackendKind::Flex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::select;
+
+    /// A device that is called a card; nothing is computed on it.
+    fn pair() -> [SelectedDevice; 2] {
+        let cpu = select(None).unwrap();
+        let card = SelectedDevice { kind: BackendKind::Cuda, name: "cuda:0".into(), ..cpu.clone() };
+        [cpu, card]
+    }
+
+    #[test]
+    fn devices_of_two_sorts_agree_on_f32_alone() {
+        let [cpu, card] = pair();
+        if !cpu.kind.is_cpu() || !cpu.holds(DType::BF16) {
+            println!("skipped: the device of this build holds no bf16, or is no processor");
+            return;
+        }
+        let of = |devices: &[SelectedDevice], request| {
+            Precision::resolve_all(devices, request, DType::BF16).map_err(|e| e.to_string())
+        };
+        let (cpus, mixed) = ([cpu.clone(), cpu.clone()], [cpu, card]);
+        let stored = Precision { weights: DType::BF16, compute: DType::F32 };
+        assert_eq!(of(&cpus, DtypeRequest::Auto), Ok(stored));
+        assert_eq!(of(&mixed, DtypeRequest::Auto), Ok(Precision::F32));
+        assert_eq!(of(&mixed, DtypeRequest::Exact(DType::F32)), Ok(Precision::F32));
+        let message = of(&mixed, DtypeRequest::Exact(DType::BF16)).unwrap_err();
+        assert!(message.contains("cuda:0") && message.contains("use f32"), "{message}");
+    }
 }

@@ -21,5 +21,8 @@ pub mod peak;
 pub mod quant;
 pub mod threads;
 
-pub use device::{BackendKind, DeviceError, DeviceInfo, SelectedDevice};
+pub use device::{
+    BackendKind, DeviceError, DeviceInfo, DeviceMap, MapError, OpenMap, PartSizes, Placement,
+    SelectedDevice, Stage,
+};
 pub use dtype::{DtypeRequest, Precision};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qwen3_vl_backends::quant::QuantScheme;
-use qwen3_vl_backends::{Precision, SelectedDevice, device};
+use qwen3_vl_backends::{Placement, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl_model::inputs::ModelInputs;
@@ -18,8 +18,8 @@ use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
-    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_model,
-    load_processor, load_rounded,
+    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_placed,
+    load_processor,
 };
 
 use crate::grammar::{Grammars, Start};
@@ -36,7 +36,7 @@ pub struct Qwen3Vl {
     model: Qwen3VlModel,
     processor: Processor,
     defaults: GenerationDefaults,
-    device: SelectedDevice,
+    placement: Placement,
     media: MediaLimits,
     report: LoadReport,
     folder: PathBuf,
@@ -64,8 +64,9 @@ impl Qwen3Vl {
         progress: &mut dyn Progress,
     ) -> Result<Self, Error> {
         let start = Instant::now();
-        let device = device::select(options.device.as_deref())?;
-        let folder = nano::resolve(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
+        let devices = options.open_devices()?;
+        let hub = options.hub.clone().unwrap_or_else(HubOptions::from_env);
+        let folder = nano::resolve(model, &hub)?;
         let checkpoint = Checkpoint::open(&folder)?;
         let config = checkpoint.config().clone();
         let config = options.context.apply(config)?;
@@ -74,14 +75,13 @@ impl Qwen3Vl {
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_video_rules(options.video);
         let defaults = load_generation_defaults(&folder)?;
-        let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
+        let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
+        let (placement, precision) = options.place(&devices, config, stored)?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
-        let stored = checkpoint.config().quantisation.map(|stored| stored.scheme);
-        let scheme = options.quant.or(stored);
-        let (mut model, report) = match options.quant.map(Rounding::new) {
-            Some(rounding) => load_rounded(&checkpoint, &device, (precision, &rounding), progress)?,
-            None => load_model(&checkpoint, &device, precision, progress)?,
-        };
+        let scheme = options.scheme(config);
+        let rounding = options.quant.map(Rounding::new);
+        let how = (precision, rounding.as_ref());
+        let (mut model, report) = load_placed(&checkpoint, &placement, how, progress)?;
         if let Some(adapter) = adapter {
             model = adapter.attach(model)?;
         }
@@ -89,7 +89,7 @@ impl Qwen3Vl {
             model: model.with_cache_dtype(options.kv_cache_dtype),
             processor,
             defaults,
-            device,
+            placement,
             media: options.media,
             report,
             folder,
@@ -109,9 +109,14 @@ impl Qwen3Vl {
         &self.processor
     }
 
-    /// The device that the model is on.
+    /// The device that the model is on; with a map, that of the embedding.
     pub fn device(&self) -> &SelectedDevice {
-        &self.device
+        &self.placement.embed
+    }
+
+    /// Which device holds which part.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// How linear weights are rounded, where they are.

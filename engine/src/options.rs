@@ -2,20 +2,26 @@
 
 use std::path::PathBuf;
 
-use qwen3_vl_backends::DtypeRequest;
+use burn::tensor::DType;
 use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::{
+    DeviceError, DeviceMap, DtypeRequest, MapError, OpenMap, Placement, Precision, device,
+};
 use qwen3_vl_model::Qwen3VlConfig;
 use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::processor::VideoRules;
 use qwen3_vl_weights::MediaLimits;
 use qwen3_vl_weights::hub::HubOptions;
+use qwen3_vl_weights::load::part_sizes;
 
 /// Where and how to load a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// As `--device`; without it `QWEN3_VL_DEVICE`, else the best device present.
     pub device: Option<String>,
+    /// Spreads the model over several devices, in place of `device`.
+    pub device_map: Option<DeviceMap>,
     pub dtype: DtypeRequest,
     /// Bounds on the area of images after resizing, in pixels.
     pub min_pixels: Option<usize>,
@@ -33,6 +39,41 @@ pub struct LoadOptions {
     pub quant: Option<QuantScheme>,
     /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
     pub adapter: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// Finds the devices, before it is known what they are to hold.
+    ///
+    /// # Errors
+    /// When one is not there, or a device and a map are both given.
+    pub fn open_devices(&self) -> Result<OpenMap, DeviceError> {
+        match (&self.device, &self.device_map) {
+            (Some(_), Some(_)) => Err(MapError::Both.into()),
+            (_, Some(map)) => map.open(),
+            (device, None) => device::select(device.as_deref()).map(OpenMap::of),
+        }
+    }
+
+    /// Which device holds which part of a checkpoint of `config` whose weights are stored as `stored`, and in which dtypes.
+    ///
+    /// # Errors
+    /// When a device does not hold the dtype, or the map is none for this model.
+    pub fn place(
+        &self,
+        devices: &OpenMap,
+        config: &Qwen3VlConfig,
+        stored: DType,
+    ) -> Result<(Placement, Precision), DeviceError> {
+        let precision = Precision::resolve_all(devices.devices(), self.dtype, stored)?;
+        let scheme = self.scheme(config);
+        let placement = devices.place(&part_sizes(config, precision, scheme))?;
+        Ok((placement, precision))
+    }
+
+    /// How linear weights are rounded, where they are: as they are read, or in the checkpoint.
+    pub fn scheme(&self, config: &Qwen3VlConfig) -> Option<QuantScheme> {
+        self.quant.or(config.quantisation.map(|stored| stored.scheme))
+    }
 }
 
 /// How long a prompt may be.

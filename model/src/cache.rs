@@ -2,6 +2,8 @@
 
 mod int8;
 
+use std::ops::Range;
+
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Tensor};
 use int8::Int8Rows;
@@ -52,7 +54,9 @@ impl std::str::FromStr for KvDtype {
 /// Keys (after rotation) and values of every layer, preallocated in blocks (HF `DynamicCache`).
 #[derive(Debug, Clone)]
 pub struct KvCache {
+    /// From layer `first` on.
     layers: Vec<LayerCache>,
+    first: usize,
     length: usize,
     shape: CacheShape,
 }
@@ -102,6 +106,7 @@ impl KvCache {
     pub fn new(config: &TextConfig, compute: DType, storage: KvDtype) -> Self {
         Self {
             layers: vec![LayerCache::default(); config.layers],
+            first: 0,
             length: 0,
             shape: CacheShape { head_dim: config.head_dim, compute, storage },
         }
@@ -140,7 +145,27 @@ impl KvCache {
         let cut = |store: &Option<Store>| store.as_ref().map(|store| store.first(length));
         let layer =
             |layer: &LayerCache| LayerCache { keys: cut(&layer.keys), values: cut(&layer.values) };
-        Self { layers: self.layers.iter().map(layer).collect(), length, shape: self.shape.clone() }
+        let layers = self.layers.iter().map(layer).collect();
+        Self { layers, first: self.first, length, shape: self.shape.clone() }
+    }
+
+    /// Takes the layers out, into one cache per run of them; [`Self::join`] puts them back.
+    pub(crate) fn split(&mut self, runs: &[Range<usize>]) -> Vec<Self> {
+        let mut layers = std::mem::take(&mut self.layers).into_iter();
+        let mut part = |run: &Range<usize>| Self {
+            layers: layers.by_ref().take(run.len()).collect(),
+            first: run.start,
+            length: self.length,
+            shape: self.shape.clone(),
+        };
+        runs.iter().map(&mut part).collect()
+    }
+
+    /// Puts back what [`Self::split`] took out.
+    pub(crate) fn join(&mut self, parts: Vec<Self>) {
+        self.length = parts[0].length;
+        assert!(parts.iter().all(|part| part.length == self.length), "all layers hold the same");
+        self.layers = parts.into_iter().flat_map(|part| part.layers).collect();
     }
 
     /// Tokens that there is memory for.
@@ -169,7 +194,7 @@ impl KvCache {
         values: Tensor<4>,
     ) -> (Tensor<4>, Tensor<4>) {
         let (length, shape) = (self.length, &self.shape);
-        let layer = &mut self.layers[layer];
+        let layer = &mut self.layers[layer - self.first];
         (
             write(&mut layer.keys, keys, length, shape),
             write(&mut layer.values, values, length, shape),
@@ -243,7 +268,7 @@ mod tests {
 
     fn cache(storage: KvDtype, head_dim: usize) -> KvCache {
         let shape = CacheShape { head_dim, compute: DType::F32, storage };
-        KvCache { layers: vec![LayerCache::default()], length: 0, shape }
+        KvCache { layers: vec![LayerCache::default()], first: 0, length: 0, shape }
     }
 
     fn tensor(values: &[f32], shape: [usize; 4]) -> Tensor<4> {
@@ -277,6 +302,32 @@ mod tests {
         cache.truncate(1);
         assert_eq!(push(&mut cache, &[9.0]), [1.0, 9.0]);
         assert_eq!(push(&mut fork, &[4.0]), [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn layers_that_were_taken_out_come_back() {
+        let mut cache =
+            KvCache { layers: vec![LayerCache::default(); 3], ..cache(KvDtype::Auto, 1) };
+        let write = |cache: &mut KvCache, layers: Range<usize>, value: f32| {
+            let mut found = Vec::new();
+            for layer in layers {
+                let new = tensor(&[value + layer as f32], [1, 1, 1, 1]);
+                let (keys, _) = cache.append(layer, new.clone(), new);
+                found.push(keys.to_data().try_to_vec::<f32>().unwrap());
+            }
+            cache.advance(1);
+            found
+        };
+        write(&mut cache, 0..3, 10.0);
+        let runs = [0..1, 1..3];
+        let mut parts = cache.split(&runs);
+        for (part, run) in parts.iter_mut().zip(runs) {
+            write(part, run, 20.0);
+        }
+        cache.join(parts);
+        assert_eq!(cache.len(), 2);
+        let found = write(&mut cache, 0..3, 30.0);
+        assert_eq!(found, [[10.0, 20.0, 30.0], [11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Qwen3VlModel {
             return done;
         }
         // Waiting on both sides tells the time of the two towers apart; it changes no result.
-        let _ = self.device().sync();
+        let _ = self.visual.device().sync();
         let start = Instant::now();
         while left > 0 {
             let next = encoding.take().or_else(|| self.begin_encoding(prompt, rows));
@@ -43,13 +43,14 @@ impl Qwen3VlModel {
             left = left.saturating_sub(blocks.saturating_mul(patches));
             let pass = self.visual.advance(pass, blocks, &mut Probe::off());
             if pass.is_over(&self.visual) {
-                prompt.fill(&frames, self.visual.end(pass, &mut Probe::off()));
+                let features = self.visual.end(pass, &mut Probe::off());
+                prompt.fill(&frames, self.at_embedding(features));
                 done.push(frames);
             } else {
                 *encoding = Some(Encoding { frames, pass });
             }
         }
-        let _ = self.device().sync();
+        let _ = self.visual.device().sync();
         prompt.vision += start.elapsed();
         done
     }

@@ -2,7 +2,7 @@
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Distribution, Shape, Tensor};
-use qwen3_vl_backends::Precision;
+use qwen3_vl_backends::{Placement, Precision};
 
 /// Device, precision and spread of fresh parameters.
 ///
@@ -55,5 +55,44 @@ impl Init {
             false,
             Shape::from(shape.to_vec()),
         )
+    }
+}
+
+/// Where the parameters of each part come into being: all on one device, or in their places.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlacedInit<'p> {
+    init: &'p Init,
+    placement: Option<&'p Placement>,
+}
+
+impl<'p> PlacedInit<'p> {
+    pub(crate) fn new(init: &'p Init, placement: Option<&'p Placement>) -> Self {
+        Self { init, placement }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.init.precision
+    }
+
+    pub(crate) fn vision(&self) -> Init {
+        self.at(self.placement.map(|placement| &placement.vision.device))
+    }
+
+    pub(crate) fn embed(&self) -> Init {
+        self.at(self.placement.map(|placement| &placement.embed.device))
+    }
+
+    /// Of layer `index` of the language model.
+    pub(crate) fn layer(&self, index: usize) -> Init {
+        self.at(self.placement.map(|placement| &placement.layer(index).device))
+    }
+
+    /// Of the final norm and the head.
+    pub(crate) fn head(&self) -> Init {
+        self.at(self.placement.map(|placement| &placement.head.device))
+    }
+
+    fn at(&self, device: Option<&Device>) -> Init {
+        Init { device: device.unwrap_or(&self.init.device).clone(), ..self.init.clone() }
     }
 }

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::{Precision, ops};
+use qwen3_vl_backends::{Placement, Precision, ops};
 
 use crate::cache::{KvCache, KvDtype};
 use crate::config::Qwen3VlConfig;
-use crate::init::Init;
+use crate::init::{Init, PlacedInit};
 use crate::inputs::{InputError, ModelInputs, Pixels};
 use crate::linear::Linear;
 use crate::pack::{Pack, index_tensor, inject};
@@ -17,7 +17,7 @@ use crate::processor::image::Grid;
 use crate::processor::message::MediaKind;
 use crate::prompt::Prompt;
 use crate::text::mrope::Mrope;
-use crate::text::{Past, TextContext, TextModel};
+use crate::text::{Flow, Past, TextContext, TextModel};
 use crate::vision::{VisionFeatures, VisionPlan, VisionTower};
 
 /// Patches that run through the vision tower at once, unless one frame has more.
@@ -41,6 +41,9 @@ pub struct Qwen3VlModel {
     precision: Precision,
     #[module(skip)]
     cache_dtype: KvDtype,
+    /// Absent when everything is on one device.
+    #[module(skip)]
+    placement: Option<Placement>,
 }
 
 /// What one sequence brings to a forward pass.
@@ -62,17 +65,34 @@ pub struct Step<'a> {
 impl Qwen3VlModel {
     /// A model with lazy parameters: load weights into it, or use it with random ones.
     pub fn new(config: &Qwen3VlConfig, init: &Init) -> Self {
+        Self::build(config, init, None)
+    }
+
+    /// As [`Self::new`], with each part on its device. Between devices go the hidden states, the rotary tables and the
+    /// DeepStack features; keys and values stay with their layers.
+    ///
+    /// # Panics
+    /// When `placement` is one of another number of layers.
+    pub fn placed(config: &Qwen3VlConfig, placement: &Placement, precision: Precision) -> Self {
+        let layers: usize = placement.stages.iter().map(|stage| stage.layers.len()).sum();
+        assert_eq!(layers, config.text.layers, "every layer has a place");
+        let init = Init::new(&placement.embed.device, precision);
+        Self::build(config, &init, Some(placement).filter(|placement| !placement.is_whole()))
+    }
+
+    fn build(config: &Qwen3VlConfig, init: &Init, placement: Option<&Placement>) -> Self {
         let text = &config.text;
-        let head = (!config.tie_word_embeddings)
-            .then(|| Linear::new(text.hidden_size, text.vocab_size, init));
+        let places = PlacedInit::new(init, placement);
+        let head = || Linear::new(text.hidden_size, text.vocab_size, &places.head());
         Self {
-            visual: VisionTower::new(&config.vision, init),
-            language_model: TextModel::new(text, init),
-            lm_head: head,
+            visual: VisionTower::new(&config.vision, &places.vision()),
+            language_model: TextModel::new(text, &places),
+            lm_head: (!config.tie_word_embeddings).then(head),
             mrope: Mrope::new(&text.rope, text.head_dim),
             config: config.clone(),
             precision: init.precision,
             cache_dtype: KvDtype::Auto,
+            placement: placement.cloned(),
         }
     }
 
@@ -89,6 +109,11 @@ impl Qwen3VlModel {
     /// The device of the language model's embedding; what is uploaded to it takes no part in gradients.
     pub fn device(&self) -> Device {
         self.language_model.embed_tokens.weight.lazy_device().without_autodiff()
+    }
+
+    /// Which device holds which part, where they are on several or run in several stages.
+    pub fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
     }
 
     /// Stores the keys and values of new caches in `dtype`.
@@ -134,7 +159,7 @@ impl Qwen3VlModel {
             for (kind, _) in KINDS {
                 probe.enter(&format!("vision.{kind}."));
                 if let Some(features) = self.encode(prompt.pixels(kind), probe) {
-                    prompt.fill(&prompt.frames_of(kind), features);
+                    prompt.fill(&prompt.frames_of(kind), self.at_embedding(features));
                 }
             }
             probe.enter("text.");
@@ -171,7 +196,6 @@ impl Qwen3VlModel {
     /// # Panics
     /// When a cache does not hold exactly the tokens before the rows of its prompt.
     pub fn forward(&self, steps: &mut [Step<'_>], probe: &mut Probe) -> Tensor<2> {
-        let device = self.device();
         let mut pack = Pack::default();
         for step in steps.iter_mut() {
             if let Work::Prompt { prompt, rows } = &mut step.work {
@@ -180,24 +204,31 @@ impl Qwen3VlModel {
             }
             pack.add(&step.work);
         }
-        let embeds = self.language_model.embed(index_tensor(pack.ids, &device));
-        let (hidden, deepstack) = inject(embeds, &pack.features, &pack.visual, &device);
-        let rotary = self.mrope.rotary(&pack.positions, self.precision.compute, &device);
-        if probe.is_on() {
-            let (cos, sin) = rotary.full();
-            probe.record("rope_cos", &cos);
-            probe.record("rope_sin", &sin);
-        }
-        let context = TextContext { rotary, lengths: pack.lengths, deepstack };
+        let flow = self.enter(pack, probe);
         let mut caches: Vec<_> = steps.iter_mut().map(|step| &mut *step.cache).collect();
-        let mut past = Past::Cached(&mut caches);
-        let hidden = self.language_model.forward(hidden, &context, &mut past, probe);
+        let hidden = self.through(flow, &mut Past::Cached(&mut caches), probe);
         for step in steps {
             if let Work::Prompt { prompt, rows } = &mut step.work {
                 prompt.forget(rows.end);
             }
         }
         hidden
+    }
+
+    /// What the first layer reads.
+    pub(crate) fn enter(&self, pack: Pack, probe: &mut Probe) -> Flow {
+        let device = self.device();
+        let embeds = self.language_model.embed(index_tensor(pack.ids, &device));
+        let (hidden, deepstack) = inject(embeds, &pack.features, &pack.visual, &device);
+        let first = self.stages()[0].device.unwrap_or(&device);
+        let rotary = self.mrope.rotary(&pack.positions, self.precision.compute, first);
+        if probe.is_on() {
+            let (cos, sin) = rotary.full();
+            probe.record("rope_cos", &cos);
+            probe.record("rope_sin", &sin);
+        }
+        let deepstack = deepstack.into_iter().map(Some).collect();
+        Flow { hidden, context: TextContext { rotary, lengths: pack.lengths, deepstack } }
     }
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.

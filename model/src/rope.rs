@@ -28,6 +28,11 @@ impl Rotary {
         Self { cos: self.cos.cast(dtype), sin: self.sin.cast(dtype) }
     }
 
+    /// The same tables on another device.
+    pub(crate) fn move_to(self, device: &Device) -> Self {
+        Self { cos: self.cos.to_device(device), sin: self.sin.to_device(device) }
+    }
+
     /// HF `rotate_half` form: `x [n, heads, head_dim]`, halves `a|b` become `a·cos − b·sin | b·cos + a·sin`.
     /// Runs in the tables' dtype and returns the dtype of `x`.
     pub fn rotate(&self, x: Tensor<3>) -> Tensor<3> {

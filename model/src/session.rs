@@ -11,6 +11,7 @@ use crate::model::Qwen3VlModel;
 use crate::prefix::Trace;
 use crate::probe::Probe;
 use crate::prompt::Prompt;
+use crate::stages::Rest;
 
 /// Tokens of a prompt that run through the model at once.
 pub const PREFILL_CHUNK: usize = 2048;
@@ -126,15 +127,13 @@ impl Session {
         mut scored: Option<&mut Answer>,
     ) -> Tensor<2> {
         let mut last = None;
-        while self.cache.len() < prompt.len() {
-            let start = self.cache.len();
-            let rows = start..start.saturating_add(chunk).min(prompt.len());
-            let hidden = model.prefill(prompt, rows, &mut self.cache, &mut Probe::off());
+        let rest = Rest { prompt, cache: &mut self.cache, chunk };
+        model.prefill_rest(rest, |start, hidden| {
             if let Some(answer) = &mut scored {
                 answer.score(model, &hidden, start);
             }
             last = Some(hidden);
-        }
+        });
         let hidden = last.expect("at least the last token of a prompt is computed");
         let rows = hidden.dims()[0];
         hidden.narrow(0, rows - 1, 1)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::error::ErrorKind;
-use qwen3_vl::backends::DtypeRequest;
+use qwen3_vl::backends::DeviceMap;
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
@@ -67,9 +67,14 @@ pub struct AdapterArgs {
 /// Where and in which precision.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda:0 [default: the best present]
-    #[arg(long, value_name = "DEVICE", env = "QWEN3_VL_DEVICE")]
+    /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda:0 [env: QWEN3_VL_DEVICE] [default: the best present]
+    #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Spread the model over several devices: auto (all of the best kind), devices that divide the layers by memory
+    /// (cuda:0,cuda:1), or parts with their devices (vision=flex,embed=cuda:0,0-13=cuda:0,14-=cuda:1,head=cuda:1)
+    #[arg(long, value_name = "MAP", conflicts_with = "device",
+          value_parser = str::parse::<DeviceMap>)]
+    pub device_map: Option<DeviceMap>,
     /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
@@ -178,12 +183,21 @@ impl SamplingArgs {
     }
 }
 
-/// Parses `--dtype`.
-///
-/// # Errors
-/// A usage error naming the value.
-pub fn dtype(args: &DeviceArgs) -> anyhow::Result<DtypeRequest> {
-    args.dtype.parse().map_err(|error| usage_error(ErrorKind::InvalidValue, error))
+impl DeviceArgs {
+    /// Where and in which precision a model is loaded, and all else as it is without options.
+    ///
+    /// # Errors
+    /// A usage error for an unknown dtype.
+    pub fn options(&self) -> anyhow::Result<LoadOptions> {
+        let dtype = self.dtype.parse();
+        Ok(LoadOptions {
+            device: self.device.clone(),
+            device_map: self.device_map.clone(),
+            dtype: dtype.map_err(|error| usage_error(ErrorKind::InvalidValue, error))?,
+            quant: self.quant,
+            ..LoadOptions::default()
+        })
+    }
 }
 
 /// Where a model is loaded, how long its prompts may be, and what they may show.
@@ -197,17 +211,13 @@ pub fn load_options(
 ) -> anyhow::Result<LoadOptions> {
     media.check()?;
     Ok(LoadOptions {
-        device: device.device.clone(),
-        dtype: dtype(device)?,
         min_pixels: media.min_pixels,
         max_pixels: media.max_pixels,
         video: media.rules(),
         media: media.limits(),
         context: context.options(),
         kv_cache_dtype: context.kv_cache_dtype,
-        hub: None,
-        quant: device.quant,
-        adapter: None,
+        ..device.options()?
     })
 }
 
@@ -219,7 +229,7 @@ pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Res
     let options = LoadOptions { hub: Some(model.hub(quiet)), ..options };
     let mut bar = LoadBar::new(quiet);
     let loaded = Qwen3Vl::load_with(model.name()?, options, &mut bar)?;
-    bar.finish(&loaded.device().name, loaded.load_time().as_secs_f64());
+    bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());
     warn(&loaded);
     Ok(loaded)
 }

@@ -20,7 +20,7 @@ pub fn response(model: &Qwen3Vl, response: &Response) -> Value {
         "videos": videos(&response.media, &response.films),
         "warnings": response.warnings,
         "grounding": grounding_json(response),
-        "device": model.device().name,
+        "device": model.placement().label(),
         "dtype": qwen3_vl::backends::dtype::name(precision.weights),
         "seed": response.seed,
     });

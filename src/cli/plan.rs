@@ -1,33 +1,35 @@
 //! `qwen3-vl plan`: tokens and memory of a request, before anything runs.
 
+mod memory;
+
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use clap::Args;
-use qwen3_vl::backends::device::{host_memory, select};
-use qwen3_vl::backends::{DtypeRequest, Precision, dtype};
+use qwen3_vl::backends::{DtypeRequest, Placement, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
-use qwen3_vl::model::cache::{KvCache, KvDtype};
-use qwen3_vl::model::model::VISION_CHUNK;
+use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
-use qwen3_vl::model::session::PREFILL_CHUNK;
 use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
-use qwen3_vl::weights::load::weight_bytes;
+use qwen3_vl::weights::load::part_sizes;
 use qwen3_vl::weights::load_processor;
 use qwen3_vl::weights::media::OpenedMedia;
-use qwen3_vl::{Film, MediaReport, warnings};
+use qwen3_vl::{Error, Film, LoadOptions, MediaReport, warnings};
 use serde_json::{Value, json};
 
-use super::args::{self, ContextArgs, DeviceArgs, ModelArgs};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options};
 use super::media::MediaArgs;
-use super::size::{bytes, grouped, table};
+use super::size::{grouped, table};
 use super::{Outcome, json, print};
+use memory::{Activations, Memory, Needs};
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl plan ./model --image a.jpg --image b.png -p \"Compare them\"\n  \
-    qwen3-vl plan ./model --image scan.png --max-pixels 1000000 --max-tokens 2000 --json\n\n\
+    qwen3-vl plan ./model --image scan.png --max-pixels 1000000 --max-tokens 2000 --json\n  \
+    qwen3-vl plan ./model --device-map cuda:0,cuda:1\n\n\
     The weights need not be there: config.json and the tokenizer files are enough. Exit code 1 when it does not fit.")]
 pub struct PlanArgs {
     #[command(flatten)]
@@ -53,20 +55,12 @@ pub struct PlanArgs {
     json: bool,
 }
 
-/// Estimated bytes, part by part.
-struct Memory {
-    weights: u64,
-    cache: u64,
-    activations: u64,
-    available: Option<u64>,
-}
-
 /// Runs the verb.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
-    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
-    args.media.settings.check()?;
     let settings = &args.media.settings;
-    let config = args.context.options().apply(read_config(&folder)?)?;
+    let options = load_options(&args.device, &args.context, settings)?;
+    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
+    let config = options.context.apply(read_config(&folder)?)?;
     let processor = load_processor(&folder, &config)?
         .with_pixel_bounds(settings.min_pixels, settings.max_pixels)?
         .with_video_rules(settings.rules());
@@ -77,20 +71,18 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let opened = OpenedMedia::open(&conversation, &settings.limits(), &mut ())?;
     let chat = processor.plan(&conversation, &opened.infos())?;
     let MediaReport { sizes, films, .. } = MediaReport::of(&opened);
-    let device = select(args.device.device.as_deref())?;
-    let stored = stored_dtype(&folder, &config)?;
-    let precision = Precision::resolve(&device, args::dtype(&args.device)?, stored)
-        .or_else(|_| Precision::resolve(&device, DtypeRequest::Auto, stored))?;
-    let answer = args.max_tokens as usize;
-    let cache = args.context.kv_cache_dtype;
-    let scheme = args.device.quant.or(config.quantisation.map(|stored| stored.scheme));
-    let weights = weight_bytes(&config, precision, scheme);
-    let held = (weights, precision, cache);
-    let memory = Memory::estimate(&config, &chat, answer, held, device.kind.is_cpu());
-    let tokens = chat.tokens() + answer;
+    let (placement, precision) = place(&options, &config, stored_dtype(&folder, &config)?)?;
+    let tokens = chat.tokens() + args.max_tokens as usize;
+    let (compute, storage) = (precision.compute, options.kv_cache_dtype);
+    let needs = Needs {
+        sizes: part_sizes(&config, precision, options.scheme(&config)),
+        cache: KvCache::bytes(&config.text, tokens, compute, storage),
+        activations: Activations::of(&config, &chat, precision),
+    };
+    let memory = Memory::of(&placement, &needs);
     let fits = tokens <= config.text.max_position_embeddings && memory.fits();
-    let plan =
-        Plan { sizes, chat, films, memory, precision, tokens, config, fits, device: device.name };
+    let device = placement.label();
+    let plan = Plan { sizes, chat, films, memory, precision, tokens, config, fits, device };
     match args.json {
         true => print::line(&plan.json().to_string())?,
         false => print::out(&plan.text())?,
@@ -98,55 +90,21 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     Ok(if plan.fits { Outcome::Done } else { Outcome::Failed })
 }
 
-impl Memory {
-    fn estimate(
-        config: &Qwen3VlConfig,
-        chat: &PlannedChat,
-        answer: usize,
-        (weights, precision, cache): (u64, Precision, KvDtype),
-        on_host: bool,
-    ) -> Self {
-        let tokens = chat.tokens() + answer;
-        Self {
-            weights,
-            cache: KvCache::bytes(&config.text, tokens, precision.compute, cache),
-            activations: activations(config, chat) * precision.compute.size() as u64,
-            available: host_memory().filter(|_| on_host).map(|memory| memory.available),
+/// Places the model; on a single device that lacks the dtype, in the one that it has.
+fn place(
+    options: &LoadOptions,
+    config: &Qwen3VlConfig,
+    stored: DType,
+) -> Result<(Placement, Precision), Error> {
+    let devices = options.open_devices()?;
+    let placed = options.place(&devices, config, stored);
+    match options.device_map {
+        Some(_) => Ok(placed?),
+        None => {
+            let auto = LoadOptions { dtype: DtypeRequest::Auto, ..options.clone() };
+            Ok(placed.or_else(|_| auto.place(&devices, config, stored))?)
         }
     }
-
-    fn total(&self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.activations)
-    }
-
-    fn fits(&self) -> bool {
-        self.available.is_none_or(|available| self.total() <= available)
-    }
-}
-
-/// Values alive at the widest point of the larger of the two towers.
-fn activations(config: &Qwen3VlConfig, chat: &PlannedChat) -> u64 {
-    let frames = chat.media.iter().map(|medium| {
-        let grid = medium.grid();
-        (grid.t, grid.h * grid.w)
-    });
-    let (mut patches, mut largest) = (0, 0);
-    for (count, frame) in frames {
-        patches += count * frame;
-        largest = largest.max(frame);
-    }
-    // The tower runs a bounded number of patches at a time, and the language model a bounded number of tokens.
-    let at_once = patches.min(largest.max(VISION_CHUNK));
-    let vision = &config.vision;
-    let levels = vision.deepstack_indexes.len() + 1;
-    let rows = chat.tokens().min(PREFILL_CHUNK);
-    let features = (rows + at_once / vision.merge_area()) * vision.out_hidden_size * levels;
-    let widest = (3 * vision.hidden_size + 2 * vision.intermediate_size).max(vision.patch_len());
-    let vision = at_once * (widest + 3 * vision.hidden_size);
-    let text = &config.text;
-    let attention = (text.heads + 2 * text.kv_heads) * text.head_dim;
-    let text = rows * (4 * text.hidden_size + (3 * text.intermediate_size).max(2 * attention));
-    (features * usize::from(patches > 0) + vision.max(text)) as u64
 }
 
 struct Plan {
@@ -172,16 +130,9 @@ impl Plan {
             grouped(self.tokens as u64),
             grouped(context as u64)
         );
-        let memory = &self.memory;
-        let lines = [
-            ("weights", memory.weights),
-            ("cache", memory.cache),
-            ("activations, about", memory.activations),
-            ("in all", memory.total()),
-        ];
         let dtype = dtype::name(self.precision.weights);
         out += &format!("memory on {} with {dtype} weights\n", self.device);
-        out += &table(&lines.map(|(name, n)| vec![format!("  {name}"), bytes(n)]));
+        out += &self.memory.text();
         out += &self.verdict();
         out
     }
@@ -226,14 +177,11 @@ impl Plan {
         if self.tokens > context {
             return format!("does not fit: {} tokens over the context\n", self.tokens - context);
         }
-        match self.memory.available {
-            Some(available) if self.fits => format!("fits: {} are free\n", bytes(available)),
-            Some(available) => format!("does not fit: only {} are free\n", bytes(available)),
-            None => "fits the context; the memory of this device is not known\n".to_owned(),
-        }
+        self.memory.verdict()
     }
 
     fn json(&self) -> Value {
+        let all = self.memory.all();
         json!({
             "images": self.images(),
             "videos": json::videos(&self.chat.media, &self.films),
@@ -243,11 +191,12 @@ impl Plan {
             "context": self.config.text.max_position_embeddings,
             "device": self.device,
             "dtype": dtype::name(self.precision.weights),
-            "weight_bytes": self.memory.weights,
-            "kv_cache_bytes": self.memory.cache,
-            "activation_bytes": self.memory.activations,
-            "total_bytes": self.memory.total(),
-            "available_bytes": self.memory.available,
+            "weight_bytes": all.weights,
+            "kv_cache_bytes": all.cache,
+            "activation_bytes": all.activations,
+            "total_bytes": all.total(),
+            "available_bytes": self.memory.available(),
+            "devices": self.memory.devices(),
             "fits": self.fits,
         })
     }

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use qwen3_vl::Error;
-use qwen3_vl::backends::DeviceError;
+use qwen3_vl::backends::{DeviceError, MapError};
 use qwen3_vl::weights::LoadError;
 
 /// Writes to standard output at once.
@@ -63,8 +63,11 @@ pub fn chain(error: &anyhow::Error) -> String {
 /// What the user can do about an error.
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<Error>()? {
-        Error::Device(DeviceError::UnsupportedDtype { .. }) => {
-            Some("`--dtype auto` takes the checkpoint's dtype where the device has it, else f32")
+        Error::Device(DeviceError::UnsupportedDtype { .. } | DeviceError::MixedCompute { .. }) => {
+            Some("`--dtype auto` takes the checkpoint's dtype where the devices have it, else f32")
+        }
+        Error::Device(DeviceError::Map(error)) if !matches!(error, MapError::Device { .. }) => {
+            Some("`qwen3-vl plan MODEL --device-map MAP` shows what a map places where")
         }
         Error::Device(_) => Some("`qwen3-vl devices` lists what this build has"),
         Error::Load(LoadError::Mismatch { .. }) => {

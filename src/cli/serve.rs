@@ -148,7 +148,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     let load: Load = Box::new(move || {
         let mut bar = LoadBar::new(quiet);
         let loaded = Qwen3Vl::load_with(&name, options, &mut bar)?;
-        bar.finish(&loaded.device().name, loaded.load_time().as_secs_f64());
+        bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());
         warn(&loaded);
         Ok(loaded)
     });

@@ -99,8 +99,7 @@ impl SynthArgs {
             None => Ok(Questions::Conversations),
             Some("each") => Ok(Questions::one_of(&Channel::ALL)),
             Some(name) => {
-                let channel =
-                    Channel::from_name(name).map(|channel| Questions::one_of(&[channel]));
+                let channel = Channel::from_name(name).map(|channel| Questions::one_of(&[channel]));
                 channel.ok_or_else(|| {
                     let known = Channel::ALL.map(Channel::name).join(", ");
                     let message = format!("--channel is {name}; it must be each, {known}");

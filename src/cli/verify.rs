@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qwen3_vl::LoadOptions;
 use qwen3_vl::verify::{Divergence, Stage, StageKind, Tolerance, Verification, verify};
 use serde_json::json;
 
-use super::args::{DeviceArgs, ModelArgs, dtype, load};
+use super::args::{DeviceArgs, ModelArgs, load};
 use super::size::table;
 use super::{Outcome, print};
 
@@ -34,22 +33,21 @@ pub struct VerifyArgs {
 
 /// Runs the verb.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
-    let options = LoadOptions {
-        device: args.device.device.clone(),
-        dtype: dtype(&args.device)?,
-        quant: args.device.quant,
-        ..LoadOptions::default()
-    };
-    let model = load(&args.model, options, args.json)?;
+    let model = load(&args.model, args.device.options()?, args.json)?;
+    let placement = model.placement();
     let own = match model.scheme() {
         Some(scheme) => Tolerance::of_scheme(scheme),
-        None => Tolerance::for_device(model.device().kind, model.model().precision()),
+        None => {
+            let card = placement.devices().into_iter().find(|device| !device.kind.is_cpu());
+            let kind = card.unwrap_or(model.device()).kind;
+            Tolerance::for_device(kind, model.model().precision())
+        }
     };
     let tolerance = args.tolerance.map_or(own, Tolerance::Relative);
     let outcome = verify(model.model(), &args.reference, tolerance)?;
     match args.json {
         true => print::line(&as_json(&outcome).to_string())?,
-        false => print::out(&as_text(&outcome, &model.device().name))?,
+        false => print::out(&as_text(&outcome, &placement.label()))?,
     }
     Ok(if outcome.passed() { Outcome::Done } else { Outcome::Failed })
 }

@@ -34,9 +34,9 @@ pub enum LoadError {
     )]
     Rounded { folder: PathBuf, scheme: QuantScheme },
     #[error(
-        "rounded weights are computed on flex and ndarray, and not on `{device}` yet; use --device cpu, or leave --quant out and take the original checkpoint"
+        "rounded weights are computed on flex and ndarray, and not on `{device}` yet, which is to hold {part}; use --device cpu, or leave --quant out and take the original checkpoint"
     )]
-    QuantDevice { device: String },
+    QuantDevice { device: String, part: String },
     #[error(
         "the weights in {folder} are rounded to {scheme}, which cannot be trained; begin with the original"
     )]

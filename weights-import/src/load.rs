@@ -6,12 +6,11 @@ pub(crate) mod rounded;
 use std::iter::Peekable;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::quant::QuantScheme;
-use qwen3_vl_backends::{Precision, SelectedDevice, dtype};
+use qwen3_vl_backends::{Placement, Precision, SelectedDevice, dtype};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Quantisation;
-use qwen3_vl_model::init::Init;
 
 use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
 use crate::error::LoadError;
@@ -19,8 +18,8 @@ use crate::names::{Layout, stored_name};
 use crate::report::{LoadReport, Misshapen};
 use crate::rounding::Rounding;
 
-pub use parts::{Part, parameter_counts, weight_bytes};
-pub(crate) use parts::{parameters, unloaded};
+pub use parts::{Part, parameter_counts, part_sizes};
+pub(crate) use parts::{home, parameters, unloaded};
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -46,43 +45,37 @@ pub fn load_model(
     precision: Precision,
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
-    load(checkpoint, device, (precision, None), progress)
+    let placement = Placement::whole(device, checkpoint.config().text.layers);
+    load_placed(checkpoint, &placement, (precision, None), progress)
 }
 
-/// As [`load_model`], rounding the linear weights that `rounding` chooses as they are read. A checkpoint that was rounded
-/// before takes [`load_model`].
+/// As [`load_model`], each part to its device, rounding the linear weights that `rounding` chooses as they are read. A
+/// checkpoint that was rounded before takes none.
 ///
 /// # Errors
 /// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, or the
-/// device is none of the CPU's.
-pub fn load_rounded(
+/// device of a rounded weight is none of the CPU's.
+///
+/// # Panics
+/// When `placement` is one of another number of layers.
+pub fn load_placed(
     checkpoint: &Checkpoint,
-    device: &SelectedDevice,
-    (precision, rounding): (Precision, &Rounding),
-    progress: &mut dyn Progress,
-) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
-    load(checkpoint, device, (precision, Some(rounding)), progress)
-}
-
-fn load(
-    checkpoint: &Checkpoint,
-    device: &SelectedDevice,
+    placement: &Placement,
     (precision, rounding): (Precision, Option<&Rounding>),
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
-    let mut model = Qwen3VlModel::new(checkpoint.config(), &Init::new(&device.device, precision));
+    let mut model = Qwen3VlModel::placed(checkpoint.config(), placement, precision);
     let mut plan = LoadPlan::new(checkpoint, &model)?;
     if let Some(rounding) = rounding {
         plan.round(checkpoint, &mut model, rounding)?;
     }
-    plan.check_device(device, precision)?;
+    plan.check_devices(placement, precision)?;
     let total = plan.items.iter().map(|item| item.entry.range.len() as u64).sum();
     let mut loader = Loader {
         checkpoint,
-        device: device.device.clone(),
-        in_place: dtype::maps_in_place(device.kind),
+        placement,
+        device: &placement.embed,
         precision,
-        scales: rounded::scales_dtype(device),
         path: Vec::new(),
         items: Vec::new().into_iter().peekable(),
         progress,
@@ -184,16 +177,16 @@ impl<'c> LoadPlan<'c> {
     }
 
     /// Refuses rounded weights where nothing computes with them, and a tensor that is larger than the largest buffer.
-    fn check_device(&self, device: &SelectedDevice, precision: Precision) -> Result<(), LoadError> {
-        if !device.kind.is_cpu() && self.items.iter().any(|item| item.scheme().is_some()) {
-            return Err(LoadError::QuantDevice { device: device.name.clone() });
-        }
-        let Some(limit) = device.max_buffer() else { return Ok(()) };
+    fn check_devices(&self, placement: &Placement, precision: Precision) -> Result<(), LoadError> {
         for item in &self.items {
+            let (device, part) = home(placement, &item.path);
+            if item.scheme().is_some() && !device.kind.is_cpu() {
+                return Err(LoadError::QuantDevice { device: device.name.clone(), part });
+            }
             let shape = &item.entry.shape;
             let count: u64 = shape.iter().map(|side| *side as u64).product();
             let bytes = count * precision.of_rank(shape.len()).size() as u64;
-            if bytes > limit {
+            if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
                 let (tensor, device) = (item.name.clone(), device.name.clone());
                 return Err(LoadError::Buffer { tensor, bytes, device, limit });
             }
@@ -296,11 +289,10 @@ pub(crate) fn fit(layout: Layout, stored: &[usize], parameter: &[usize]) -> Opti
 
 struct Loader<'a, 'c> {
     checkpoint: &'c Checkpoint,
-    device: Device,
-    in_place: bool,
+    placement: &'a Placement,
+    /// Where the tensor goes that is being read.
+    device: &'a SelectedDevice,
     precision: Precision,
-    /// The dtype of scales on the device.
-    scales: DType,
     /// Where the traversal is.
     path: Vec<String>,
     items: Peekable<std::vec::IntoIter<Item<'c>>>,
@@ -318,13 +310,14 @@ impl ModuleMapper for Loader<'_, '_> {
         else {
             return param;
         };
+        self.turn_to(&item);
         let shape = param.lazy_shape().to_vec();
         match self.data(&item, &shape) {
             Ok(data) => {
                 self.tell(&item);
                 let dtype = self.precision.of_rank(D);
                 let id = param.id;
-                let tensor = Tensor::<D>::from_data(data, (&self.device, dtype));
+                let tensor = Tensor::<D>::from_data(data, (&self.device.device, dtype));
                 param.transform_for_load(tensor, id)
             }
             Err(error) => {
@@ -344,6 +337,16 @@ impl ModuleMapper for Loader<'_, '_> {
 }
 
 impl Loader<'_, '_> {
+    /// Turns to the device of an item.
+    fn turn_to(&mut self, item: &Item<'_>) {
+        self.device = home(self.placement, &item.path).0;
+    }
+
+    /// Whether tensors are used where they lie in the mapped file.
+    fn in_place(&self) -> bool {
+        dtype::maps_in_place(self.device.kind)
+    }
+
     /// Tells that an item was read.
     fn tell(&mut self, item: &Item<'_>) {
         self.done += item.entry.range.len() as u64;
@@ -361,7 +364,7 @@ impl Loader<'_, '_> {
                 dtype: format!("{:?}", item.entry.dtype),
             });
         }
-        if self.in_place && wanted == item.dtype && !item.transposed {
+        if self.in_place() && wanted == item.dtype && !item.transposed {
             return Ok(file.map.tensor_data(item.entry.range.clone(), shape, item.dtype));
         }
         self.read(item, shape, wanted)
@@ -401,6 +404,8 @@ pub(crate) fn swap_last_axes(bytes: &[u8], shape: &[usize], size: usize) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use qwen3_vl_backends::{BackendKind, Stage, device};
+
     use super::*;
 
     #[test]
@@ -417,5 +422,25 @@ mod tests {
         let bytes: Vec<u8> = (0..12).collect();
         let swapped = swap_last_axes(&bytes, &[1, 2, 3], 2);
         assert_eq!(swapped, [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+    }
+    /// The card is a processor that is called one; nothing is computed on it.
+    #[test]
+    fn rounded_layers_are_refused_on_a_card_and_others_are_not() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/dense_untied");
+        let checkpoint = Checkpoint::open(folder.as_ref()).unwrap();
+        let cpu = device::select(Some("cpu")).unwrap();
+        let card = SelectedDevice { kind: BackendKind::Cuda, name: "cuda:0".into(), ..cpu.clone() };
+        let whole = Placement::whole(&cpu, 3);
+        let [mut above, mut beside] = [whole.clone(), whole];
+        above.stages[0].layers = 0..1;
+        above.stages.push(Stage { layers: 1..3, device: card.clone() });
+        beside.vision = card;
+        let rounding = Rounding::new("int8".parse().unwrap());
+        let load = |placement: &Placement| {
+            load_placed(&checkpoint, placement, (Precision::F32, Some(&rounding)), &mut ())
+        };
+        let message = load(&above).unwrap_err().to_string();
+        assert!(message.contains("`cuda:0` yet, which is to hold layer 1;"), "{message}");
+        assert!(load(&beside).is_ok());
     }
 }

@@ -5,15 +5,14 @@ use std::collections::BTreeSet;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::quant::QuantScheme;
-use qwen3_vl_backends::{Precision, SelectedDevice};
-use qwen3_vl_model::init::Init;
+use qwen3_vl_backends::{Placement, Precision};
 use qwen3_vl_model::weight::{Quantised, Weight};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
-use crate::load::{Progress, weight_bytes};
+use crate::load::{Progress, home, part_sizes};
 use crate::rounding::Rounding;
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
@@ -21,7 +20,7 @@ const DRAWN: usize = 1_048_583;
 /// Standard deviation of the weights (HF `initializer_range`).
 const DEVIATION: f32 = 0.02;
 
-/// A model of `config` with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
+/// A model of `config`, each part on its device, with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
 /// biases of 0. With `rounding`, the linear weights that it chooses are rounded one after the other as they are made, so that
 /// none but the last is ever there in full.
 ///
@@ -29,22 +28,19 @@ const DEVIATION: f32 = 0.02;
 /// When the device cannot compute with rounded weights, or a pattern names no layer.
 pub fn random_model(
     config: &Qwen3VlConfig,
-    device: &SelectedDevice,
+    placement: &Placement,
     (precision, rounding): (Precision, Option<&Rounding>),
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
-    if rounding.is_some() && !device.kind.is_cpu() {
-        return Err(LoadError::QuantDevice { device: device.name.clone() });
-    }
-    let mut model = Qwen3VlModel::new(config, &Init::new(&device.device, precision));
-    let total = weight_bytes(config, precision, rounding.map(|rounding| rounding.scheme));
+    let mut model = Qwen3VlModel::placed(config, placement, precision);
+    let sizes = part_sizes(config, precision, rounding.map(|rounding| rounding.scheme));
     let mut maker = Maker {
-        device,
+        placement,
         values: Values::new(precision.weights),
         path: Vec::new(),
         progress,
         done: 0,
-        total,
+        total: sizes.total(),
     };
     if let Some(rounding) = rounding {
         let chosen = rounding.choose(&mut model)?;
@@ -55,7 +51,7 @@ pub fn random_model(
 
 /// Puts values into parameters.
 struct Maker<'a> {
-    device: &'a SelectedDevice,
+    placement: &'a Placement,
     values: Values,
     /// Where the traversal is.
     path: Vec<String>,
@@ -87,8 +83,12 @@ impl Maker<'_> {
         shape: [usize; 2],
         scheme: QuantScheme,
     ) -> Result<Quantised, LoadError> {
+        let (device, part) = home(self.placement, path);
+        if !device.kind.is_cpu() {
+            return Err(LoadError::QuantDevice { device: device.name.clone(), part });
+        }
         let rounded = round(path, self.values.tensor(&shape, DType::F32), scheme)?;
-        let place = (&self.device.device, scales_dtype(self.device));
+        let place = (&device.device, scales_dtype(device));
         Ok(placed(rounded, (scheme, shape[1]), place))
     }
 
@@ -106,9 +106,11 @@ impl ModuleMapper for Maker<'_> {
         }
         let dtype = self.values.dtype;
         let data = self.values.tensor(&param.lazy_shape().to_vec(), dtype);
-        self.tell(&self.path.join("."), data.bytes().len() as u64);
+        let path = self.path.join(".");
+        self.tell(&path, data.bytes().len() as u64);
+        let device = &home(self.placement, &path).0.device;
         let id = param.id;
-        param.transform_for_load(Tensor::from_data(data, (&self.device.device, dtype)), id)
+        param.transform_for_load(Tensor::from_data(data, (device, dtype)), id)
     }
 
     fn enter_module(&mut self, name: &str, _container: &str) {
@@ -195,8 +197,9 @@ mod tests {
             }
         }
         let device = device::open("cpu").unwrap();
-        let mut last = Last(0, 0);
-        let model = random_model(&config(), &device, (Precision::F32, rounding), &mut last);
+        let (config, mut last) = (config(), Last(0, 0));
+        let placement = Placement::whole(&device, config.text.layers);
+        let model = random_model(&config, &placement, (Precision::F32, rounding), &mut last);
         assert!(last.0 > last.1 * 9 / 10, "{} of {} bytes", last.0, last.1);
         (model.unwrap(), last.1)
     }

@@ -1,9 +1,11 @@
 //! Which device runs the model: parsed from `--device`, from `QWEN3_VL_DEVICE`, or the best one compiled in.
 
 mod kind;
+mod map;
 mod memory;
 
 pub use kind::BackendKind;
+pub use map::{DeviceMap, MapError, OpenMap, PartSizes, Placement, Stage, layer_range};
 pub use memory::{MemoryInfo, host_memory, load_average, peak_resident_bytes};
 
 use burn::tensor::{DType, Device};
@@ -31,6 +33,12 @@ pub enum DeviceError {
     UnsupportedDtype { device: String, dtype: &'static str, supported: String },
     #[error("unknown dtype `{name}`; use auto, f32, bf16 or f16")]
     UnknownDtype { name: String },
+    #[error(
+        "a model has one dtype on all its devices, and with {dtype} weights {cpu} computes in f32 but {card} in {dtype}; use f32, or devices of one sort"
+    )]
+    MixedCompute { dtype: &'static str, cpu: String, card: String },
+    #[error(transparent)]
+    Map(#[from] MapError),
     #[error(transparent)]
     Cpu(#[from] CpuError),
 }

@@ -293,7 +293,7 @@ impl<'m> Batch<'m> {
         }
         let count = last.len();
         let data = TensorData::new(last, [count]);
-        let last = Tensor::<1, Int>::from_data(data, &self.model.device());
+        let last = Tensor::<1, Int>::from_data(data, &hidden.device());
         read_rows(self.model.logits(hidden.select(0, last)))
     }
 }

@@ -41,10 +41,11 @@ impl Int8Rows {
     pub(super) fn read(&self, end: usize, dim: usize) -> Tensor<4> {
         let words = self.words.clone().narrow(2, 0, end);
         let [one, heads, rows, _] = words.dims();
-        // The shift up moves the sign bit of each byte to the top, the shift down spreads it.
+        // Flipping the sign bit of a byte adds 128. No step leaves 32 bits: ndarray refuses what does.
         let byte = |i: i32| {
-            let up = words.clone().bitwise_left_shift_scalar(24 - 8 * i);
-            up.bitwise_right_shift_scalar(24).cast(FloatDType::F32).unsqueeze_dim::<5>(4)
+            let byte = words.clone().bitwise_right_shift_scalar(8 * i).bitwise_and_scalar(255);
+            let code = byte.bitwise_xor_scalar(128).sub_scalar(128);
+            code.cast(FloatDType::F32).unsqueeze_dim::<5>(4)
         };
         let codes = Tensor::cat((0..4).map(byte).collect(), 4);
         let codes = codes.reshape([one as i32, heads as i32, rows as i32, -1]);
@@ -66,7 +67,9 @@ fn pack(codes: Tensor<4>) -> Tensor<4, Int> {
     let codes = codes.cast(IntDType::I32).reshape([one, heads, rows, words, 4]);
     let byte = |i: usize| {
         let code = codes.clone().narrow(4, i, 1).squeeze_dim::<4>(4);
-        code.bitwise_and_scalar(255).bitwise_left_shift_scalar(8 * i as i32)
+        // The highest byte keeps its sign, which is that of the word.
+        let code = if i == 3 { code } else { code.bitwise_and_scalar(255) };
+        code.bitwise_left_shift_scalar(8 * i as i32)
     };
     (1..4).fold(byte(0), |word, i| word.bitwise_or(byte(i)))
 }

@@ -7,8 +7,10 @@ mod moe;
 pub mod mrope;
 pub mod positions;
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 pub use attention::Attention;
 pub use layer::TextLayer;
@@ -17,7 +19,7 @@ pub use moe::{Experts, MoeBlock};
 
 use crate::cache::KvCache;
 use crate::config::TextConfig;
-use crate::init::Init;
+use crate::init::{Init, PlacedInit};
 use crate::norm::RmsNorm;
 use crate::probe::Probe;
 use crate::rope::Rotary;
@@ -46,8 +48,37 @@ pub struct TextContext {
     pub rotary: Rotary,
     /// Rows per sequence; they sum to the number of rows.
     pub lengths: Vec<usize>,
-    /// What DeepStack adds after the first layers, `[rows, hidden]` per level; zero on text rows.
-    pub deepstack: Vec<Tensor<2>>,
+    /// What DeepStack adds after the first layers, `[rows, hidden]` per level; zero on text rows. Absent where it was left
+    /// behind on another device, after its layer.
+    pub deepstack: Vec<Option<Tensor<2>>>,
+}
+
+impl TextContext {
+    /// On another device, without the DeepStack levels of the layers before `first`, which are not read again.
+    fn move_to(self, device: &Device, first: usize) -> Self {
+        let Self { rotary, lengths, deepstack } = self;
+        let moved = |(layer, level): (usize, Option<Tensor<2>>)| {
+            level.filter(|_| layer >= first).map(|level| level.to_device(device))
+        };
+        let deepstack = deepstack.into_iter().enumerate().map(moved).collect();
+        Self { rotary: rotary.move_to(device), lengths, deepstack }
+    }
+}
+
+/// What goes from layer to layer.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// `[rows, hidden]`.
+    pub hidden: Tensor<2>,
+    pub context: TextContext,
+}
+
+impl Flow {
+    /// On the device of the layers from `first` on.
+    pub(crate) fn move_to(self, device: &Device, first: usize) -> Self {
+        let hidden = self.hidden.to_device(device);
+        Self { hidden, context: self.context.move_to(device, first) }
+    }
 }
 
 /// The past of every sequence of a pass.
@@ -60,7 +91,7 @@ pub enum Past<'a, 'c> {
 }
 
 impl Past<'_, '_> {
-    fn advance(&mut self, lengths: &[usize]) {
+    pub(crate) fn advance(&mut self, lengths: &[usize]) {
         if let Self::Cached(caches) = self {
             caches.iter_mut().zip(lengths).for_each(|(cache, length)| cache.advance(*length));
         }
@@ -68,16 +99,16 @@ impl Past<'_, '_> {
 }
 
 impl TextModel {
-    /// A model with lazy parameters.
-    pub fn new(config: &TextConfig, init: &Init) -> Self {
-        let init = &Init { std: config.initializer_range, ..init.clone() };
+    /// A model with lazy parameters, each part in its place.
+    pub(crate) fn new(config: &TextConfig, init: &PlacedInit<'_>) -> Self {
+        let with_std = |init: Init| Init { std: config.initializer_range, ..init };
+        let layer = |index| TextLayer::new(config, index, &with_std(init.layer(index)));
+        let table = [config.vocab_size, config.hidden_size];
         Self {
-            embed_tokens: Embedding {
-                weight: init.normal([config.vocab_size, config.hidden_size]),
-            },
-            layers: (0..config.layers).map(|index| TextLayer::new(config, index, init)).collect(),
-            norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, init),
-            compute: init.precision.compute,
+            embed_tokens: Embedding { weight: with_std(init.embed()).normal(table) },
+            layers: (0..config.layers).map(layer).collect(),
+            norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, &init.head()),
+            compute: init.precision().compute,
         }
     }
 
@@ -86,23 +117,28 @@ impl TextModel {
         self.embed_tokens.weight.val().select(0, ids).cast(self.compute)
     }
 
-    /// `hidden [rows, hidden]` through all layers and the final norm; caches are extended.
-    pub fn forward(
+    /// Through the layers `layers`, which write into the caches but do not move them on.
+    pub(crate) fn run(
         &self,
-        mut hidden: Tensor<2>,
-        context: &TextContext,
+        layers: Range<usize>,
+        flow: Flow,
         past: &mut Past<'_, '_>,
         probe: &mut Probe,
-    ) -> Tensor<2> {
-        for (index, layer) in self.layers.iter().enumerate() {
+    ) -> Flow {
+        let Flow { mut hidden, context } = flow;
+        for index in layers {
             probe.record(format!("layer_in.{index}"), &hidden);
-            hidden = layer.forward(hidden, index, context, past, probe);
+            hidden = self.layers[index].forward(hidden, index, &context, past, probe);
             probe.record(format!("layer_out.{index}"), &hidden);
-            if let Some(level) = context.deepstack.get(index) {
+            if let Some(Some(level)) = context.deepstack.get(index) {
                 hidden = hidden + level.clone();
             }
         }
-        past.advance(&context.lengths);
+        Flow { hidden, context }
+    }
+
+    /// The final norm of `hidden [rows, hidden]`.
+    pub(crate) fn finish(&self, hidden: Tensor<2>, probe: &mut Probe) -> Tensor<2> {
         let normed = self.norm.forward(hidden);
         probe.record("final_norm", &normed);
         normed

@@ -49,6 +49,14 @@ pub struct VisionFeatures {
     pub deepstack: Vec<Tensor<2>>,
 }
 
+impl VisionFeatures {
+    /// The same features on another device.
+    pub(crate) fn move_to(self, device: &Device) -> Self {
+        let levels = self.deepstack.into_iter().map(|level| level.to_device(device));
+        Self { embeds: self.embeds.to_device(device), deepstack: levels.collect() }
+    }
+}
+
 /// Patches on their way through the blocks, so that a large picture can be interrupted.
 #[derive(Debug)]
 pub(crate) struct VisionPass {
@@ -160,7 +168,8 @@ impl VisionTower {
         here.map(|(level, (_, merger))| (level, merger.forward(x.clone()))).collect()
     }
 
-    fn device(&self) -> Device {
+    /// Where the tower is; what is uploaded to it takes no part in gradients.
+    pub(crate) fn device(&self) -> Device {
         self.patch_embed.proj.weight.device().without_autodiff()
     }
 }

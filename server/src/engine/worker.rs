@@ -16,8 +16,7 @@ use crate::routes::Metrics;
 
 /// Runs `model` until the channel is closed. Without requests the thread sleeps.
 pub fn run(model: &Qwen3Vl, config: &Config, inbox: Inbox, metrics: &Metrics) {
-    let free =
-        host_memory().filter(|_| model.device().kind.is_cpu()).map(|memory| memory.available);
+    let free = host_memory().filter(|_| model.placement().is_cpu()).map(|memory| memory.available);
     let options = config.batch(free);
     tracing::info!(?options, "the engine is ready");
     let requests = model.batch(options);

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
 use qwen3_vl::backends::bandwidth::read_bandwidth;
-use qwen3_vl::backends::device::{SelectedDevice, load_average, peak_resident_bytes, select};
+use qwen3_vl::backends::device::{Placement, load_average, peak_resident_bytes};
 use qwen3_vl::backends::peak::{PeakProduct, peak_product};
 use qwen3_vl::backends::threads::use_threads;
 
@@ -126,9 +126,8 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
         use_threads(threads)?;
     }
     let before = load_average();
-    let device = select(args.device.device.as_deref())?;
     let picture = args.image.open()?;
-    let subject = Subject::open(args, &device)?;
+    let subject = Subject::open(args)?;
     let task = Task::new(args, &subject, &picture)?;
     let mut course = Course::new(task.stages(), args.repetitions);
     let first_text = task.first_text(&mut course)?;
@@ -136,12 +135,10 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
     let rounds = rounds.collect::<anyhow::Result<Vec<_>>>()?;
     // The probes need memory of their own.
     let peak = peak_resident_bytes();
-    let machine = Machine::measure(args, &device, &mut course);
+    let machine = Machine::measure(args, &subject.placement, &mut course);
     course.finish();
     let measured = Measured { rounds, first_text, peak, machine, load: [before, load_average()] };
-    let report =
-        Report { args, device: &device, subject: &subject, task: &task, measured: &measured };
-    let report = report.json();
+    let report = Report { args, subject: &subject, task: &task, measured: &measured }.json();
     match args.output {
         Format::Md => print::out(&text::markdown(&report))?,
         Format::Json => print::line(&report.to_string())?,
@@ -151,10 +148,12 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
 }
 
 impl Machine {
-    fn measure(args: &MeasureArgs, device: &SelectedDevice, course: &mut Course) -> Self {
+    /// Products are those of the device of the first layer.
+    fn measure(args: &MeasureArgs, placement: &Placement, course: &mut Course) -> Self {
         course.step("reading memory");
-        let read = device.kind.is_cpu().then(|| read_bandwidth(args.read as usize, PASSES));
+        let read = placement.is_cpu().then(|| read_bandwidth(args.read as usize, PASSES));
         course.step("multiplying matrices");
-        Self { read, product: peak_product(device, args.square as usize, PASSES) }
+        let product = peak_product(placement.layer(0), args.square as usize, PASSES);
+        Self { read, product }
     }
 }

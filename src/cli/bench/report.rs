@@ -1,8 +1,7 @@
 //! The figures as one JSON object, whose fields are always all there; what was not measured is null.
 
-use qwen3_vl::backends::device::SelectedDevice;
 use qwen3_vl::backends::{dtype, threads};
-use qwen3_vl::weights::load::{parameter_counts, weight_bytes};
+use qwen3_vl::weights::load::{parameter_counts, part_sizes};
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
@@ -15,7 +14,6 @@ const SCHEMA: u32 = 1;
 /// What was measured, and on what.
 pub struct Report<'a> {
     pub args: &'a MeasureArgs,
-    pub device: &'a SelectedDevice,
     pub subject: &'a Subject,
     pub task: &'a Task<'a>,
     pub measured: &'a Measured,
@@ -57,9 +55,11 @@ impl Report<'_> {
     fn machine(&self) -> Value {
         let machine = &self.measured.machine;
         let product = machine.product.as_ref();
+        let devices = self.subject.placement.devices();
+        let hardware: Vec<String> = devices.iter().map(|device| device.info().hardware).collect();
         json!({
-            "device": self.device.name,
-            "hardware": self.device.info().hardware,
+            "device": self.subject.placement.label(),
+            "hardware": hardware.join(" + "),
             "threads": threads::threads(),
             "load_average_start": self.measured.load[0],
             "load_average_end": self.measured.load[1],
@@ -183,8 +183,9 @@ impl Report<'_> {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
         let streams = model.cache_bytes(self.task.prompt + 1 + self.task.tokens);
+        let weights = part_sizes(model.config(), model.precision(), self.subject.scheme);
         json!({
-            "weight_bytes": weight_bytes(model.config(), model.precision(), self.subject.scheme),
+            "weight_bytes": weights.total(),
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
             "streams_cache_bytes": streams * self.task.streams as u64,

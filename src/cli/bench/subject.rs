@@ -5,19 +5,18 @@ use std::time::Instant;
 
 use anyhow::Context;
 use burn::tensor::DType;
-use qwen3_vl::backends::device::{SelectedDevice, host_memory};
+use qwen3_vl::LoadOptions;
+use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
 use qwen3_vl::backends::quant::QuantScheme;
-use qwen3_vl::backends::{DtypeRequest, Precision};
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::weights::load::weight_bytes;
-use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_model, load_rounded, random_model};
+use qwen3_vl::weights::load::part_sizes;
+use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_placed, random_model};
 use serde_json::{Map, Value};
 
-use super::super::args::dtype;
 use super::super::progress::LoadBar;
 use super::super::size::bytes;
 use super::measure::MeasureArgs;
@@ -25,10 +24,11 @@ use super::measure::MeasureArgs;
 /// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
 const SHAPES: &str = include_str!("shapes.json");
 
-/// A model on its device.
+/// A model on its devices.
 #[derive(Debug)]
 pub struct Subject {
     pub model: Qwen3VlModel,
+    pub placement: Placement,
     pub images: ImageProcessor,
     pub scheme: Option<QuantScheme>,
     /// Whether the weights were made here.
@@ -38,10 +38,9 @@ pub struct Subject {
 }
 
 /// Where and in which precision.
-struct Place<'a> {
-    device: &'a SelectedDevice,
-    dtype: DtypeRequest,
-    quant: Option<QuantScheme>,
+struct Place {
+    options: LoadOptions,
+    devices: OpenMap,
 }
 
 impl Subject {
@@ -49,8 +48,9 @@ impl Subject {
     ///
     /// # Errors
     /// When it names nothing, does not fit into the memory, or cannot be loaded.
-    pub fn open(args: &MeasureArgs, device: &SelectedDevice) -> anyhow::Result<Self> {
-        let place = Place { device, dtype: dtype(&args.device)?, quant: args.device.quant };
+    pub fn open(args: &MeasureArgs) -> anyhow::Result<Self> {
+        let options = args.device.options()?;
+        let place = Place { devices: options.open_devices()?, options };
         if let Some(config) = shapes().remove(&args.shape) {
             let config = Qwen3VlConfig::from_json(&config.to_string())?;
             return place.random(&config, ImageProcessorConfig::qwen3_vl());
@@ -67,22 +67,23 @@ impl Subject {
     }
 }
 
-impl Place<'_> {
+impl Place {
     fn random(
         &self,
         config: &Qwen3VlConfig,
         images: ImageProcessorConfig,
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
-        let precision = Precision::resolve(self.device, self.dtype, DType::BF16)?;
-        let scheme = self.quant.or(config.quantisation.map(|stored| stored.scheme));
-        self.check_room(weight_bytes(config, precision, scheme))?;
+        let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
+        let scheme = self.options.scheme(config);
+        check_room(&placement, part_sizes(config, precision, scheme).total())?;
         let rounding = scheme.map(Rounding::new);
         let mut bar = LoadBar::of("making", false);
-        let model = random_model(config, self.device, (precision, rounding.as_ref()), &mut bar)?;
+        let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
         bar.clear();
         Ok(Subject {
             model,
+            placement,
             images: ImageProcessor::new(images),
             scheme,
             random: true,
@@ -96,37 +97,36 @@ impl Place<'_> {
         images: ImageProcessorConfig,
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
-        let precision = Precision::resolve(self.device, self.dtype, checkpoint.main_dtype())?;
+        let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
+        let (placement, precision) = self.options.place(&self.devices, config, stored)?;
+        let rounding = self.options.quant.map(Rounding::new);
         let mut bar = LoadBar::new(false);
-        let (model, _) = match self.quant.map(Rounding::new) {
-            Some(rounding) => {
-                load_rounded(checkpoint, self.device, (precision, &rounding), &mut bar)?
-            }
-            None => load_model(checkpoint, self.device, precision, &mut bar)?,
-        };
+        let how = (precision, rounding.as_ref());
+        let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
         bar.clear();
         Ok(Subject {
             model,
+            placement,
             images: ImageProcessor::new(images),
-            scheme: self.quant.or(checkpoint.config().quantisation.map(|stored| stored.scheme)),
+            scheme: self.options.scheme(config),
             random: false,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
+}
 
-    /// Refuses what the memory has no room for, before it is filled.
-    fn check_room(&self, weights: u64) -> anyhow::Result<()> {
-        let Some(memory) = host_memory().filter(|_| self.device.kind.is_cpu()) else {
-            return Ok(());
-        };
-        anyhow::ensure!(
-            weights <= memory.available,
-            "the weights alone take {} and {} are free; choose a smaller --shape, or round them by --quant int4",
-            bytes(weights),
-            bytes(memory.available)
-        );
-        Ok(())
-    }
+/// Refuses what the memory has no room for, before it is filled.
+fn check_room(placement: &Placement, weights: u64) -> anyhow::Result<()> {
+    let Some(memory) = host_memory().filter(|_| placement.is_cpu()) else {
+        return Ok(());
+    };
+    anyhow::ensure!(
+        weights <= memory.available,
+        "the weights alone take {} and {} are free; choose a smaller --shape, or round them by --quant int4",
+        bytes(weights),
+        bytes(memory.available)
+    );
+    Ok(())
 }
 
 fn shapes() -> Map<String, Value> {

@@ -106,7 +106,14 @@ pub struct Turn {
 
 impl Turn {
     pub(super) fn new(channel: Channel, question: String, answer: String) -> Self {
-        Self { channel: channel.name(), question, answer, boxes: vec![], interval: None, pair: None }
+        Self {
+            channel: channel.name(),
+            question,
+            answer,
+            boxes: vec![],
+            interval: None,
+            pair: None,
+        }
     }
 
     /// An answer of boxes, written as Qwen writes them: Python's JSON with a space after commas and colons.

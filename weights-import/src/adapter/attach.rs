@@ -30,15 +30,16 @@ impl Adapter {
         {
             return Err(AdapterError::Quantised { module });
         }
-        let device = model.device();
-        let tensor = |data: &TensorData| Tensor::from_data(data.clone(), (&device, DType::F32));
         let mut linears: BTreeMap<_, _> = model.linears_mut().into_iter().collect();
         for (module, pair) in &self.pairs {
             let scale = self.scale(module);
             let (Some(linear), Some(scale)) = (linears.get_mut(module), scale) else {
                 return Err(AdapterError::NoPath { module: module.clone() });
             };
-            linear.lora = Some(Lora::new(tensor(&pair.a), tensor(&pair.b), scale));
+            let device = linear.weight.device().without_autodiff();
+            let tensor = |data: &TensorData| Tensor::from_data(data.clone(), (&device, DType::F32));
+            let [a, b] = [&pair.a, &pair.b].map(tensor);
+            linear.lora = Some(Lora::new(a, b, scale));
         }
         Ok(model.map(&mut Replace { saved: &self.saved, path: Vec::new() }))
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use qwen3_vl_backends::quant::QuantScheme;
-use qwen3_vl_backends::{Precision, device};
+use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device};
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
@@ -55,26 +55,97 @@ pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
     counts
 }
 
-/// Bytes of the weights in `precision`, with the linear layers of the language model rounded where a scheme is given.
-pub fn weight_bytes(
+/// Bytes of the weights of each part in `precision`, with the linear layers of the language model rounded where a scheme
+/// is given.
+pub fn part_sizes(
     config: &Qwen3VlConfig,
     precision: Precision,
     scheme: Option<QuantScheme>,
-) -> u64 {
+) -> PartSizes {
     let mut model = unloaded(config);
     let chosen = scheme.and_then(|scheme| Rounding::new(scheme).choose(&mut model).ok());
     let rounded = |path: &str| {
         let layer = path.strip_suffix(".weight")?;
         scheme.filter(|_| chosen.as_ref().is_some_and(|chosen| chosen.contains(layer)))
     };
-    let of_parameter = |(path, shape): (String, Vec<usize>)| match (rounded(&path), &shape[..]) {
-        (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
-        _ => {
-            let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
-            count.saturating_mul(precision.weights.size() as u64)
-        }
+    let bytes = |(path, shape): (String, Vec<usize>)| {
+        let bytes = match (rounded(&path), &shape[..]) {
+            (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
+            _ => {
+                let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
+                count.saturating_mul(precision.weights.size() as u64)
+            }
+        };
+        (path, bytes)
     };
-    parameters(&model).into_iter().map(of_parameter).fold(0, u64::saturating_add)
+    by_place(config, parameters(&model).into_iter().map(bytes))
+}
+
+/// The bytes of parameters, by module path, as those of the parts that they belong to.
+fn by_place(
+    config: &Qwen3VlConfig,
+    parameters: impl IntoIterator<Item = (String, u64)>,
+) -> PartSizes {
+    let layers = vec![0; config.text.layers];
+    let tied = config.tie_word_embeddings;
+    let mut sizes = PartSizes { layers, tied, ..PartSizes::default() };
+    for (path, bytes) in parameters {
+        let part = match Place::of(&path) {
+            Place::Vision => &mut sizes.vision,
+            Place::Embed => &mut sizes.embed,
+            Place::Layer(index) => &mut sizes.layers[index],
+            Place::Head => &mut sizes.head,
+        };
+        *part = part.saturating_add(bytes);
+    }
+    sizes
+}
+
+/// What a device map places as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Vision tower and mergers.
+    Vision,
+    Embed,
+    Layer(usize),
+    /// Final norm and head.
+    Head,
+}
+
+impl Place {
+    /// Of the parameter at `path`.
+    fn of(path: &str) -> Self {
+        let layer = path.strip_prefix("language_model.layers.");
+        let layer = layer.and_then(|rest| rest.split('.').next()?.parse().ok());
+        match layer {
+            Some(index) => Self::Layer(index),
+            None if path.starts_with("visual.") => Self::Vision,
+            None if path.contains("embed_tokens") => Self::Embed,
+            None => Self::Head,
+        }
+    }
+
+    /// Its name for people, and as device maps have it.
+    fn name(self) -> String {
+        match self {
+            Self::Vision => "vision".to_owned(),
+            Self::Embed => "embed".to_owned(),
+            Self::Layer(index) => format!("layer {index}"),
+            Self::Head => "head".to_owned(),
+        }
+    }
+}
+
+/// The device of the parameter at `path`, and the part that is placed there with it.
+pub(crate) fn home<'p>(placement: &'p Placement, path: &str) -> (&'p SelectedDevice, String) {
+    let place = Place::of(path);
+    let device = match place {
+        Place::Vision => &placement.vision,
+        Place::Embed => &placement.embed,
+        Place::Layer(index) => placement.layer(index),
+        Place::Head => &placement.head,
+    };
+    (device, place.name())
 }
 
 /// A model whose lazy parameters nobody will ask for.

@@ -85,6 +85,7 @@ impl<'c> Loader<'_, 'c> {
             let of_layer = |item: &Item<'c>| item.path == path && item.scheme().is_some();
             let Some(index) = items.iter().position(of_layer) else { continue };
             let item = items.remove(index);
+            self.turn_to(&item);
             linear.weight = Weight::Quantised(self.rounded(&item, linear.weight.shape())?);
             self.tell(&item);
         }
@@ -107,7 +108,8 @@ impl<'c> Loader<'_, 'c> {
             }
             Stored::Plain => unreachable!("only rounded items come here"),
         };
-        Ok(placed((codes, scales), (scheme, inputs), (&self.device, self.scales)))
+        let place = (&self.device.device, scales_dtype(self.device));
+        Ok(placed((codes, scales), (scheme, inputs), place))
     }
 
     /// The bytes of a tensor, in place where that is possible.
@@ -119,7 +121,7 @@ impl<'c> Loader<'_, 'c> {
     ) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(entry);
         let range = entry.range.clone();
-        if self.in_place {
+        if self.in_place() {
             return Ok(file.map.tensor_data(range, shape, dtype));
         }
         let bytes = file.map.read(range).map_err(LoadError::io(&file.path))?;

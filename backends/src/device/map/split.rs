@@ -1,0 +1,220 @@
+//! Whose layer is it: by name, or by a share of what is left.
+
+use super::{MapError, MapPart, OpenMap, PartSizes, SelectedDevice, layer_range};
+
+/// Free memory of a device in bytes, where it is known.
+type Free<'f> = &'f dyn Fn(&SelectedDevice) -> Option<u64>;
+
+/// The entry that owns each layer.
+pub(super) fn owners(
+    map: &OpenMap,
+    sizes: &PartSizes,
+    free: Free<'_>,
+) -> Result<Vec<usize>, MapError> {
+    let named = named(map, sizes.layers.len())?;
+    let open: Vec<usize> = (0..named.len()).filter(|layer| named[*layer].is_none()).collect();
+    let mut listed: Vec<usize> =
+        entries(map).filter(|(_, part)| part.is_none()).map(|(i, _)| i).collect();
+    if map.auto {
+        listed.truncate(open.len());
+    }
+    if listed.len() > open.len() {
+        return Err(MapError::TooMany { listed: listed.len(), layers: open.len() });
+    }
+    let shares = match (listed.is_empty(), open.first()) {
+        (true, Some(first)) => return Err(MapError::Homeless { range: homeless(&open, *first) }),
+        _ => shares(map, &listed, free),
+    };
+    let mut given = Load::new(map, sizes, &open).divide(&shares).into_iter();
+    let mut owner = |named: Option<usize>| {
+        named.unwrap_or_else(|| listed[given.next().expect("every open layer is given")])
+    };
+    Ok(named.into_iter().map(&mut owner).collect())
+}
+
+fn entries(map: &OpenMap) -> impl Iterator<Item = (usize, Option<MapPart>)> {
+    map.entries.iter().enumerate().map(|(index, (entry, _))| (index, entry.part))
+}
+
+/// The layers without a device from `first` on, as far as they are neighbours.
+fn homeless(open: &[usize], first: usize) -> String {
+    let run = open.iter().zip(first..).take_while(|(layer, expected)| *layer == expected).count();
+    layer_range(first, first + run - 1)
+}
+
+/// The entry that names each layer.
+fn named(map: &OpenMap, layers: usize) -> Result<Vec<Option<usize>>, MapError> {
+    let mut owners: Vec<Option<usize>> = vec![None; layers];
+    for (index, part) in entries(map) {
+        let Some(MapPart::Layers { first, last }) = part else { continue };
+        let last = last.unwrap_or(layers - 1);
+        if first >= layers || last >= layers {
+            let range = part.map_or_else(String::new, |part| part.to_string());
+            return Err(MapError::PastLast { range, layers });
+        }
+        for (layer, owner) in owners.iter_mut().enumerate().take(last + 1).skip(first) {
+            if let Some(other) = owner.replace(index) {
+                let entry = |index: usize| map.entries[index].0.to_string();
+                let (first, second) = (entry(other), entry(index));
+                return Err(MapError::LayerTwice { layer, first, second });
+            }
+        }
+    }
+    Ok(owners)
+}
+
+/// What each of the devices `listed` should hold, as shares of 1.
+fn shares(map: &OpenMap, listed: &[usize], free: Free<'_>) -> Vec<f64> {
+    let known: Option<Vec<u64>> = listed.iter().map(|entry| free(&map.entries[*entry].1)).collect();
+    let weights = known.filter(|known| known.iter().all(|bytes| *bytes > 0));
+    let weights = weights.unwrap_or_else(|| vec![1; listed.len()]);
+    let total: f64 = weights.iter().map(|bytes| *bytes as f64).sum();
+    weights.into_iter().map(|bytes| bytes as f64 / total).collect()
+}
+
+/// The bytes that are divided.
+struct Load {
+    /// Of what lies with the first layer, before it.
+    before: u64,
+    layers: Vec<u64>,
+    /// Of what lies with the last layer, behind it.
+    behind: u64,
+}
+
+impl Load {
+    fn new(map: &OpenMap, sizes: &PartSizes, open: &[usize]) -> Self {
+        let is_named = |part| entries(map).any(|(_, named)| named == Some(part));
+        let unnamed = |part, bytes| if is_named(part) { 0 } else { bytes };
+        let head = if sizes.tied { 0 } else { unnamed(MapPart::Head, sizes.head) };
+        let before = unnamed(MapPart::Vision, sizes.vision)
+            .saturating_add(unnamed(MapPart::Embed, sizes.embed));
+        Self {
+            before: if open.first() == Some(&0) { before } else { 0 },
+            layers: open.iter().map(|layer| sizes.layers[*layer]).collect(),
+            behind: if open.last() == Some(&(sizes.layers.len() - 1)) { head } else { 0 },
+        }
+    }
+
+    /// The place of each layer's device in the list: that in whose share the middle of the layer lies, but so that
+    /// devices follow one another and none is left out.
+    fn divide(&self, shares: &[f64]) -> Vec<usize> {
+        let (count, devices) = (self.layers.len(), shares.len());
+        let layers: f64 = self.layers.iter().map(|bytes| *bytes as f64).sum();
+        let total = self.before as f64 + layers + self.behind as f64;
+        let (mut at, mut places) = (self.before as f64, Vec::with_capacity(count));
+        for (index, bytes) in self.layers.iter().enumerate() {
+            let middle = at + *bytes as f64 / 2.0;
+            at += *bytes as f64;
+            let mut end = 0.0;
+            let ends = shares.iter().take_while(|share| {
+                end += **share * total;
+                end <= middle
+            });
+            let next: usize = places.last().map_or(0, |last| last + 1);
+            let least = next.saturating_sub(1).max(devices.saturating_sub(count - index));
+            places.push(ends.count().clamp(least, next.min(devices - 1).max(least)));
+        }
+        places
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Entry, Placement};
+    use super::*;
+    use crate::device::best;
+
+    /// A map over the one device that every build has, by whatever name.
+    fn open(map: &str) -> OpenMap {
+        let device = best().unwrap();
+        let entries = map.split(',').map(|entry| {
+            let entry: Entry = entry.parse().unwrap();
+            let device = SelectedDevice { name: entry.device.clone(), ..device.clone() };
+            (entry, device)
+        });
+        OpenMap { entries: entries.collect(), auto: false }
+    }
+
+    fn sizes(layers: usize) -> PartSizes {
+        PartSizes { layers: vec![10; layers], ..PartSizes::default() }
+    }
+
+    fn split(map: &str, sizes: &PartSizes, free: &[Option<u64>]) -> Vec<usize> {
+        let free = |device: &SelectedDevice| free[usize::from(device.name.as_bytes()[0] - b'a')];
+        owners(&open(map), sizes, &free).unwrap()
+    }
+
+    fn error(map: &str, sizes: &PartSizes) -> String {
+        open(map).place(sizes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn layers_are_divided_by_free_memory_where_it_is_known_of_all() {
+        let unknown = [None, None];
+        assert_eq!(split("a,b", &sizes(4), &unknown), [0, 0, 1, 1]);
+        assert_eq!(split("a,b", &sizes(4), &[Some(3), Some(1)]), [0, 0, 0, 1]);
+        assert_eq!(split("a,b", &sizes(4), &[Some(3), None]), [0, 0, 1, 1]);
+        // Whoever has almost nothing still gets a layer, and so does the last one.
+        assert_eq!(split("a,b", &sizes(3), &[Some(1), Some(1000)]), [0, 1, 1]);
+        assert_eq!(split("a,b", &sizes(3), &[Some(1000), Some(1)]), [0, 0, 1]);
+        assert_eq!(split("a,b,c", &sizes(3), &[Some(1000), Some(1), Some(1)]), [0, 1, 2]);
+        assert_eq!(split("a", &sizes(2), &[None]), [0, 0]);
+    }
+
+    #[test]
+    fn what_lies_at_the_ends_counts() {
+        let heavy = PartSizes { vision: 20, ..sizes(4) };
+        assert_eq!(split("a,b", &heavy, &[None, None]), [0, 1, 1, 1]);
+        assert_eq!(split("a,b,vision=b", &heavy, &[None, None]), [0, 0, 1, 1]);
+        let head = PartSizes { head: 20, ..sizes(4) };
+        assert_eq!(split("a,b", &head, &[None, None]), [0, 0, 0, 1]);
+        assert_eq!(split("a,b", &PartSizes { tied: true, ..head }, &[None, None]), [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn named_layers_are_left_out_of_the_division() {
+        assert_eq!(split("a,1-2=b", &sizes(4), &[None, None]), [0, 1, 1, 0]);
+        assert_eq!(split("0=c,a,b", &sizes(5), &[None; 3]), [0, 1, 1, 2, 2]);
+    }
+
+    fn described(placement: &Placement) -> (String, Vec<(usize, usize, String)>) {
+        let ends = [&placement.vision, &placement.embed, &placement.head].map(|d| d.name.clone());
+        let stage = |s: &super::super::Stage| (s.layers.start, s.layers.end, s.device.name.clone());
+        (ends.join(" "), placement.stages.iter().map(stage).collect())
+    }
+
+    #[test]
+    fn unnamed_ends_lie_with_their_layers() {
+        let (a, b) = ("a".to_owned(), "b".to_owned());
+        let place = |map: &str, sizes: &PartSizes| described(&open(map).place(sizes).unwrap());
+        let stages = vec![(0, 2, a), (2, 4, b)];
+        assert_eq!(place("0-1=a,2-=b", &sizes(4)), ("a a b".to_owned(), stages.clone()));
+        let tied = PartSizes { tied: true, ..sizes(4) };
+        assert_eq!(place("0-1=a,2-3=b", &tied), ("a a a".to_owned(), stages.clone()));
+        let pinned = place("vision=c,embed=b,a,b,head=a", &sizes(4));
+        assert_eq!(pinned, ("c b a".to_owned(), stages));
+        let twice = open("a,a").place(&sizes(2)).unwrap();
+        assert_eq!((twice.stages.len(), twice.is_whole(), twice.label()), (2, false, "a".into()));
+        assert!(open("a").place(&sizes(2)).unwrap().is_whole());
+        assert_eq!(twice.layer(1).name, "a");
+    }
+
+    #[test]
+    fn layers_that_cannot_be_placed_are_told() {
+        let tied = PartSizes { tied: true, ..sizes(4) };
+        for (map, sizes, words) in [
+            ("0-1=a", sizes(4), ["layers 2-3", "`2-3=DEVICE`"]),
+            ("0=a,2-3=a", sizes(4), ["layer 1", "`1=DEVICE`"]),
+            ("vision=a,head=b", sizes(4), ["layers 0-3", "without a part"]),
+            ("0-2=a,2-3=b", sizes(4), ["layer 2 twice", "`0-2=a` and in `2-3=b`"]),
+            ("0-4=a", sizes(4), ["`0-4`", "from 0 to 3"]),
+            ("0-3=a,4-=b", sizes(4), ["`4-`", "from 0 to 3"]),
+            ("a,b,c", sizes(2), ["lists 3 devices", "2 layers"]),
+            ("0-3=a,b", sizes(4), ["lists 1 devices", "0 layers"]),
+            ("0-3=a,head=b", tied, ["`head=b`", "head=a"]),
+        ] {
+            let message = error(map, &sizes);
+            assert!(words.iter().all(|word| message.contains(word)), "{map}: {message}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Work that goes through stages, each on a thread of its own.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::scope;
+
+/// Pieces that wait before a stage while it is at work.
+const WAITING: usize = 1;
+
+/// Sends what `feed` brings through `stages`, in order, and hands what comes out to `collect`. A stage works on one piece
+/// while the stage before works on the next; a slow one makes those before it wait, so that few pieces are alive.
+///
+/// # Panics
+/// When a stage or `feed` does.
+pub(crate) fn run<T: Send, S: FnMut(T) -> T + Send>(
+    mut feed: impl FnMut() -> Option<T> + Send,
+    stages: Vec<S>,
+    collect: impl FnMut(T),
+) {
+    scope(|threads| {
+        let (first, mut output) = sync_channel(WAITING);
+        threads.spawn(move || {
+            while let Some(piece) = feed() {
+                if first.send(piece).is_err() {
+                    break;
+                }
+            }
+        });
+        for mut stage in stages {
+            let (next, receiver) = sync_channel(WAITING);
+            let input: Receiver<T> = std::mem::replace(&mut output, receiver);
+            threads.spawn(move || {
+                for piece in input {
+                    if next.send(stage(piece)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        output.into_iter().for_each(collect);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    type Stage<'a> = Box<dyn FnMut(usize) -> usize + Send + 'a>;
+
+    fn numbers(count: usize) -> impl FnMut() -> Option<usize> + Send {
+        let mut numbers = 0..count;
+        move || numbers.next()
+    }
+
+    #[test]
+    fn order_is_kept_and_every_piece_sees_every_stage() {
+        let stages: Vec<Stage<'_>> = vec![Box::new(|x| x * 10), Box::new(|x| x + 1)];
+        let mut found = Vec::new();
+        run(numbers(50), stages, |x| found.push(x));
+        assert_eq!(found, (0..50).map(|x| 10 * x + 1).collect::<Vec<_>>());
+    }
+
+    /// The first stage ends piece `n + 1` only when the second has begun piece `n`: one after the other they would wait for
+    /// ever.
+    #[test]
+    fn stages_work_at_the_same_time() {
+        let meeting = Barrier::new(2);
+        let meet = |x: usize, meets: bool| {
+            if meets {
+                meeting.wait();
+            }
+            x
+        };
+        let stages: Vec<Stage<'_>> =
+            vec![Box::new(move |x| meet(x, x > 0)), Box::new(move |x| meet(x, x < 5))];
+        let mut count = 0;
+        run(numbers(6), stages, |_| count += 1);
+        assert_eq!(count, 6);
+    }
+
+    #[test]
+    fn a_stage_that_panics_ends_the_others() {
+        let panics = std::panic::catch_unwind(|| {
+            let stages: Vec<Stage<'_>> =
+                vec![Box::new(|x| x), Box::new(|x| if x == 3 { panic!("three") } else { x })];
+            run(numbers(1000), stages, |_| {});
+        });
+        assert!(panics.is_err());
+    }
+}
