@@ -122,7 +122,7 @@ fn check_room(placement: &Placement, weights: u64) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         weights <= memory.available,
-        "the weights alone take {} and {} are free; choose a smaller --shape, or round them by --quant int4",
+        "the weights alone take {} and {} are free; choose a smaller --shape, or round linear weights by --quant int4",
         bytes(weights),
         bytes(memory.available)
     );
