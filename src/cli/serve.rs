@@ -10,7 +10,7 @@ use qwen3_vl::Qwen3Vl;
 use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load_options, warn};
 use super::media::MediaSettings;
 use super::progress::LoadBar;
 use super::{Outcome, print, size};
@@ -36,14 +36,8 @@ pub struct ServeArgs {
     /// Names that requests may call the model by [default: MODEL as given]
     #[arg(long, visible_alias = "alias", value_name = "NAME", num_args = 1..)]
     served_model_name: Vec<String>,
-    /// Most answers that are written at the same time
-    #[arg(long, visible_alias = "parallel", value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_num_seqs: u32,
-    /// Most tokens of one pass through the model
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_num_batched_tokens: u32,
+    #[command(flatten)]
+    together: TogetherArgs,
     /// Answers that may wait; more requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_queue: usize,
@@ -171,8 +165,8 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         api_keys: keys(&args.access)?,
         allowed_origins: args.access.allowed_origins.clone(),
         tls: tls(&args.access)?,
-        max_num_seqs: args.max_num_seqs as usize,
-        max_num_batched_tokens: args.max_num_batched_tokens as usize,
+        max_num_seqs: args.together.max_num_seqs as usize,
+        max_num_batched_tokens: args.together.max_num_batched_tokens as usize,
         memory: Memory {
             kv_cache: args.memory.kv_cache_memory,
             prefix_cache: args.memory.prefix_cache_memory,
