@@ -41,6 +41,10 @@ pub struct ServeArgs {
     /// Answers that may wait; more requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_queue: usize,
+    /// Most open connections; more are refused with 503
+    #[arg(long, value_name = "N", default_value_t = 900,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -96,6 +100,10 @@ struct TimeArgs {
     #[arg(long, visible_alias = "timeout-keep-alive", value_name = "SECONDS", default_value_t = 75,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     keep_alive_timeout: u64,
+    /// Seconds for which a client may take nothing of what is written to it, before its answer is cancelled
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    write_timeout: u64,
     /// Seconds that answers may take after the server was told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
@@ -176,9 +184,11 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         media_workers: workers,
         max_body_bytes: usize::try_from(args.access.max_body_size).unwrap_or(usize::MAX),
         limits: Limits {
+            connections: args.max_connections as usize,
             header: Duration::from_secs(args.times.header_timeout),
             body: Duration::from_secs(args.times.body_timeout),
             idle: Duration::from_secs(args.times.keep_alive_timeout),
+            write: Duration::from_secs(args.times.write_timeout),
         },
         responses: ResponseStore {
             bytes: args.memory.response_store_memory,
