@@ -4,6 +4,8 @@ mod decode;
 #[cfg(feature = "server")]
 mod load;
 #[cfg(feature = "server")]
+mod results;
+#[cfg(feature = "server")]
 mod serve;
 
 use clap::{Args, Subcommand};
