@@ -11,6 +11,7 @@ mod common;
 mod dialects;
 mod fuzz;
 mod harness;
+mod idle;
 mod limits;
 mod page;
 mod prompts;
