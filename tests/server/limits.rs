@@ -115,8 +115,9 @@ fn a_client_that_does_not_read_loses_its_answer() {
     server.wait_for("running answers", || running() == 16.0);
     server.wait_for("end of what nobody reads", || running() == 0.0);
     assert_eq!(server.metric("qwen3_vl_answers_total"), 0.0, "none was written to its end");
-    let told = server.logged(|line| line.contains("does not read"));
-    assert!(told.len() == 1 && told[0].contains("stalled-1"), "{told:?}");
+    let told = || server.logged(|line| line.contains("does not read"));
+    server.wait_for("line in the log", || !told().is_empty());
+    assert!(told().len() == 1 && told()[0].contains("stalled-1"), "{:?}", told());
     let (told, _) = rest(&mut stalled, Instant::now());
     assert!(told.starts_with("HTTP/1.1 200 ") && !told.contains("[DONE]"));
     // Others are served.
@@ -128,7 +129,8 @@ fn health(stream: &mut TcpStream) -> String {
     let (mut told, mut byte) = (String::new(), [0]);
     // A connection that the server has closed shows it on one side or the other.
     let _ = stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    let ends = |told: &str| told.ends_with('}') && told.matches('{').count() == told.matches('}').count();
+    let ends =
+        |told: &str| told.ends_with('}') && told.matches('{').count() == told.matches('}').count();
     while !ends(&told) && matches!(stream.read(&mut byte), Ok(1)) {
         told.push(char::from(byte[0]));
     }
@@ -165,6 +167,6 @@ fn connections_beyond_the_bound_are_told_so() {
     assert!(kept.iter_mut().all(|stream| health(stream).starts_with("HTTP/1.1 200 ")));
     drop((silent, kept));
     server.wait_for("place", || health(&mut connect(&server)).starts_with("HTTP/1.1 200 "));
-    let told = server.logged(|line| line.contains("more are refused"));
-    assert!(!told.is_empty(), "the log tells of it");
+    let told = || server.logged(|line| line.contains("more are refused"));
+    server.wait_for("line in the log", || !told().is_empty());
 }

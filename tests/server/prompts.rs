@@ -155,7 +155,8 @@ fn streams_tell_of_the_prompt_before_the_answer() {
     assert!(!told[..at].iter().any(begun), "{told:?}");
 
     // Completions: each choice tells of its prompt first, with the prompt's text where it is echoed.
-    let mut body = json!({ "prompt": ["One two three", "Four"], "max_tokens": 5, "temperature": 0 });
+    let mut body =
+        json!({ "prompt": ["One two three", "Four"], "max_tokens": 5, "temperature": 0 });
     (body["prompt_logprobs"], body["n"]) = (json!(1), json!(2));
     for (echo, logprobs) in [(false, Value::Null), (true, json!(3)), (true, Value::Null)] {
         (body["echo"], body["logprobs"]) = (json!(echo), logprobs);
