@@ -257,6 +257,22 @@ fn a_shared_beginning_is_held_once() {
     }
 }
 
+/// Twenty tokens in a block of hundreds are not worth that block where there is memory for one sequence alone.
+#[test]
+fn a_small_share_of_a_large_block_holds_nobody_up() {
+    let model = model();
+    let long = |from: u32| (0..580).map(move |i| 3 + (from + i * 13) % 200);
+    let beginning = [7, 9, 11, 13, 15].repeat(4);
+    let inputs =
+        [0, 1].map(|n| ModelInputs::text(beginning.iter().copied().chain(long(n)).collect()));
+    let generate = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let right = alone(&model, &inputs, &generate);
+    let kv_bytes = Some(model.model().cache_bytes(606));
+    let options = BatchOptions { kv_bytes, prefix_bytes: 1 << 40, ..BatchOptions::default() };
+    let (found, steps) = answers(&model, &inputs, options);
+    assert_eq!((found, steps), (right, 12), "one after the other");
+}
+
 #[test]
 fn a_sequence_may_leave_a_batch() {
     let model = model();

@@ -15,21 +15,25 @@ impl Batch<'_> {
         {
             self.running.push(next);
             self.borrow_prefix(self.running.len() - 1);
-            if !self.shrink_prefixes() {
-                self.put_back();
+            // A block may be larger than what it saves: then the sequence is better off alone.
+            let fits = self.shrink_prefixes() || {
+                self.give_back();
+                self.shrink_prefixes()
+            };
+            if !fits && let Some(mut last) = self.running.pop() {
+                last.looked = last.answer.wants_scores();
+                self.waiting.push_front(last);
                 return;
             }
         }
     }
 
-    /// Has the sequence that was admitted last wait.
-    fn put_back(&mut self) {
-        if let Some(mut last) = self.running.pop() {
+    /// Takes back what the sequence that was admitted last has borrowed.
+    fn give_back(&mut self) {
+        if let Some(last) = self.running.last_mut() {
             self.stats.reused_tokens -= last.timings.reused_tokens as u64;
             last.timings.reused_tokens = 0;
             last.cache = self.model.new_cache().up_to(last.most);
-            last.looked = last.answer.wants_scores();
-            self.waiting.push_front(last);
         }
     }
 
