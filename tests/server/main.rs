@@ -5,6 +5,7 @@
 mod access;
 mod answers;
 mod batching;
+mod bench;
 mod clients;
 #[path = "../common/mod.rs"]
 mod common;

@@ -134,10 +134,12 @@ fn server(target: &Target) -> Value {
     json!({ "model": model, "version": ask("/version")["version"] })
 }
 
-/// The command as it was given, but for the key of the server.
-fn command(arguments: impl Iterator<Item = String>) -> String {
+/// The command as it was given, but for the folder of the program and the key of the server.
+fn command(mut arguments: impl Iterator<Item = String>) -> String {
     const KEY: &str = "--api-key";
-    let (mut words, mut secret) = (Vec::new(), false);
+    let program = arguments.next().map(PathBuf::from).unwrap_or_default();
+    let program = program.file_stem().map(|name| name.to_string_lossy().into_owned());
+    let (mut words, mut secret) = (Vec::from_iter(program), false);
     for word in arguments {
         let hidden = std::mem::replace(&mut secret, word == KEY);
         words.push(match word.strip_prefix(KEY) {
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn keys_are_not_written_down() {
         let told = |words: &[&str]| command(words.iter().map(|word| (*word).to_owned()));
-        assert_eq!(told(&["a", "--api-key", "secret", "-n", "4"]), "a --api-key ... -n 4");
+        assert_eq!(told(&["/bin/a", "--api-key", "secret", "-n", "4"]), "a --api-key ... -n 4");
         assert_eq!(told(&["a", "--api-key=secret", "b c"]), "a --api-key=... 'b c'");
     }
 
