@@ -111,20 +111,23 @@ fn answers(
     (answers, steps)
 }
 
+/// Answers one after the other, without a batch.
+fn alone(model: &Qwen3Vl, inputs: &[ModelInputs], options: &GenerateOptions) -> Vec<Vec<u32>> {
+    let answer = |inputs: &ModelInputs| {
+        let session = SessionSlot::Owned(Box::new(Session::new(model.model())));
+        let answer = Generation::start(model.model(), session, inputs, options.clone());
+        answer.unwrap().map(|token| token.unwrap().id).collect()
+    };
+    inputs.iter().map(answer).collect()
+}
+
 #[test]
 fn a_batch_answers_as_each_alone() {
     let model = model();
     let text = |n: usize| ModelInputs::text((0..n).map(|i| 3 + (i * 13 % 200) as u32).collect());
     let inputs = [prompt(&model, 1), text(2), prompt(&model, 2), text(40), text(9), text(1)];
     let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
-    let alone: Vec<Vec<u32>> = inputs
-        .iter()
-        .map(|inputs| {
-            let session = SessionSlot::Owned(Box::new(Session::new(model.model())));
-            let answer = Generation::start(model.model(), session, inputs, options.clone());
-            answer.unwrap().map(|token| token.unwrap().id).collect()
-        })
-        .collect();
+    let alone = alone(&model, &inputs, &options);
     let (together, steps) = answers(&model, &inputs, BatchOptions::default());
     assert_eq!(together, alone);
     assert_eq!(steps, 6, "all prompts fit the first pass");
@@ -208,6 +211,66 @@ fn prompts_are_scored_in_chunks_together_and_behind_what_is_shared() {
         }
         assert_eq!(batch.stats().reused_tokens, 0);
     }
+}
+
+/// Sequences that begin alike hold that beginning once, be it of one that has ended or of one that is being answered.
+#[test]
+fn a_shared_beginning_is_held_once() {
+    let model = model();
+    let beginning: Vec<u32> = (0..600).map(|i| 3 + (i * 13 % 200)).collect();
+    let behind = |end: &[u32]| ModelInputs::text([&beginning[..], end].concat());
+    let first = behind(&[9]);
+    let others: Vec<_> = (0..4).map(|n| behind(&[5 + n, 9, 40 + n])).collect();
+    let generate = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let right = alone(&model, &others, &generate);
+    let bytes = |tokens| model.model().cache_bytes(tokens);
+    // One whole cache, and what four may add to it: far from four whole ones.
+    let budget = bytes(607) + 4 * bytes(9);
+    assert!(budget < 3 * bytes(609));
+    for lends_while_it_runs in [false, true] {
+        let kv_bytes = Some(budget + if lends_while_it_runs { bytes(6) } else { 0 });
+        let options = BatchOptions { kv_bytes, prefix_bytes: 1 << 40, ..BatchOptions::default() };
+        let mut batch = Batch::new(model.model(), options);
+        batch.submit(&first, generate.clone()).unwrap();
+        let steps = if lends_while_it_runs { 1 } else { 6 };
+        (0..steps).for_each(|_| assert_eq!(batch.step().len(), 1));
+        let ids: Vec<_> =
+            others.iter().map(|inputs| batch.submit(inputs, generate.clone()).unwrap()).collect();
+        let mut found = vec![Vec::new(); ids.len()];
+        let mut most = 0;
+        while !batch.is_empty() {
+            for (id, event) in batch.step() {
+                let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+                let other = ids.iter().position(|other| *other == id);
+                other.into_iter().for_each(|other| found[other].push(token.id));
+            }
+            let stats = batch.stats();
+            assert!(stats.reserved_bytes + stats.prefix_bytes <= kv_bytes.unwrap(), "{stats:?}");
+            if most < stats.running {
+                most = stats.running;
+                assert_eq!(stats.shared_bytes, bytes(607), "one block, whoever holds it");
+            }
+        }
+        assert_eq!(most, 4 + usize::from(lends_while_it_runs), "all run at once");
+        assert_eq!(found, right);
+        assert_eq!(batch.stats().reused_tokens, 4 * 600);
+    }
+}
+
+/// Twenty tokens in a block of hundreds are not worth that block where there is memory for one sequence alone.
+#[test]
+fn a_small_share_of_a_large_block_holds_nobody_up() {
+    let model = model();
+    let long = |from: u32| (0..580).map(move |i| 3 + (from + i * 13) % 200);
+    let beginning = [7, 9, 11, 13, 15].repeat(4);
+    let inputs =
+        [0, 1].map(|n| ModelInputs::text(beginning.iter().copied().chain(long(n)).collect()));
+    let generate = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+    let right = alone(&model, &inputs, &generate);
+    let kv_bytes = Some(model.model().cache_bytes(606));
+    let options = BatchOptions { kv_bytes, prefix_bytes: 1 << 40, ..BatchOptions::default() };
+    let (found, steps) = answers(&model, &inputs, options);
+    assert_eq!((found, steps), (right, 12), "one after the other");
 }
 
 #[test]

@@ -126,7 +126,8 @@ impl<'m, K> Requests<'m, K> {
                 return Some((open.key, Err(error.into())));
             }
             BatchEvent::Token { token, finish } => {
-                open.text.push(token);
+                let (answer, _) = self.batch.answer(id)?;
+                open.text.push(answer, token);
                 if open.text.is_stopped() { Some(FinishReason::Stop) } else { finish }
             }
         };

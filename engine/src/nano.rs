@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use qwen3_vl_weights::hub::{HubOptions, resolve_model};
+use qwen3_vl_weights::hub::{HubOptions, cache_home, resolve_model};
 
 use crate::Error;
 
@@ -61,10 +61,7 @@ pub fn resolve(model: &str, options: &HubOptions) -> Result<PathBuf, Error> {
 
 /// Where unpacked files are kept: `$XDG_CACHE_HOME/qwen3-vl`, `~/.cache/qwen3-vl`, or the folder of temporary files.
 fn cache() -> PathBuf {
-    let set =
-        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".cache"));
-    let folder = set("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("qwen3-vl"));
+    let folder = cache_home().map(|cache| cache.join("qwen3-vl"));
     let usable = folder.filter(|folder| std::fs::create_dir_all(folder).is_ok());
     usable.unwrap_or_else(std::env::temp_dir)
 }

@@ -100,6 +100,8 @@ impl Response {
     /// Takes a piece of the answer.
     pub(crate) fn collect(&mut self, event: &StreamEvent) {
         match event {
+            // The whole answer has them too.
+            StreamEvent::Prompt(_) => {}
             StreamEvent::Text(text) => self.text.push_str(text),
             StreamEvent::Reasoning(text) => self.reasoning.get_or_insert_default().push_str(text),
             StreamEvent::Token(token) => {

@@ -1,14 +1,14 @@
 //! What two prompts have in common: tokens, and the media behind their placeholders.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
-use crate::cache::KvCache;
+use crate::cache::{BlockId, KvCache};
 use crate::inputs::{ContentKey, MediaItem, ModelInputs};
 use crate::processor::message::MediaKind;
 
-/// Tokens below which a common beginning is not worth a copy of its cache.
-const LEAST: usize = 16;
+/// Tokens below which a common beginning is not worth a block of its own.
+pub(crate) const LEAST: usize = 16;
 
 /// One image or clip of a prompt, recognised by its pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,68 +73,123 @@ fn items_of(inputs: &ModelInputs, kind: MediaKind) -> Vec<Item> {
     inputs.pixels(kind).items.iter().map_while(item).collect()
 }
 
+/// The blocks of any number of caches, each counted once however many hold it.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    /// How many caches hold it, and its bytes.
+    held: HashMap<BlockId, (usize, u64)>,
+    bytes: u64,
+}
+
+impl Blocks {
+    fn add(&mut self, cache: &KvCache) {
+        for (id, bytes) in cache.blocks() {
+            let (holders, _) = self.held.entry(id).or_insert((0, bytes));
+            self.bytes += if *holders == 0 { bytes } else { 0 };
+            *holders += 1;
+        }
+    }
+
+    fn remove(&mut self, cache: &KvCache) {
+        for (id, bytes) in cache.blocks() {
+            let Some((holders, _)) = self.held.get_mut(&id) else { continue };
+            *holders -= 1;
+            if *holders == 0 {
+                self.held.remove(&id);
+                self.bytes -= bytes;
+            }
+        }
+    }
+
+    /// Bytes of all blocks.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of the blocks that two caches or more hold, of these or of `others` too.
+    pub(crate) fn shared_bytes(&self, others: &Self) -> u64 {
+        let shared = self
+            .held
+            .iter()
+            .filter(|(id, (holders, _))| *holders > 1 || others.held.contains_key(id));
+        shared.map(|(_, (_, bytes))| bytes).sum()
+    }
+
+    fn bytes_in_both(&self, other: &Self) -> u64 {
+        let both = self.held.iter().filter(|(id, _)| other.held.contains_key(id));
+        both.map(|(_, (_, bytes))| bytes).sum()
+    }
+}
+
+impl<'c> FromIterator<&'c KvCache> for Blocks {
+    fn from_iter<I: IntoIterator<Item = &'c KvCache>>(caches: I) -> Self {
+        let mut all = Self::default();
+        caches.into_iter().for_each(|cache| all.add(cache));
+        all
+    }
+}
+
 /// Caches of sequences that have ended, for prompts that begin like them; the least recently used goes first.
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes {
     kept: VecDeque<Kept>,
-    bytes: u64,
+    blocks: Blocks,
 }
 
 #[derive(Debug)]
 struct Kept {
     trace: Trace,
     cache: KvCache,
-    bytes: u64,
 }
 
 impl Prefixes {
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// The blocks of all.
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// Bytes of blocks that are held here and not by those that run.
+    pub(crate) fn bytes_beside(&self, running: &Blocks) -> u64 {
+        self.blocks.bytes() - running.bytes_in_both(&self.blocks)
     }
 
     /// Keeps `cache`, which holds the first tokens of `trace`, in place of those that it continues.
-    pub(crate) fn keep(&mut self, trace: Trace, cache: KvCache, bytes: u64) {
+    pub(crate) fn keep(&mut self, trace: Trace, mut cache: KvCache) {
         if cache.len() < LEAST {
             return;
         }
+        cache.put_away();
+        self.blocks.add(&cache);
         let covers = |old: &Kept| old.trace.common(old.cache.len(), &trace) == old.cache.len();
         while let Some(index) = self.kept.iter().position(covers) {
             self.remove(index);
         }
-        self.bytes += bytes;
-        self.kept.push_back(Kept { trace, cache, bytes });
+        self.kept.push_back(Kept { trace, cache });
     }
 
-    /// Frees the oldest until at most `budget` bytes are held.
-    pub(crate) fn shrink_to(&mut self, budget: u64) {
-        while self.bytes > budget && !self.kept.is_empty() {
+    /// Frees the oldest until at most `budget` bytes are held that those that run do not hold too.
+    pub(crate) fn shrink_to(&mut self, budget: u64, running: &Blocks) {
+        while !self.kept.is_empty() && self.bytes_beside(running) > budget {
             self.remove(0);
         }
     }
 
-    /// A copy of the longest cached beginning of `prompt`.
+    /// The longest cached beginning of `prompt`, in the same blocks.
     pub(crate) fn find(&mut self, prompt: &Trace) -> Option<KvCache> {
         let lengths = self.kept.iter().map(|kept| kept.trace.common(kept.cache.len(), prompt));
         let (index, length) = lengths.enumerate().max_by_key(|(_, length)| *length)?;
         if length < LEAST {
             return None;
         }
-        let kept = self.kept.remove(index)?;
-        let cache = kept.cache.fork_prefix(length);
+        let mut kept = self.kept.remove(index)?;
+        let cache = kept.cache.share(length);
         self.kept.push_back(kept);
         Some(cache)
     }
 
     fn remove(&mut self, index: usize) {
         if let Some(kept) = self.kept.remove(index) {
-            self.bytes -= kept.bytes;
+            self.blocks.remove(&kept.cache);
         }
     }
-}
-
-/// A copy of what `cache`, which holds the first tokens of `trace`, has of the beginning of `prompt`.
-pub(crate) fn borrow(trace: &Trace, cache: &KvCache, prompt: &Trace) -> Option<KvCache> {
-    let length = trace.common(cache.len(), prompt);
-    (length >= LEAST).then(|| cache.fork_prefix(length))
 }

@@ -1,8 +1,11 @@
 //! Tokens as text: decoded, cut at stop strings, reasoning told from answer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::generate::{Answer, FinishReason, GenerateError, GeneratedToken, Generation, Timings};
+use crate::generate::{
+    Answer, FinishReason, GenerateError, GeneratedToken, Generation, PromptLogprob, Timings,
+};
 use crate::processor::detokenize::StreamDecoder;
 use crate::processor::thinking::{Segment, ThinkingSplitter};
 use crate::processor::tokenizer::Tokenizer;
@@ -11,6 +14,8 @@ use crate::stop::StopMatcher;
 /// What one step of a [`TextStream`] brings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamEvent {
+    /// Log probabilities of the tokens of the prompt but the first, before anything of the answer, where they were asked for.
+    Prompt(Arc<[PromptLogprob]>),
     /// A token, before its text (which may come later, or together with that of other tokens).
     Token(GeneratedToken),
     /// Text of the reasoning of a Thinking checkpoint.
@@ -47,8 +52,10 @@ impl<'t> TextAssembler<'t> {
         }
     }
 
-    /// Takes the next token.
-    pub fn push(&mut self, token: GeneratedToken) {
+    /// Takes the token that `answer` has got. Before the first one stands what is known of the prompt.
+    pub fn push(&mut self, answer: &Answer, token: GeneratedToken) {
+        let scores = answer.prompt_logprobs().filter(|_| answer.generated().len() == 1);
+        self.pending.extend(scores.map(|scores| StreamEvent::Prompt(scores.into())));
         let text = (!token.is_eos).then(|| self.decoder.push(token.id)).flatten();
         let inside = self.counter.is_reasoning() && !token.is_eos;
         self.counter.push(text.as_deref().unwrap_or_default());
@@ -160,7 +167,7 @@ impl Iterator for TextStream<'_> {
                 return None;
             }
             match (!self.text.is_stopped()).then(|| self.generation.next()).flatten() {
-                Some(Ok(token)) => self.text.push(token),
+                Some(Ok(token)) => self.text.push(self.generation.answer(), token),
                 Some(Err(error)) => return Some(Err(error)),
                 None => self.text.finish(),
             }

@@ -39,9 +39,11 @@ pub struct Config {
     pub shutdown: Duration,
 }
 
-/// How long a connection may keep the server waiting. Answers may take any time.
+/// How many connections there may be, and how long one may keep the server waiting. Answers may take any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
+    /// Most open connections; more are told 503 and closed.
+    pub connections: usize,
     /// From the first byte of a request, or the beginning of a connection, to the end of the request's head. A TLS
     /// handshake may take as long again.
     pub header: Duration,
@@ -49,12 +51,15 @@ pub struct Limits {
     pub body: Duration,
     /// Between an answer and the next request.
     pub idle: Duration,
+    /// While the client takes nothing of what is written to it.
+    pub write: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let [header, body, idle] = [15, 300, 75].map(Duration::from_secs);
-        Self { header, body, idle }
+        let [header, body, idle, write] = [15, 300, 75, 60].map(Duration::from_secs);
+        // Below the 1,024 files that a process usually may have open.
+        Self { connections: 900, header, body, idle, write }
     }
 }
 

@@ -1,9 +1,10 @@
-//! Connections: accepted, decrypted where there is a certificate, and served until the server stops.
+//! Connections: accepted or refused, decrypted where there is a certificate, and served until the server stops.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,24 +17,33 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Limits;
-use crate::patience::{Answer, Clock, Heard};
+use crate::patience::{Answer, Clock, Heard, Late};
 
 /// Pause when no connection can be accepted, mostly because the process has too many files open.
 const NO_ACCEPT: Duration = Duration::from_secs(1);
 
+/// Connections beyond the bound that are told so at the same time; further ones are closed without a word.
+const REFUSALS: usize = 32;
+
+/// The header that tells the id of a request.
+const REQUEST_ID: &str = "x-request-id";
+
 /// What every connection is served with.
 pub struct Door {
     pub router: Router,
+    /// What serves one request of connections beyond the bound.
+    pub full: Router,
     pub tls: Option<TlsAcceptor>,
     pub limits: Limits,
 }
 
 /// Serves connections until `stopping` is true, then waits for the answers of those that are open.
 pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
+    let places = Places::new(door.limits.connections);
     let door = Arc::new(door);
     let (open, mut closed) = mpsc::channel::<()>(1);
     loop {
@@ -43,10 +53,11 @@ pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Recei
         };
         match accepted {
             Ok((stream, address)) => {
+                let Some((place, full)) = places.take() else { continue };
                 let (door, open, stopping) = (Arc::clone(&door), open.clone(), stopping.clone());
                 tokio::spawn(async move {
-                    door.connection(stream, address, stopping).await;
-                    drop(open);
+                    door.connection(stream, Visit { address, full }, stopping).await;
+                    drop((open, place));
                 });
             }
             Err(error) if is_of_the_client(&error) => {}
@@ -61,24 +72,58 @@ pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Recei
     closed.recv().await;
 }
 
+/// How many connections there may be.
+struct Places {
+    free: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    /// Whether the log was told that there is no place, since there was one.
+    told: AtomicBool,
+}
+
+impl Places {
+    fn new(connections: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for a connection, and whether it is one in which it is only told that there is none; nothing where too many
+    /// are being told.
+    fn take(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            self.told.store(false, Ordering::Relaxed);
+            return Some((place, false));
+        }
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("all connections that there may be are open; more are refused");
+        }
+        Some((Arc::clone(&self.refusals).try_acquire_owned().ok()?, true))
+    }
+}
+
 /// Whether a connection failed before it was accepted, which says nothing of the server.
 fn is_of_the_client(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// A connection's other end, and whether there is no place for it.
+#[derive(Debug, Clone, Copy)]
+struct Visit {
+    address: SocketAddr,
+    full: bool,
+}
+
 impl Door {
-    async fn connection(
-        &self,
-        stream: TcpStream,
-        address: SocketAddr,
-        stopping: watch::Receiver<bool>,
-    ) {
+    async fn connection(&self, stream: TcpStream, visit: Visit, stopping: watch::Receiver<bool>) {
         // Tokens are small packets that must not wait for each other.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.speak(stream, address, stopping).await };
+        let address = visit.address;
+        let Some(tls) = &self.tls else { return self.speak(stream, visit, stopping).await };
         match tokio::time::timeout(self.limits.header, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.speak(stream, address, stopping).await,
+            Ok(Ok(stream)) => self.speak(stream, visit, stopping).await,
             Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS handshake"),
             Err(_) => tracing::debug!(%address, "no TLS handshake in time"),
         }
@@ -87,21 +132,23 @@ impl Door {
     async fn speak<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         &self,
         stream: S,
-        address: SocketAddr,
+        Visit { address, full }: Visit,
         mut stopping: watch::Receiver<bool>,
     ) {
         let clock = Clock::new(self.limits);
-        let router = TowerToHyperService::new(self.router.clone());
+        let router = if full { &self.full } else { &self.router };
+        let router = TowerToHyperService::new(router.clone());
         let service = Service { router, address, clock: clock.clone() };
         let io = TokioIo::new(Heard { stream, clock: clock.clone() });
-        let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
+        let http = http1::Builder::new().keep_alive(!full).serve_connection(io, service);
+        let mut connection = pin!(http);
         let mut late = pin!(clock.late());
         let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
         let mut stopped = false;
         let ended = loop {
             tokio::select! {
                 ended = connection.as_mut() => break ended,
-                () = late.as_mut() => return tracing::debug!(%address, "a connection timed out"),
+                late = late.as_mut() => return late.log(address, &clock),
                 _ = stop.as_mut(), if !stopped => {
                     connection.as_mut().graceful_shutdown();
                     stopped = true;
@@ -110,6 +157,18 @@ impl Door {
         };
         if let Err(error) = ended {
             tracing::debug!(%address, %error, "a connection broke");
+        }
+    }
+}
+
+impl Late {
+    fn log(self, address: SocketAddr, clock: &Clock) {
+        match self {
+            Self::Silent => tracing::debug!(%address, "a connection timed out"),
+            Self::Unread => {
+                let request_id = clock.request();
+                tracing::warn!(%address, request_id, "a client does not read; its answer is cancelled");
+            }
         }
     }
 }
@@ -135,6 +194,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let (router, clock) = (self.router.clone(), self.clock.clone());
         Box::pin(async move {
             let answer = hyper::service::Service::call(&router, request).await?;
+            clock.answers(answer.headers().get(REQUEST_ID));
             Ok(answer.map(|body| Answer { body, clock }))
         })
     }

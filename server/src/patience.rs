@@ -1,9 +1,11 @@
-//! How long a connection may keep the server waiting: for the head of a request, and between requests.
+//! How long a connection may keep the server waiting: for the head of a request, between requests, and for taking what is
+//! written.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::HeaderValue;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
@@ -22,65 +24,124 @@ enum Phase {
     Busy,
 }
 
-/// The phase of one connection. Its parts hold clones.
+/// What is known of one connection.
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Nothing of what is written is taken; some must be by then.
+    unread: Option<Instant>,
+    /// The id of the request that is being answered.
+    request: Option<HeaderValue>,
+}
+
+/// Why a connection has kept the server waiting for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// It asked nothing, or did not come to an end with asking.
+    Silent,
+    /// It does not read what it is answered.
+    Unread,
+}
+
+impl State {
+    /// What the connection is late with next, and when.
+    fn due(&self) -> Option<(Instant, Late)> {
+        let silent = match self.phase {
+            Phase::Idle(due) | Phase::Head(due) => Some((due, Late::Silent)),
+            Phase::Busy => None,
+        };
+        let unread = self.unread.map(|due| (due, Late::Unread));
+        silent.into_iter().chain(unread).min_by_key(|(due, _)| *due)
+    }
+}
+
+/// The state of one connection. Its parts hold clones.
 #[derive(Debug, Clone)]
 pub struct Clock {
     limits: Limits,
-    phase: watch::Sender<Phase>,
+    state: watch::Sender<State>,
 }
 
 impl Clock {
     /// A clock for a new connection, which must bring a head at once.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, phase: watch::Sender::new(Phase::Head(Instant::now() + limits.header)) }
+        let phase = Phase::Head(Instant::now() + limits.header);
+        Self { limits, state: watch::Sender::new(State { phase, unread: None, request: None }) }
     }
 
     /// Something was received.
     fn received(&self) {
-        self.phase.send_if_modified(|phase| {
-            let begins = matches!(phase, Phase::Idle(_));
+        self.state.send_if_modified(|state| {
+            let begins = matches!(state.phase, Phase::Idle(_));
             if begins {
-                *phase = Phase::Head(Instant::now() + self.limits.header);
+                state.phase = Phase::Head(Instant::now() + self.limits.header);
             }
             begins
         });
     }
 
+    /// Whether the client took some of what was written to it.
+    fn written(&self, taken: bool) {
+        self.state.send_if_modified(|state| {
+            let changes = state.unread.is_some() == taken;
+            if changes {
+                state.unread = (!taken).then(|| Instant::now() + self.limits.write);
+            }
+            changes
+        });
+    }
+
     /// A request is there.
     pub fn busy(&self) {
-        self.phase.send_replace(Phase::Busy);
+        self.state.send_modify(|state| state.phase = Phase::Busy);
+    }
+
+    /// Its answer, which bears this id, begins.
+    pub fn answers(&self, request: Option<&HeaderValue>) {
+        self.state.send_if_modified(|state| {
+            state.request = request.cloned();
+            false
+        });
     }
 
     /// It is answered.
     fn idle(&self) {
-        self.phase.send_replace(Phase::Idle(Instant::now() + self.limits.idle));
+        let due = Instant::now() + self.limits.idle;
+        self.state.send_modify(|state| state.phase = Phase::Idle(due));
+    }
+
+    /// The id of the request that was answered last.
+    pub fn request(&self) -> String {
+        let state = self.state.borrow();
+        let id = state.request.as_ref().and_then(|id| id.to_str().ok());
+        id.unwrap_or_default().to_owned()
     }
 
     /// Ready when the connection has kept the server waiting for too long.
-    pub async fn late(&self) {
-        let mut phase = self.phase.subscribe();
+    pub async fn late(&self) -> Late {
+        let mut state = self.state.subscribe();
         loop {
-            let due = match *phase.borrow_and_update() {
-                Phase::Idle(due) | Phase::Head(due) => Some(due),
-                Phase::Busy => None,
-            };
+            let due = state.borrow_and_update().due();
             let late = async {
                 match due {
-                    Some(due) => sleep_until(due).await,
+                    Some((due, late)) => {
+                        sleep_until(due).await;
+                        late
+                    }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 // There is a sender as long as `self` lives.
-                _ = phase.changed() => {}
-                () = late => return,
+                _ = state.changed() => {}
+                late = late => return late,
             }
         }
     }
 }
 
-/// A stream that tells a clock of what it receives.
+/// A stream that tells a clock of what it receives, and of what is taken of what it sends.
 #[derive(Debug)]
 pub struct Heard<S> {
     pub stream: S,
@@ -102,13 +163,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
+impl<S> Heard<S> {
+    /// Tells the clock how writing went.
+    fn told<T>(&self, wrote: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        self.clock.written(wrote.is_ready());
+        wrote
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.told(wrote)
     }
 
     fn poll_write_vectored(
@@ -116,7 +186,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
         cx: &mut Context<'_>,
         slices: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.told(wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -124,11 +195,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.told(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.told(shut)
     }
 }
 
@@ -171,15 +244,15 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        let [header, idle] = [40, 120].map(Duration::from_millis);
-        Limits { header, idle, ..Limits::default() }
+        let [header, idle, write] = [40, 120, 60].map(Duration::from_millis);
+        Limits { header, idle, write, ..Limits::default() }
     }
 
     /// Milliseconds until the connection is late; `None` when it still may wait after a second.
     async fn late(clock: &Clock) -> Option<u128> {
         let begun = Instant::now();
         let late = tokio::time::timeout(Duration::from_secs(1), clock.late()).await;
-        late.ok().map(|()| begun.elapsed().as_millis())
+        late.ok().map(|_| begun.elapsed().as_millis())
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -219,6 +292,23 @@ mod tests {
                 late = late(&clock) => assert_eq!(late, None),
                 () = asks => {}
             }
+        });
+    }
+
+    #[test]
+    fn what_is_written_must_be_taken() {
+        run(async {
+            let clock = Clock::new(limits());
+            clock.busy();
+            clock.written(false);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            // Another attempt that fails gives no more time; one that succeeds ends the wait.
+            clock.written(false);
+            let begun = Instant::now();
+            assert_eq!(clock.late().await, Late::Unread);
+            assert!(begun.elapsed() < Duration::from_millis(55), "{:?}", begun.elapsed());
+            clock.written(true);
+            assert_eq!(late(&clock).await, None);
         });
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use clap::error::ErrorKind;
 use qwen3_vl::backends::DeviceMap;
 use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
@@ -111,6 +112,30 @@ impl ContextArgs {
         ContextOptions {
             max_model_len: self.max_model_len,
             rope_scaling: self.rope_scaling.clone(),
+        }
+    }
+}
+
+/// How much is computed together.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct TogetherArgs {
+    /// Most answers that are written at the same time
+    #[arg(long, visible_aliases = ["parallel", "batch-size"], value_name = "N", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_num_seqs: u32,
+    /// Most tokens of one pass through the model
+    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_num_batched_tokens: u32,
+}
+
+impl TogetherArgs {
+    /// The same for the library, without a bound on memory.
+    pub fn options(self) -> BatchOptions {
+        BatchOptions {
+            max_num_seqs: self.max_num_seqs as usize,
+            max_num_batched_tokens: self.max_num_batched_tokens as usize,
+            ..BatchOptions::default()
         }
     }
 }

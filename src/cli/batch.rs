@@ -9,12 +9,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::processor::message::default_videos;
 use qwen3_vl::{LoadOptions, Qwen3Vl, Request, Requests, Response, openai};
 use serde_json::{Value, json};
 
-use super::args::{AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, load, load_options};
+use super::args::{
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load, load_options,
+};
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
 use super::{Outcome, print};
@@ -49,14 +50,8 @@ pub struct BatchArgs {
     /// Answer all rows anew, replacing the output
     #[arg(long)]
     overwrite: bool,
-    /// Most rows that are answered at the same time
-    #[arg(long, visible_alias = "parallel", value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_num_seqs: u32,
-    /// Most tokens of one pass through the model
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_num_batched_tokens: u32,
+    #[command(flatten)]
+    together: TogetherArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -248,14 +243,9 @@ impl<'m> Work<'m> {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        let options = BatchOptions {
-            max_num_seqs: args.max_num_seqs as usize,
-            max_num_batched_tokens: args.max_num_batched_tokens as usize,
-            ..BatchOptions::default()
-        };
         Self {
             model,
-            requests: model.batch(options),
+            requests: model.batch(args.together.options()),
             settings: &args.settings,
             journal,
             bar,

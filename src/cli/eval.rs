@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::train::data::{self, Dataset, SourceOptions};
 use qwen3_vl::train::metrics::{Figures, Score, Tally};
 use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request, Requests};
 use serde_json::json;
 
-use super::args::{AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, load, load_options};
+use super::args::{
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load, load_options,
+};
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
 use super::{Outcome, print, size};
@@ -52,10 +53,8 @@ pub struct EvalArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Most answers that are written at the same time
-    #[arg(long, visible_alias = "batch-size", value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_num_seqs: u32,
+    #[command(flatten)]
+    together: TogetherArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -119,8 +118,6 @@ impl<'m> Work<'m> {
     fn new(model: &'m Qwen3Vl, args: &'m EvalArgs, rows: usize) -> anyhow::Result<Self> {
         let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(rows as u64) };
         bar.set_style(ProgressStyle::with_template("answering {bar:30} {pos}/{len} rows {eta}")?);
-        let options =
-            BatchOptions { max_num_seqs: args.max_num_seqs as usize, ..BatchOptions::default() };
         let out = args.out.as_ref().map(|path| {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
             tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))
@@ -128,7 +125,7 @@ impl<'m> Work<'m> {
         });
         Ok(Self {
             model,
-            requests: model.batch(options),
+            requests: model.batch(args.together.options()),
             args,
             bar,
             guard: Streaming::begin(),

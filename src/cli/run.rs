@@ -145,7 +145,7 @@ impl Writer {
     fn show(&mut self, event: &StreamEvent) -> anyhow::Result<()> {
         match event {
             _ if self.json => Ok(()),
-            StreamEvent::Token(_) => Ok(()),
+            StreamEvent::Prompt(_) | StreamEvent::Token(_) => Ok(()),
             StreamEvent::Reasoning(text) => {
                 if !self.reasoning {
                     self.reasoning = true;

@@ -10,7 +10,7 @@ use qwen3_vl::Qwen3Vl;
 use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, load_options, warn};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load_options, warn};
 use super::media::MediaSettings;
 use super::progress::LoadBar;
 use super::{Outcome, print, size};
@@ -36,17 +36,15 @@ pub struct ServeArgs {
     /// Names that requests may call the model by [default: MODEL as given]
     #[arg(long, visible_alias = "alias", value_name = "NAME", num_args = 1..)]
     served_model_name: Vec<String>,
-    /// Most answers that are written at the same time
-    #[arg(long, visible_alias = "parallel", value_name = "N", default_value_t = 32,
-          value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_num_seqs: u32,
-    /// Most tokens of one pass through the model
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    max_num_batched_tokens: u32,
+    #[command(flatten)]
+    together: TogetherArgs,
     /// Answers that may wait; more requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_queue: usize,
+    /// Most open connections; more are refused with 503
+    #[arg(long, value_name = "N", default_value_t = 900,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
     #[command(flatten)]
     memory: MemoryArgs,
     #[command(flatten)]
@@ -102,6 +100,10 @@ struct TimeArgs {
     #[arg(long, visible_alias = "timeout-keep-alive", value_name = "SECONDS", default_value_t = 75,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     keep_alive_timeout: u64,
+    /// Seconds for which a client may take nothing of what is written to it, before its answer is cancelled
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    write_timeout: u64,
     /// Seconds that answers may take after the server was told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
@@ -171,8 +173,8 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         api_keys: keys(&args.access)?,
         allowed_origins: args.access.allowed_origins.clone(),
         tls: tls(&args.access)?,
-        max_num_seqs: args.max_num_seqs as usize,
-        max_num_batched_tokens: args.max_num_batched_tokens as usize,
+        max_num_seqs: args.together.max_num_seqs as usize,
+        max_num_batched_tokens: args.together.max_num_batched_tokens as usize,
         memory: Memory {
             kv_cache: args.memory.kv_cache_memory,
             prefix_cache: args.memory.prefix_cache_memory,
@@ -182,9 +184,11 @@ fn config(args: &ServeArgs, model: &str) -> anyhow::Result<Config> {
         media_workers: workers,
         max_body_bytes: usize::try_from(args.access.max_body_size).unwrap_or(usize::MAX),
         limits: Limits {
+            connections: args.max_connections as usize,
             header: Duration::from_secs(args.times.header_timeout),
             body: Duration::from_secs(args.times.body_timeout),
             idle: Duration::from_secs(args.times.keep_alive_timeout),
+            write: Duration::from_secs(args.times.write_timeout),
         },
         responses: ResponseStore {
             bytes: args.memory.response_store_memory,

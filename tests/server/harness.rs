@@ -16,7 +16,7 @@ pub struct Server {
     pub child: Child,
     pub url: String,
     agent: ureq::Agent,
-    complaints: Arc<Mutex<Vec<String>>>,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 pub fn program() -> Command {
@@ -62,22 +62,30 @@ impl Server {
         });
         let url = url.unwrap_or_else(|| panic!("the server did not start: {}", said.join("\n")));
         // The log must be read, or the server would wait for its reader; what panics is told.
-        let complaints: Arc<Mutex<Vec<String>>> = Arc::default();
-        let heard = Arc::clone(&complaints);
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in lines.filter(|line| line.contains("panicked") || line.contains("ERROR")) {
-                println!("server: {line}");
+            for line in lines {
+                if is_complaint(&line) {
+                    println!("server: {line}");
+                }
                 heard.lock().unwrap().push(line);
             }
         });
-        let server = Self { child, url, agent: agent.build(), complaints };
+        let server = Self { child, url, agent: agent.build(), log };
         server.wait_for("health", || server.get("/health").0 == 200);
         server
     }
 
     /// What the server has logged of panics and faults of its own.
     pub fn complaints(&self) -> Vec<String> {
-        self.complaints.lock().unwrap().clone()
+        self.logged(is_complaint)
+    }
+
+    /// The lines of its log that are `wanted`.
+    pub fn logged(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| wanted(line)).cloned().collect()
     }
 
     /// Memory of the server's process, where the system tells it.
@@ -153,6 +161,10 @@ impl Server {
         let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         assert!(kill.unwrap().success());
     }
+}
+
+fn is_complaint(line: &str) -> bool {
+    line.contains("panicked") || line.contains("ERROR")
 }
 
 impl Drop for Server {

@@ -1,4 +1,4 @@
-//! Connections that keep the server waiting.
+//! Connections that keep the server waiting, and too many of them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -94,4 +94,79 @@ fn slow_connections_are_closed_and_long_answers_are_not() {
     stream.read_to_string(&mut text).unwrap();
     println!("an answer of {:.1} s", begun.elapsed().as_secs_f64());
     assert!(text.ends_with("data: [DONE]\n\n"));
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_its_answer() {
+    let server = Server::start("dense_tied", &["--write-timeout", "1"]);
+    // Some hundred megabytes of answers, more than any buffer between server and client holds.
+    let mut body = ask("Go on.", &[], 3900);
+    (body["stream"], body["ignore_eos"], body["n"]) = (json!(true), json!(true), json!(16));
+    (body["logprobs"], body["top_logprobs"]) = (json!(true), json!(20));
+    let body = body.to_string();
+    let mut stalled = connect(&server);
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx-request-id: stalled-1\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stalled.write_all(head.as_bytes()).unwrap();
+    let running = || server.metric("qwen3_vl_num_requests_running");
+    server.wait_for("running answers", || running() == 16.0);
+    server.wait_for("end of what nobody reads", || running() == 0.0);
+    assert_eq!(server.metric("qwen3_vl_answers_total"), 0.0, "none was written to its end");
+    let told = || server.logged(|line| line.contains("does not read"));
+    server.wait_for("line in the log", || !told().is_empty());
+    assert!(told().len() == 1 && told()[0].contains("stalled-1"), "{:?}", told());
+    let (told, _) = rest(&mut stalled, Instant::now());
+    assert!(told.starts_with("HTTP/1.1 200 ") && !told.contains("[DONE]"));
+    // Others are served.
+    server.chat(&ask("Hello", &[], 2));
+}
+
+/// Asks for `/health` on a connection and leaves it open; nothing where it is closed without a word.
+fn health(stream: &mut TcpStream) -> String {
+    let (mut told, mut byte) = (String::new(), [0]);
+    // A connection that the server has closed shows it on one side or the other.
+    let _ = stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let ends =
+        |told: &str| told.ends_with('}') && told.matches('{').count() == told.matches('}').count();
+    while !ends(&told) && matches!(stream.read(&mut byte), Ok(1)) {
+        told.push(char::from(byte[0]));
+    }
+    told
+}
+
+#[test]
+fn connections_beyond_the_bound_are_told_so() {
+    let server = Server::start("dense_tied", &["--max-connections", "3"]);
+    // The harness may keep one open.
+    let mut kept = Vec::new();
+    let mut refused = loop {
+        let mut stream = connect(&server);
+        let told = health(&mut stream);
+        if !told.starts_with("HTTP/1.1 200 ") {
+            assert!(told.contains("\r\nretry-after: 2\r\n"), "{told}");
+            break stream;
+        }
+        kept.push(stream);
+        assert!(kept.len() <= 3, "more connections than allowed");
+    };
+    assert!(kept.len() >= 2, "{} connections were taken", kept.len());
+    assert_eq!(rest(&mut refused, Instant::now()).0, "", "it is closed");
+    // Whatever it sends, it can read why it is refused.
+    let mut other = connect(&server);
+    let long = "x".repeat(1 << 20);
+    write!(other, "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n").unwrap();
+    write!(other, "content-length: {}\r\n\r\n{long}", long.len()).unwrap();
+    let (told, _) = rest(&mut other, Instant::now());
+    let error: Value = serde_json::from_str(told.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert!(told.starts_with("HTTP/1.1 503 ") && error["error"]["code"] == "unavailable", "{told}");
+    // Neither many that say nothing nor those that are open hinder one another.
+    let silent: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
+    assert!(kept.iter_mut().all(|stream| health(stream).starts_with("HTTP/1.1 200 ")));
+    drop((silent, kept));
+    server.wait_for("place", || health(&mut connect(&server)).starts_with("HTTP/1.1 200 "));
+    let told = || server.logged(|line| line.contains("more are refused"));
+    server.wait_for("line in the log", || !told().is_empty());
 }

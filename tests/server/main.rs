@@ -5,12 +5,14 @@
 mod access;
 mod answers;
 mod batching;
+mod bench;
 mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod dialects;
 mod fuzz;
 mod harness;
+mod idle;
 mod limits;
 mod page;
 mod prompts;

@@ -9,6 +9,20 @@ fn near(found: &Value, right: &Value) {
     assert!((found - right).abs() < 1e-3, "{found} is not {right}");
 }
 
+/// Whether both are alike but for the rounding of numbers.
+fn assert_alike(found: &Value, right: &Value) {
+    match (found, right) {
+        (Value::Array(found), Value::Array(right)) if found.len() == right.len() => {
+            found.iter().zip(right).for_each(|(found, right)| assert_alike(found, right));
+        }
+        (Value::Object(found), Value::Object(right)) if found.len() == right.len() => {
+            found.iter().for_each(|(key, found)| assert_alike(found, &right[key]));
+        }
+        (Value::Number(_), Value::Number(_)) => near(found, right),
+        _ => assert_eq!(found, right),
+    }
+}
+
 /// The entry of a prompt's token with this id.
 fn entry<'v>(entries: &'v [Value], at: usize, id: &Value) -> &'v Value {
     &entries[at][id.to_string()]
@@ -104,11 +118,62 @@ fn what_cannot_be_told_of_a_prompt_is_refused() {
         let (status, error) = server.try_post(path, &body);
         assert_eq!((status, error["error"]["param"].as_str()), (400, Some(field)), "{error}");
     };
-    let mut body = ask("x", &[], 1);
-    (body["prompt_logprobs"], body["stream"]) = (json!(1), json!(true));
-    refused("/v1/chat/completions", body, "prompt_logprobs");
     let body = json!({ "prompt": "a", "max_tokens": 1, "prompt_logprobs": -1 });
     refused("/v1/completions", body, "prompt_logprobs");
-    let body = json!({ "prompt": "a", "echo": true, "logprobs": 1, "stream": true });
-    refused("/v1/completions", body, "logprobs");
+    let body = ask("x", &[], 1);
+    for (value, field) in [(json!(21), "prompt_logprobs"), (json!("all"), "prompt_logprobs")] {
+        let mut body = body.clone();
+        (body["prompt_logprobs"], body["stream"]) = (value, json!(true));
+        refused("/v1/chat/completions", body, field);
+    }
+}
+
+/// The chunks of a stream that ends well.
+fn chunks(server: &Server, path: &str, body: &Value) -> Vec<Value> {
+    let mut body = body.clone();
+    body["stream"] = json!(true);
+    let lines = server.stream(path, &body);
+    assert_eq!(lines.last().map(String::as_str), Some("[DONE]"), "{lines:?}");
+    lines[..lines.len() - 1].iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn streams_tell_of_the_prompt_before_the_answer() {
+    let server = Server::start("dense_tied", &[]);
+    let mut body = ask("Hello", &["e2e/gradient.png"], 6);
+    (body["prompt_logprobs"], body["n"]) = (json!(2), json!(2));
+    let whole = server.chat(&body);
+    let told = chunks(&server, "/v1/chat/completions", &body);
+    let at = told.iter().position(|chunk| chunk["prompt_logprobs"].is_array()).unwrap();
+    assert_alike(&told[at]["prompt_logprobs"], &whole["prompt_logprobs"]);
+    let with = told.iter().filter(|chunk| !chunk["prompt_logprobs"].is_null());
+    assert_eq!(with.count(), 1, "they are told once");
+    let begun = |chunk: &Value| {
+        let choice = &chunk["choices"][0];
+        choice["index"] == 0 && choice["delta"]["content"].as_str().is_some_and(|t| !t.is_empty())
+    };
+    assert!(!told[..at].iter().any(begun), "{told:?}");
+
+    // Completions: each choice tells of its prompt first, with the prompt's text where it is echoed.
+    let mut body =
+        json!({ "prompt": ["One two three", "Four"], "max_tokens": 5, "temperature": 0 });
+    (body["prompt_logprobs"], body["n"]) = (json!(1), json!(2));
+    for (echo, logprobs) in [(false, Value::Null), (true, json!(3)), (true, Value::Null)] {
+        (body["echo"], body["logprobs"]) = (json!(echo), logprobs);
+        let whole = server.post("/v1/completions", &body);
+        let told = chunks(&server, "/v1/completions", &body);
+        for choice in whole["choices"].as_array().unwrap() {
+            let mine = |chunk: &&Value| chunk["choices"][0]["index"] == choice["index"];
+            let mine: Vec<&Value> = told.iter().filter(mine).map(|c| &c["choices"][0]).collect();
+            assert_alike(&mine[0]["prompt_logprobs"], &choice["prompt_logprobs"]);
+            let text: String = mine.iter().filter_map(|c| c["text"].as_str()).collect();
+            assert_eq!(text, choice["text"].as_str().unwrap());
+            for field in ["tokens", "token_logprobs"] {
+                let parts = mine.iter().filter_map(|c| c["logprobs"][field].as_array());
+                let found: Vec<Value> = parts.flatten().cloned().collect();
+                let right = choice["logprobs"][field].as_array().cloned().unwrap_or_default();
+                assert_alike(&json!(found), &json!(right));
+            }
+        }
+    }
 }

@@ -169,7 +169,8 @@ impl<'a> Asked<'a> {
         let BatchEvent::Token { token, finish } = event else {
             return Some((self.open.remove(&id)?.question, None));
         };
-        open.text.push(token);
+        let (answer, _) = self.batch.answer(id)?;
+        open.text.push(answer, token);
         finish?;
         open.text.finish();
         let mut open = self.open.remove(&id)?;

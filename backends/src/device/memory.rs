@@ -23,13 +23,17 @@ pub fn peak_resident_bytes() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Mean number of processes that wanted to run during the last minute; `None` where the system does not tell.
-pub fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+/// How busy the host was over one, five and fifteen minutes, as processes that run or wait to; `None` where the system does
+/// not tell.
+pub fn load_average() -> Option<[f64; 3]> {
+    let load = sysinfo::System::load_average().ok()?;
+    let all = [load.one, load.five, load.fifteen];
+    // Where there is no such thing all are 0, as they would be on a machine that has slept for an hour.
+    all.iter().any(|value| *value > 0.0).then_some(all)
 }
 
 /// Brand string of the processor and its thread count.
-pub(super) fn cpu_name() -> String {
+pub fn cpu_name() -> String {
     let brand = brand().filter(|brand| !brand.is_empty());
     let brand = brand.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     format!("{brand}, {} threads", rayon::current_num_threads())

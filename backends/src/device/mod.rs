@@ -6,7 +6,7 @@ mod memory;
 
 pub use kind::BackendKind;
 pub use map::{DeviceMap, MapError, OpenMap, PartSizes, Placement, Stage, layer_range};
-pub use memory::{MemoryInfo, host_memory, load_average, peak_resident_bytes};
+pub use memory::{MemoryInfo, cpu_name, host_memory, load_average, peak_resident_bytes};
 
 use burn::tensor::{DType, Device};
 
@@ -177,7 +177,7 @@ impl SelectedDevice {
 
 fn hardware_name(device: &SelectedDevice) -> String {
     if device.kind.is_cpu() {
-        return memory::cpu_name();
+        return cpu_name();
     }
     identity(&device.device).map_or_else(|| "unknown adapter".to_owned(), |(name, _)| name)
 }

@@ -27,10 +27,10 @@ use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
 use super::update::{AdamWStep, Moved, UpdateOps};
-use super::{ModelOps, kernels_on, reference};
+use super::{ModelOps, Parts, kernels_on, reference};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
-use attention::{Heads, Rows, Sizes};
+use attention::{Heads, Part, Rows, Sizes};
 use rotary::Angles;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
@@ -77,15 +77,27 @@ impl ModelOps for Flex {
         v: FloatTensor<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        let all_f32 = [&q, &k, &v].iter().all(|t| t.dtype() == DType::F32);
+        Self::attention_over_parts(q, Parts { keys: vec![k], values: vec![v] }, causal)
+    }
+
+    fn attention_over_parts(
+        q: FloatTensor<Self>,
+        parts: Parts<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let mut all = parts.keys.iter().chain(&parts.values);
+        let all_f32 = q.dtype() == DType::F32 && all.all(|part| part.dtype() == DType::F32);
         if !kernels_on() || !all_f32 {
-            return reference::attention::<Self>(q, k, v, causal);
+            return reference::attention_over_parts::<Self>(q, parts, causal);
         }
         let [batch, heads, s, d] = q.layout().shape().dims();
-        let [_, groups, t, _] = k.layout().shape().dims();
-        let (q, k, v) = (q.to_contiguous(), by_rows(k), by_rows(v));
+        let groups = parts.keys[0].layout().shape()[1];
+        let t = parts.keys.iter().map(|part| part.layout().shape()[2]).sum();
+        let rows = |all: Vec<FlexTensor>| all.into_iter().map(by_rows).collect::<Vec<_>>();
+        let (keys, values) = (rows(parts.keys), rows(parts.values));
+        let parts: Vec<Part<'_>> = keys.iter().zip(&values).map(|(k, v)| part_of(k, v)).collect();
         let sizes = Sizes { heads, groups, s, t, d, causal };
-        let out = attention::attention(rows_of(&q), heads_of(&k), heads_of(&v), sizes);
+        let out = attention::attention(rows_of(&q.to_contiguous()), &parts, sizes);
         f32_tensor(out, Shape::new([batch, heads, s, d]))
     }
 
@@ -347,6 +359,10 @@ fn heads_of(x: &FlexTensor) -> Heads<'_> {
         values: &x.storage::<f32>()[x.layout().start_offset()..],
         strides: [strides[0] as usize, strides[1] as usize],
     }
+}
+
+fn part_of<'a>(k: &'a FlexTensor, v: &'a FlexTensor) -> Part<'a> {
+    Part { keys: heads_of(k), values: heads_of(v), rows: k.layout().shape()[2] }
 }
 
 fn rows_of(x: &FlexTensor) -> &[f32] {

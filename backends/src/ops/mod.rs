@@ -15,6 +15,7 @@ mod cube;
 mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod parts;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
+
+pub use parts::Parts;
 
 use crate::quant::QuantScheme;
 
@@ -68,6 +71,15 @@ pub trait ModelOps: Backend {
         causal: bool,
     ) -> FloatTensor<Self> {
         reference::attention::<Self>(q, k, v, causal)
+    }
+
+    /// [`Self::grouped_attention`] over keys and values in several tensors, see [`attention_over_parts`].
+    fn attention_over_parts(
+        q: FloatTensor<Self>,
+        #[extension_type] parts: Parts<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        reference::attention_over_parts::<Self>(q, parts, causal)
     }
 
     /// Attention inside each of many packed sequences, see [`packed_attention`].
@@ -176,6 +188,19 @@ pub fn linear_quantised(
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::grouped_attention(q, k, v, causal))
+}
+
+/// [`attention`] over keys and values that lie in several tensors, as if these were joined along the positions; they are
+/// not copied. Each `k` belongs to the `v` of the same index, and there is at least one.
+pub fn attention_over_parts(
+    q: Tensor<4>,
+    k: Vec<Tensor<4>>,
+    v: Vec<Tensor<4>>,
+    causal: bool,
+) -> Tensor<4> {
+    let list = |all: Vec<Tensor<4>>| all.into_iter().map(Tensor::into_dispatch).collect();
+    let parts = Parts { keys: list(k), values: list(v) };
+    Tensor::from_dispatch(Dispatch::attention_over_parts(q.into_dispatch(), parts, causal))
 }
 
 /// [`attention`] inside each of many sequences that lie one after the other: `q [n, h, d]`, `k, v [n, g, d]`, the

@@ -1,8 +1,13 @@
 //! Reference bodies, generic over Burn's `Backend` trait. Every kernel is tested against these.
 
-use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+mod attention;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice};
+
+pub(super) use attention::{Block, attention_weights};
+pub use attention::{attention, attention_over_parts};
 
 use crate::quant::{OFFSET_OF_FOUR, QuantScheme};
 
@@ -219,35 +224,6 @@ pub fn rms_norm<B: Backend>(
     B::float_mul(normed, B::float_reshape(cast::<B>(weight, dtype), Shape::from(row)))
 }
 
-/// Body of [`super::ModelOps::grouped_attention`]: query rows in blocks, each against the keys that it can see.
-pub fn attention<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    causal: bool,
-) -> FloatTensor<B> {
-    let [b, h, s, d] = q.shape().dims();
-    let [_, g, t, _] = k.shape().dims();
-    let rep = h / g;
-    let rows = (SCORE_BUDGET / (b * h * t).max(1)).clamp(1, s);
-    let q = B::float_reshape(q, Shape::new([b * g, rep, s, d]));
-    let k = B::float_reshape(k, Shape::new([b * g, 1, t, d]));
-    let v = B::float_reshape(v, Shape::new([b * g, 1, t, d]));
-    let mut blocks = Vec::with_capacity(s.div_ceil(rows));
-    for start in (0..s).step_by(rows) {
-        let end = (start + rows).min(s);
-        let seen = if causal { t - s + end } else { t };
-        let block = slice_rows::<B>(q.clone(), start, end);
-        let (keys, values) =
-            (slice_rows::<B>(k.clone(), 0, seen), slice_rows::<B>(v.clone(), 0, seen));
-        let causal_from = (causal && end - start > 1).then(|| t - s + start);
-        let weights = attention_weights::<B>(block, keys, Block { causal_from });
-        blocks.push(B::float_matmul(cast::<B>(weights, values.dtype()), values));
-    }
-    let out = if blocks.len() == 1 { blocks.remove(0) } else { B::float_cat(blocks, 2) };
-    B::float_reshape(out, Shape::new([b, h, s, d]))
-}
-
 /// `√(2/π)`.
 const GELU_SLOPE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
 const GELU_CUBE: f64 = 0.044_715;
@@ -286,46 +262,6 @@ pub(super) fn gelu_slope<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let integral = B::float_add_scalar(B::float_erf(erf), 1.0.into());
     let integral = B::float_mul_scalar(integral, 0.5.into());
     B::float_add(integral, B::float_mul(x, density))
-}
-
-/// Which keys the rows of a block may see.
-#[derive(Clone, Copy)]
-pub(super) struct Block {
-    /// Position of the first row, where later positions are hidden.
-    pub causal_from: Option<usize>,
-}
-
-/// `softmax(q·kᵀ / sqrt(d))` in f32, every score in memory.
-pub(super) fn attention_weights<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    block: Block,
-) -> FloatTensor<B> {
-    let scale = (q.shape()[3] as f64).powf(-0.5);
-    let scores = cast::<B>(B::float_matmul(q, B::float_transpose(k)), DType::F32);
-    let mut scores = B::float_mul_scalar(scores, scale.into());
-    if let Some(first) = block.causal_from {
-        let mask = future_mask::<B>(&scores, first);
-        scores = B::float_mask_fill(scores, mask, f32::NEG_INFINITY.into());
-    }
-    let top = B::float_max_dim(scores.clone(), 3);
-    let weights = B::float_exp(B::float_sub(scores, top));
-    let sum = B::float_sum_dim(weights.clone(), 3);
-    B::float_div(weights, sum)
-}
-
-/// True where a key lies in the future of a query, for scores `[b, h, s, t]` of the positions from `first` on.
-fn future_mask<B: Backend>(scores: &FloatTensor<B>, first: usize) -> BoolTensor<B> {
-    let device = scores.device();
-    let [b, h, s, t] = scores.shape().dims();
-    let settings = get_or_init_device_settings::<B>(&device);
-    let first = first as i64;
-    let rows = B::int_arange(first..first + s as i64, &device, settings.int_dtype);
-    let columns = B::int_arange(0..t as i64, &device, settings.int_dtype);
-    let rows = B::int_reshape(rows, Shape::new([s, 1]));
-    let columns = B::int_reshape(columns, Shape::new([1, t]));
-    let mask = B::int_lower(rows, columns, settings.bool_dtype);
-    B::bool_expand(B::bool_reshape(mask, Shape::new([1, 1, s, t])), Shape::new([b, h, s, t]))
 }
 
 pub(super) fn slice_rows<B: Backend>(

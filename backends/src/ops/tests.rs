@@ -160,6 +160,44 @@ fn attention_agrees_over_batches_and_views_of_a_cache() {
 }
 
 #[test]
+fn attention_over_parts_is_attention_over_all_of_them() {
+    for (h, g, s, lengths, causal) in [
+        (4, 2, 1, vec![7, 33, 2], true),
+        (4, 1, 70, vec![64, 40], true),
+        (2, 2, 90, vec![5, 30, 60], true),
+        (3, 3, 3, vec![9, 1], false),
+        (8, 2, 4, vec![12], true),
+    ] {
+        let t = lengths.iter().sum();
+        let q = tensor([1, h, s, 16], 0.1, DType::F32);
+        let all = [5.0, 8.0].map(|seed| tensor([1, g, t, 16], seed, DType::F32));
+        let parts = |all: &Tensor<4>| -> Vec<Tensor<4>> {
+            // Views with room behind them, as a cache has, and one without.
+            let mut start = 0;
+            let part = |length: &usize| {
+                start += length;
+                let rows = all.clone().narrow(2, start - length, *length);
+                Tensor::cat(vec![rows.clone(), rows], 2).narrow(2, 0, *length)
+            };
+            lengths.iter().map(part).collect()
+        };
+        let whole = attention(q.clone(), all[0].clone(), all[1].clone(), causal);
+        let [k, v] = all.each_ref().map(parts);
+        let found = attention_over_parts(q.clone(), k.clone(), v.clone(), causal);
+        let difference = largest_difference(found, whole.clone());
+        assert!(difference < 1e-5, "{h}/{g} {s} over {lengths:?}: {difference}");
+        let primitives = |all: Vec<Tensor<4>>| all.iter().map(primitive).collect::<Vec<_>>();
+        let parts = Parts { keys: primitives(k), values: primitives(v) };
+        let generic = reference::<4>(vec![primitive(&q)], |mut inputs| {
+            let (q, parts) = (inputs.pop().unwrap(), parts.clone());
+            reference::attention_over_parts::<burn::backend::Flex>(q, parts, causal)
+        });
+        let difference = largest_difference(generic, whole);
+        assert!(difference < 1e-5, "{h}/{g} {s} over {lengths:?}, reference: {difference}");
+    }
+}
+
+#[test]
 fn a_causal_query_sees_only_its_past() {
     let q = tensor([1, 2, 4, 8], 0.1, DType::F32);
     let (k, v) = (tensor([1, 2, 4, 8], 2.0, DType::F32), tensor([1, 2, 4, 8], 3.0, DType::F32));

@@ -206,16 +206,9 @@ impl Common {
         if let Some(k) = self.top_k.filter(|k| *k < -1) {
             return Err(BodyError::value("top_k", k, "at least 1, or -1 or 0 for all"));
         }
-        match self.prompt_logprobs {
-            Some(n) if !(0..=MAX_LOGPROBS as i64).contains(&n) => {
-                return Err(BodyError::value("prompt_logprobs", n, "from 0 to 20"));
-            }
-            // They come with the whole answer, as in vLLM.
-            Some(n) if self.stream => {
-                let must = "left out where `stream` is true";
-                return Err(BodyError::value("prompt_logprobs", n, must));
-            }
-            _ => {}
+        let known = 0..=MAX_LOGPROBS as i64;
+        if let Some(n) = self.prompt_logprobs.filter(|n| !known.contains(n)) {
+            return Err(BodyError::value("prompt_logprobs", n, "from 0 to 20"));
         }
         self.biases().map(|_| ())
     }

@@ -6,6 +6,7 @@
 //! per step, so that a large picture does not hold them up.
 
 mod features;
+mod options;
 mod schedule;
 mod sequence;
 
@@ -19,39 +20,12 @@ use crate::generate::{
 };
 use crate::inputs::ModelInputs;
 use crate::model::Qwen3VlModel;
-use crate::prefix::{Prefixes, Trace};
+use crate::prefix::{Blocks, Prefixes, Trace};
 use crate::probe::Probe;
 use crate::sample::Constraint;
 use features::FeatureCache;
+pub use options::{BatchOptions, BatchStats};
 use sequence::Sequence;
-
-/// How much runs at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchOptions {
-    /// Most sequences that hold a cache (vLLM `max_num_seqs`).
-    pub max_num_seqs: usize,
-    /// Most tokens of one forward pass (vLLM `max_num_batched_tokens`).
-    pub max_num_batched_tokens: usize,
-    /// Most bytes of all caches; a sequence waits until its share is free. Without it nothing waits for memory.
-    pub kv_bytes: Option<u64>,
-    /// Bytes of caches that are kept of ended sequences, so that prompts are computed from where they differ from an
-    /// earlier one; within `kv_bytes`. With 0 nothing is shared.
-    pub prefix_bytes: u64,
-    /// Bytes of features of pictures that are kept for when they are seen again.
-    pub feature_bytes: u64,
-}
-
-impl Default for BatchOptions {
-    fn default() -> Self {
-        Self {
-            max_num_seqs: 32,
-            max_num_batched_tokens: 2048,
-            kv_bytes: None,
-            prefix_bytes: 0,
-            feature_bytes: 0,
-        }
-    }
-}
 
 /// Names a sequence of a [`Batch`], in order of submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,24 +38,6 @@ pub enum BatchEvent {
     Token { token: GeneratedToken, finish: Option<FinishReason> },
     /// It ended with an error; the others go on.
     Failed(GenerateError),
-}
-
-/// How full a batch is, and what its caches have saved.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BatchStats {
-    pub waiting: usize,
-    pub running: usize,
-    /// Bytes that running sequences may grow to.
-    pub reserved_bytes: u64,
-    /// Bytes of caches kept for prompts to come.
-    pub prefix_bytes: u64,
-    pub feature_bytes: u64,
-    /// Frames whose features were known, and were not.
-    pub feature_hits: u64,
-    pub feature_misses: u64,
-    /// Prompt tokens that came from a cache, and all.
-    pub reused_tokens: u64,
-    pub prompt_tokens: u64,
 }
 
 /// Sequences that are computed together. A sequence gives the ids that it would give alone, up to the rounding of
@@ -135,7 +91,7 @@ impl<'m> Batch<'m> {
         options: GenerateOptions,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<SequenceId, GenerateError> {
-        let reserved = self.reserve(inputs.ids.len(), &options)?;
+        let most = self.reserve(inputs.ids.len(), &options)?;
         let answer = Answer::new(options, inputs.ids.clone())?.with_constraint(constraint);
         let prompt = self.model.prepare(inputs, &mut Probe::off())?;
         let trace = if self.shares() { Trace::of(inputs) } else { Trace::default() };
@@ -147,8 +103,8 @@ impl<'m> Batch<'m> {
             prompt,
             trace,
             answer,
-            cache: self.model.new_cache(),
-            reserved,
+            cache: self.model.new_cache().up_to(most),
+            most,
             // Tokens that were computed for another sequence have no scores.
             looked,
             encoding: None,
@@ -158,15 +114,15 @@ impl<'m> Batch<'m> {
         Ok(id)
     }
 
-    /// Bytes that the cache of a sequence may grow to.
-    fn reserve(&self, prompt: usize, options: &GenerateOptions) -> Result<u64, GenerateError> {
+    /// Tokens that the cache of a sequence may grow to.
+    fn reserve(&self, prompt: usize, options: &GenerateOptions) -> Result<usize, GenerateError> {
         let tokens = prompt.saturating_add(options.max_new_tokens).min(options.context);
         let needed = self.model.cache_bytes(tokens);
         match self.options.kv_bytes {
             Some(budget) if needed > budget => {
                 Err(GenerateError::Memory { tokens, needed, budget })
             }
-            _ => Ok(needed),
+            _ => Ok(tokens),
         }
     }
 
@@ -188,11 +144,13 @@ impl<'m> Batch<'m> {
 
     /// How full the batch is, and what its caches have saved so far.
     pub fn stats(&self) -> BatchStats {
+        let blocks = self.blocks();
         BatchStats {
             waiting: self.waiting.len(),
             running: self.running.iter().filter(|s| s.goes_on()).count(),
-            reserved_bytes: self.running.iter().map(|s| s.reserved).sum(),
-            prefix_bytes: self.prefixes.bytes(),
+            reserved_bytes: self.used(&blocks),
+            shared_bytes: blocks.shared_bytes(self.prefixes.blocks()),
+            prefix_bytes: self.prefixes.bytes_beside(&blocks),
             feature_bytes: self.features.bytes(),
             feature_hits: self.features.hits,
             feature_misses: self.features.misses,
@@ -251,9 +209,21 @@ impl<'m> Batch<'m> {
             return;
         }
         let (trace, cache) = sequence.into_trace();
-        let bytes = self.model.cache_bytes(cache.capacity());
-        self.prefixes.keep(trace, cache, bytes);
-        self.prefixes.shrink_to(self.free().unwrap_or(u64::MAX).min(self.options.prefix_bytes));
+        self.prefixes.keep(trace, cache);
+        self.shrink_prefixes();
+    }
+
+    /// Frees kept caches until they fit beside what runs; false where not even none would.
+    fn shrink_prefixes(&mut self) -> bool {
+        let blocks = self.blocks();
+        let free = match self.options.kv_bytes {
+            Some(budget) => budget.checked_sub(self.used(&blocks)),
+            None => Some(u64::MAX),
+        };
+        if let Some(free) = free {
+            self.prefixes.shrink_to(free.min(self.options.prefix_bytes), &blocks);
+        }
+        free.is_some()
     }
 
     /// Whether sequences share what they have in common.
@@ -261,10 +231,19 @@ impl<'m> Batch<'m> {
         self.options.prefix_bytes > 0
     }
 
-    /// Bytes that running sequences leave, where there is a bound.
-    fn free(&self) -> Option<u64> {
-        let reserved: u64 = self.running.iter().map(|s| s.reserved).sum();
-        self.options.kv_bytes.map(|budget| budget.saturating_sub(reserved))
+    /// The blocks of running sequences.
+    fn blocks(&self) -> Blocks {
+        self.running.iter().map(|sequence| &sequence.cache).collect()
+    }
+
+    /// Bytes of these, and of what running sequences may add to them.
+    fn used(&self, blocks: &Blocks) -> u64 {
+        self.running.iter().map(|sequence| self.own_bytes(sequence)).sum::<u64>() + blocks.bytes()
+    }
+
+    /// Bytes that the cache of a sequence may take beside its blocks.
+    fn own_bytes(&self, sequence: &Sequence) -> u64 {
+        self.model.cache_bytes(sequence.most.saturating_sub(sequence.cache.in_blocks()))
     }
 
     /// Logits after the last row of every sequence whose next token can be sampled, in order.

@@ -2,21 +2,38 @@
 
 use super::{Batch, sequence::Sequence};
 use crate::cache::KvCache;
-use crate::prefix::borrow;
+use crate::prefix::LEAST;
 
 /// Patches times blocks of the vision tower that run in one step beside answers being written.
 const VISION_SLICE: usize = 16_384;
 
 impl Batch<'_> {
+    /// Lets sequences run for which there are places and memory. What they share with others needs no more of it.
     pub(super) fn admit(&mut self) {
         while self.running.len() < self.options.max_num_seqs.max(1)
-            && let Some(next) = self.waiting.front()
+            && let Some(next) = self.waiting.pop_front()
         {
-            if let Some(free) = self.free() {
-                let Some(left) = free.checked_sub(next.reserved) else { return };
-                self.prefixes.shrink_to(left);
+            self.running.push(next);
+            self.borrow_prefix(self.running.len() - 1);
+            // A block may be larger than what it saves: then the sequence is better off alone.
+            let fits = self.shrink_prefixes() || {
+                self.give_back();
+                self.shrink_prefixes()
+            };
+            if !fits && let Some(mut last) = self.running.pop() {
+                last.looked = last.answer.wants_scores();
+                self.waiting.push_front(last);
+                return;
             }
-            self.running.extend(self.waiting.pop_front());
+        }
+    }
+
+    /// Takes back what the sequence that was admitted last has borrowed.
+    fn give_back(&mut self) {
+        if let Some(last) = self.running.last_mut() {
+            self.stats.reused_tokens -= last.timings.reused_tokens as u64;
+            last.timings.reused_tokens = 0;
+            last.cache = self.model.new_cache().up_to(last.most);
         }
     }
 
@@ -26,7 +43,7 @@ impl Batch<'_> {
         let writing = self.running.iter().any(|s| s.open_prompt() == 0);
         let slice = if writing { VISION_SLICE } else { usize::MAX };
         let mut left = self.options.max_num_batched_tokens.max(1);
-        self.borrow_prefixes();
+        (0..self.running.len()).for_each(|index| self.borrow_prefix(index));
         for index in 0..self.running.len() {
             if self.running[index].open_prompt() == 0 || self.twin_before(index) {
                 continue;
@@ -49,27 +66,49 @@ impl Batch<'_> {
         }
     }
 
-    /// Gives sequences that have not begun what another one has computed of their prompt.
-    fn borrow_prefixes(&mut self) {
-        if !self.shares() {
+    /// Gives a sequence that has not begun what another one has computed of its prompt.
+    fn borrow_prefix(&mut self, index: usize) {
+        if !self.shares() || self.running[index].looked || self.twin_before(index) {
             return;
         }
-        for index in 0..self.running.len() {
-            let sequence = &self.running[index];
-            if sequence.looked || self.twin_before(index) {
-                continue;
-            }
-            let others = self.running.iter().filter(|s| s.id != sequence.id && !s.cache.is_empty());
-            let live = others.filter_map(|s| borrow(&s.trace, &s.cache, &sequence.trace));
-            let found = live.chain(self.prefixes.find(&sequence.trace)).max_by_key(KvCache::len);
+        self.running[index].looked = true;
+        if let Some(cache) = self.lend(index) {
+            self.stats.reused_tokens += cache.len() as u64;
             let sequence = &mut self.running[index];
-            sequence.looked = true;
-            if let Some(cache) = found {
-                self.stats.reused_tokens += cache.len() as u64;
-                sequence.timings.reused_tokens = cache.len();
-                sequence.cache = cache;
-            }
+            sequence.timings.reused_tokens = cache.len();
+            sequence.cache = cache.up_to(sequence.most);
         }
+    }
+
+    /// The longest beginning of a sequence's prompt that a cache holds, in the same blocks.
+    fn lend(&mut self, to: usize) -> Option<KvCache> {
+        let prompt = &self.running[to].trace;
+        let others = self.running.iter().enumerate().filter(|(index, _)| *index != to);
+        let lengths = others.map(|(from, s)| (from, s.trace.common(s.cache.len(), prompt)));
+        let live = lengths.max_by_key(|(_, length)| *length);
+        let live = live.filter(|(from, length)| *length >= LEAST && self.fits(*from, to, *length));
+        let kept = self.prefixes.find(&self.running[to].trace);
+        match live {
+            Some((from, length)) if kept.as_ref().is_none_or(|kept| kept.len() < length) => {
+                Some(self.running[from].cache.share(length))
+            }
+            _ => kept,
+        }
+    }
+
+    /// Whether there is memory for having two sequences share `length` tokens: the one that lends may have to begin
+    /// another block before its last one is full.
+    fn fits(&self, from: usize, to: usize, length: usize) -> bool {
+        let (lender, borrower) = (&self.running[from], &self.running[to]);
+        let Some(budget) = self.options.kv_bytes else { return true };
+        if length <= lender.cache.in_blocks() {
+            return true;
+        }
+        let after = |most: usize, held: usize| self.model.cache_bytes(most.saturating_sub(held));
+        let more = lender.cache.own_bytes() + after(lender.most, lender.cache.len());
+        let more = more + after(borrower.most, length);
+        let less = self.own_bytes(lender) + self.own_bytes(borrower);
+        self.used(&self.blocks()).saturating_add(more) <= budget.saturating_add(less)
     }
 
     /// Whether an earlier sequence is computing the same prompt, so that it is better to wait and take it over.

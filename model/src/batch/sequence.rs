@@ -17,8 +17,8 @@ pub(super) struct Sequence {
     pub(super) trace: Trace,
     pub(super) answer: Answer,
     pub(super) cache: KvCache,
-    /// Bytes that the cache may grow to.
-    pub(super) reserved: u64,
+    /// Tokens that the cache may grow to.
+    pub(super) most: usize,
     /// Whether its prompt was looked for in other caches.
     pub(super) looked: bool,
     /// Frames in the vision tower.

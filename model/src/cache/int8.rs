@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, FloatDType, Int, IntDType, Tensor};
 
-use super::append_rows;
+use super::store::{Room, append_rows};
 
 /// Values of one token and head share a scale.
 #[derive(Debug, Clone)]
@@ -13,14 +13,14 @@ pub(super) struct Int8Rows {
     scales: Tensor<4>,
 }
 
-/// `rows` with `new [1, heads, n, dim]` from slot `at` on.
-pub(super) fn append(rows: Option<Int8Rows>, new: Tensor<4>, at: usize) -> Int8Rows {
+/// `rows` with `new [1, heads, n, dim]` behind the first ones.
+pub(super) fn append(rows: Option<Int8Rows>, new: Tensor<4>, room: Room) -> Int8Rows {
     let (old_words, old_scales) = rows.map(|rows| (rows.words, rows.scales)).unzip();
     let new = new.cast(DType::F32);
     let scales = new.clone().abs().max_dim(3).div_scalar(127.0);
     let codes = (new / scales.clone().clamp_min(f32::MIN_POSITIVE)).round();
-    let words = append_rows(old_words, pack(codes), at);
-    Int8Rows { words, scales: append_rows(old_scales, scales, at) }
+    let words = append_rows(old_words, pack(codes), room);
+    Int8Rows { words, scales: append_rows(old_scales, scales, room) }
 }
 
 impl Int8Rows {
@@ -29,12 +29,11 @@ impl Int8Rows {
         self.words.dims()[2]
     }
 
-    /// The first `length` rows, a view.
-    pub(super) fn first(&self, length: usize) -> Self {
-        Self {
-            words: self.words.clone().narrow(2, 0, length),
-            scales: self.scales.clone().narrow(2, 0, length),
-        }
+    /// The first rows of each, one after the other, copied.
+    pub(super) fn joined(parts: &[(&Self, usize)]) -> Self {
+        let words = parts.iter().map(|(rows, length)| rows.words.clone().narrow(2, 0, *length));
+        let scales = parts.iter().map(|(rows, length)| rows.scales.clone().narrow(2, 0, *length));
+        Self { words: Tensor::cat(words.collect(), 2), scales: Tensor::cat(scales.collect(), 2) }
     }
 
     /// The first `end` rows, `[1, heads, end, dim]` in f32.

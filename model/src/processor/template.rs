@@ -7,6 +7,8 @@
 mod clock;
 mod json;
 
+pub use clock::utc;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};

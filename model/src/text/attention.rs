@@ -62,7 +62,7 @@ impl Attention {
         for (cache, length) in caches.iter_mut().zip(&context.lengths) {
             let rows = |t: &Tensor<3>| by_head(t.clone().narrow(0, start, *length));
             let (keys, values) = cache.append(layer, rows(&k), rows(&v));
-            let out = ops::attention(rows(&q), keys, values, true);
+            let out = ops::attention_over_parts(rows(&q), keys, values, true);
             outputs.push(out.squeeze_dim::<3>(0).swap_dims(0, 1).flatten::<2>(1, 2));
             start += length;
         }

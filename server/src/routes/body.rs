@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -49,16 +49,25 @@ impl FromRequest<Shared> for Json {
     }
 }
 
-/// A body of at most `limit` bytes. What is sent of a larger one is taken for a moment all the same: a client that is
-/// cut off while it sends would not read why.
+/// Takes what is sent of a body that is not wanted, for a moment: a client that is cut off while it sends would not read
+/// why.
+pub async fn discard(body: Body) {
+    linger(body.into_data_stream()).await;
+}
+
+async fn linger(mut parts: BodyDataStream) {
+    let rest = async { while let Some(Ok(_)) = parts.next().await {} };
+    // Whether the end was reached does not matter.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+/// A body of at most `limit` bytes.
 async fn read(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
     let (mut parts, mut bytes) = (body.into_data_stream(), Vec::new());
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| ApiError::bad_request(error.to_string(), None))?;
         if bytes.len() + part.len() > limit {
-            let rest = async { while let Some(Ok(_)) = parts.next().await {} };
-            // Whether the end was reached does not matter.
-            let _ = tokio::time::timeout(LINGER, rest).await;
+            linger(parts).await;
             let message = format!("the body is larger than {limit} bytes");
             return Err(ApiError::of(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message));
         }

@@ -97,6 +97,10 @@ impl ChatStream {
     }
 
     fn delta(&mut self, index: usize, delta: Value, finish: Option<&str>) -> Line {
+        data(&self.delta_chunk(index, delta, finish))
+    }
+
+    fn delta_chunk(&mut self, index: usize, delta: Value, finish: Option<&str>) -> Value {
         let tokenizer = self.model.processor().tokenizer();
         let waiting = self.choices[index].logprobs.as_mut().map(std::mem::take);
         let logprobs = waiting.filter(|waiting| !waiting.is_empty());
@@ -108,7 +112,7 @@ impl ChatStream {
             "logprobs": logprobs,
             "finish_reason": finish,
         });
-        data(&self.chunk(vec![choice]))
+        self.chunk(vec![choice])
     }
 }
 
@@ -120,6 +124,12 @@ impl Dialect for ChatStream {
 
     fn piece(&mut self, index: usize, piece: Piece) -> Vec<Line> {
         let delta = match piece {
+            Piece::Prompt(scores) => {
+                let scores = openai::prompt_logprobs(self.model.processor().tokenizer(), &scores);
+                let mut chunk = self.delta_chunk(index, json!({}), None);
+                chunk["prompt_logprobs"] = scores;
+                return vec![data(&chunk)];
+            }
             Piece::Token(token) => {
                 if let (Some(all), Some(logprobs)) =
                     (&mut self.choices[index].logprobs, token.logprobs)

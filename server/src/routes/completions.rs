@@ -6,6 +6,7 @@ use axum::response::sse::Event as Line;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::{CompletionBody, Head, Prompts, parse_completion, prompt_logprobs};
 use qwen3_vl_engine::{Prepared, Qwen3Vl, Response, TokenLogprob};
+use qwen3_vl_model::generate::PromptLogprob;
 use qwen3_vl_model::processor::detokenize::token_bytes;
 use serde_json::{Map, Value, json};
 
@@ -17,33 +18,26 @@ use crate::sse::{Dialect, broken_chunks, data, end_of_chunks, stream};
 /// `POST /v1/completions`.
 pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
     let mut body = parse_completion(asked.body.take())?;
-    let scores = Scores::of(&mut body)?;
+    let scores = Scores::of(&mut body);
     let head = asked.head(format!("cmpl-{}", asked.id), body.model.as_deref())?;
-    let prompts = body.prompts.clone();
-    let prepare = move |model: &Qwen3Vl, _| prompts.iter().map(|p| prepare(model, p)).collect();
+    let texts = body.prompts.clone();
+    let prepare = move |model: &Qwen3Vl, _| texts.iter().map(|p| prepare(model, p)).collect();
     let prepared: Vec<Prepared> = asked.app.work(prepare).await?;
-    let echoes = echoes(&body, &prepared);
+    let prompts: Vec<Asking> = prepared.iter().map(|p| Asking::of(p, body.echo)).collect();
     let answers = asked.submit(prepared, &body.request, body.n)?;
     let model = Arc::clone(asked.app.model()?);
+    let telling = Telling { model, scores, prompts, n: body.n };
     if body.stream {
         let include_usage = body.stream_options.include_usage;
-        let writer =
-            TextStream { model, head, include_usage, echoes, n: body.n, pending: Vec::new() };
-        return Ok(stream(answers, false, writer));
+        return Ok(stream(answers, false, TextStream::new(head, telling, include_usage)));
     }
     let responses = answers.whole().await?;
-    let all = responses.iter().zip(&echoes).enumerate();
-    let choices: Vec<Value> = all
-        .map(|(index, (response, echo))| {
-            let text = format!("{echo}{}", response.text);
+    let choices = responses.iter().enumerate();
+    let choices: Vec<Value> = choices
+        .map(|(index, response)| {
             // The first answer to a prompt tells of the prompt.
-            let prompt = &responses[index - index % body.n];
-            let logprobs = scores.with_echo(&model, prompt, response);
-            let mut choice = choice(index, &text, logprobs, Some(response.finish_reason.as_str()));
-            if let Some(prompt) = scores.of_prompt(&model, prompt) {
-                choice["prompt_logprobs"] = prompt;
-            }
-            choice
+            let prompt = responses[index - index % body.n].prompt_logprobs.as_deref();
+            telling.whole(index, prompt, response)
         })
         .collect();
     let mut reply = head.object("text_completion");
@@ -59,13 +53,19 @@ fn prepare(model: &Qwen3Vl, prompt: &Prompts) -> Result<Prepared, qwen3_vl_engin
     }
 }
 
-/// What stands before each answer.
-fn echoes(body: &CompletionBody, prepared: &[Prepared]) -> Vec<String> {
-    let text = |prompt: &Prepared| match body.echo {
-        true => prompt.chat.rendered.clone(),
-        false => String::new(),
-    };
-    prepared.iter().flat_map(|prompt| std::iter::repeat_n(text(prompt), body.n)).collect()
+/// What the answers to a prompt tell of it.
+struct Asking {
+    /// What stands before each answer.
+    echo: String,
+    /// Its first token.
+    first: Option<u32>,
+}
+
+impl Asking {
+    fn of(prepared: &Prepared, echo: bool) -> Self {
+        let echo = if echo { prepared.chat.rendered.clone() } else { String::new() };
+        Self { echo, first: prepared.chat.inputs.ids.first().copied() }
+    }
 }
 
 fn choice(index: usize, text: &str, logprobs: Option<Value>, finish: Option<&str>) -> Value {
@@ -84,6 +84,7 @@ fn usage(responses: &[&Response], n: usize) -> Value {
 }
 
 /// Which log probabilities of the prompt are told.
+#[derive(Debug, Clone, Copy)]
 struct Scores {
     /// As `prompt_logprobs`, with so many alternatives.
     asked: Option<usize>,
@@ -93,38 +94,75 @@ struct Scores {
 
 impl Scores {
     /// What `body` asks for, which then has the model compute enough for both.
-    fn of(body: &mut CompletionBody) -> Result<Self, ApiError> {
+    fn of(body: &mut CompletionBody) -> Self {
         let asked = body.request.prompt_logprobs;
         let echoed = body.request.logprobs.filter(|_| body.echo);
-        if echoed.is_some() && body.stream {
-            let message = "`logprobs` beside `echo` must be left out where `stream` is true";
-            return Err(ApiError::bad_request(message, Some("logprobs")));
-        }
         body.request.prompt_logprobs = asked.max(echoed);
-        Ok(Self { asked, echoed })
+        Self { asked, echoed }
     }
 
-    fn of_prompt(&self, model: &Qwen3Vl, response: &Response) -> Option<Value> {
-        let (n, mut scores) = self.asked.zip(response.prompt_logprobs.clone())?;
-        scores.iter_mut().for_each(|score| score.logprobs.top.truncate(n));
-        Some(prompt_logprobs(model.processor().tokenizer(), &scores))
+    fn any(self) -> bool {
+        self.asked.or(self.echoed).is_some()
+    }
+}
+
+/// What is told beside the texts of the answers.
+struct Telling {
+    model: Arc<Qwen3Vl>,
+    scores: Scores,
+    prompts: Vec<Asking>,
+    /// Answers per prompt.
+    n: usize,
+}
+
+impl Telling {
+    /// The prompt of answer `index`.
+    fn prompt(&self, index: usize) -> &Asking {
+        &self.prompts[index / self.n]
     }
 
-    /// The log probabilities of an answer, behind those of its prompt where it is echoed.
-    fn with_echo(&self, model: &Qwen3Vl, prompt: &Response, answer: &Response) -> Option<Value> {
-        let answer = answer.logprobs.as_deref()?.iter().map(Word::of);
-        let mut words: Vec<Word<'_>> = Vec::new();
-        if let Some((n, scores)) = self.echoed.zip(prompt.prompt_logprobs.as_deref()) {
-            let first = prompt.prompt_token_ids.first();
-            words.extend(first.map(|id| Word { id: *id, logprob: None, top: &[] }));
-            words.extend(scores.iter().map(|score| Word {
-                id: score.id,
-                logprob: Some(score.logprobs.chosen),
-                top: score.logprobs.top.get(..n).unwrap_or(&score.logprobs.top),
-            }));
+    /// The choice of a whole answer, with what is known of its prompt.
+    fn whole(&self, index: usize, prompt: Option<&[PromptLogprob]>, response: &Response) -> Value {
+        let text = format!("{}{}", self.prompt(index).echo, response.text);
+        let logprobs = response.logprobs.as_deref().map(|tokens| {
+            let mut words = self.echoed(index, prompt);
+            words.extend(tokens.iter().map(Word::of));
+            legacy(&self.model, &words)
+        });
+        let finish = Some(response.finish_reason.as_str());
+        self.with_prompt(prompt, choice(index, &text, logprobs, finish))
+    }
+
+    /// The choice that stands before a streamed answer, with what is known of its prompt.
+    fn before(&self, index: usize, prompt: &[PromptLogprob]) -> Value {
+        let words = self.echoed(index, Some(prompt));
+        let logprobs = (!words.is_empty()).then(|| legacy(&self.model, &words));
+        let choice = choice(index, &self.prompt(index).echo, logprobs, None);
+        self.with_prompt(Some(prompt), choice)
+    }
+
+    /// `choice` with `prompt_logprobs`, where they are asked for.
+    fn with_prompt(&self, prompt: Option<&[PromptLogprob]>, mut choice: Value) -> Value {
+        if let Some((n, prompt)) = self.scores.asked.zip(prompt) {
+            let mut prompt = prompt.to_vec();
+            prompt.iter_mut().for_each(|score| score.logprobs.top.truncate(n));
+            let tokenizer = self.model.processor().tokenizer();
+            choice["prompt_logprobs"] = prompt_logprobs(tokenizer, &prompt);
         }
-        words.extend(answer);
-        Some(legacy(model, &words))
+        choice
+    }
+
+    /// The tokens of the prompt, where they are echoed and told.
+    fn echoed<'a>(&self, index: usize, prompt: Option<&'a [PromptLogprob]>) -> Vec<Word<'a>> {
+        let Some((n, prompt)) = self.scores.echoed.zip(prompt) else { return Vec::new() };
+        let first = self.prompt(index).first;
+        let first = first.map(|id| Word { id, logprob: None, top: &[] });
+        let rest = prompt.iter().map(|score| Word {
+            id: score.id,
+            logprob: Some(score.logprobs.chosen),
+            top: score.logprobs.top.get(..n).unwrap_or(&score.logprobs.top),
+        });
+        first.into_iter().chain(rest).collect()
     }
 }
 
@@ -169,57 +207,90 @@ fn legacy(model: &Qwen3Vl, tokens: &[Word<'_>]) -> Value {
 
 /// Chunks of completions.
 struct TextStream {
-    model: Arc<Qwen3Vl>,
     head: Head,
+    telling: Telling,
     include_usage: bool,
-    echoes: Vec<String>,
-    n: usize,
     /// Tokens whose text has not been sent, with the choice that they belong to.
     pending: Vec<(usize, TokenLogprob)>,
+    /// For each prompt of which something is still to be told, chunks that come behind that.
+    held: Vec<Option<Vec<Line>>>,
 }
 
 impl TextStream {
-    fn chunk(&mut self, index: usize, text: &str, finish: Option<&str>) -> Line {
+    fn new(head: Head, telling: Telling, include_usage: bool) -> Self {
+        let waits = telling.scores.any().then(Vec::new);
+        let held = vec![waits; telling.prompts.len()];
+        Self { head, telling, include_usage, pending: Vec::new(), held }
+    }
+
+    fn line(&self, choice: Value) -> Line {
+        let mut chunk = self.head.object("text_completion");
+        chunk["choices"] = json!([choice]);
+        data(&chunk)
+    }
+
+    /// A chunk of answer `index`, which is kept where its prompt comes first.
+    fn chunk(&mut self, index: usize, text: &str, finish: Option<&str>) -> Vec<Line> {
         let mine = self.pending.extract_if(.., |(at, _)| *at == index).map(|(_, token)| token);
         let tokens: Vec<TokenLogprob> = mine.collect();
         let words: Vec<Word<'_>> = tokens.iter().map(Word::of).collect();
-        let logprobs = (!words.is_empty()).then(|| legacy(&self.model, &words));
-        let mut chunk = self.head.object("text_completion");
-        chunk["choices"] = json!([choice(index, text, logprobs, finish)]);
-        data(&chunk)
+        let logprobs = (!words.is_empty()).then(|| legacy(&self.telling.model, &words));
+        let line = self.line(choice(index, text, logprobs, finish));
+        match &mut self.held[index / self.telling.n] {
+            None => vec![line],
+            Some(held) => {
+                held.push(line);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What is known of the prompt of answer `index`, before all of its answers.
+    fn prompt(&mut self, index: usize, scores: &[PromptLogprob]) -> Vec<Line> {
+        let (n, prompt) = (self.telling.n, index / self.telling.n);
+        let answers = prompt * n..(prompt + 1) * n;
+        let mut lines: Vec<Line> =
+            answers.map(|index| self.line(self.telling.before(index, scores))).collect();
+        lines.extend(self.held[prompt].take().into_iter().flatten());
+        lines
     }
 }
 
 impl Dialect for TextStream {
     fn begin(&mut self) -> Vec<Line> {
-        let echoes = self.echoes.clone();
-        let given = echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty());
-        given.map(|(index, echo)| self.chunk(index, echo, None)).collect()
+        let answers = 0..self.telling.prompts.len() * self.telling.n;
+        let echoes = answers.map(|index| (index, self.telling.prompt(index).echo.clone()));
+        let echoes: Vec<_> = echoes.filter(|(_, echo)| !echo.is_empty()).collect();
+        match self.telling.scores.any() {
+            true => Vec::new(),
+            false => echoes.iter().flat_map(|(at, echo)| self.chunk(*at, echo, None)).collect(),
+        }
     }
 
     fn piece(&mut self, index: usize, piece: Piece) -> Vec<Line> {
         match piece {
+            Piece::Prompt(scores) => self.prompt(index, &scores),
             Piece::Token(token) => {
                 let id = token.id;
                 let waiting = token.logprobs.map(|logprobs| (index, TokenLogprob { id, logprobs }));
                 self.pending.extend(waiting);
                 Vec::new()
             }
-            Piece::Reasoning(text) | Piece::Text(text) => vec![self.chunk(index, &text, None)],
+            Piece::Reasoning(text) | Piece::Text(text) => self.chunk(index, &text, None),
             // Nobody looks for calls in bare texts.
             Piece::Call(_) => Vec::new(),
         }
     }
 
     fn done(&mut self, index: usize, response: &Response) -> Vec<Line> {
-        vec![self.chunk(index, "", Some(response.finish_reason.as_str()))]
+        self.chunk(index, "", Some(response.finish_reason.as_str()))
     }
 
     fn end(&mut self, responses: &[&Response]) -> Vec<Line> {
         end_of_chunks(self.include_usage.then(|| {
             let mut chunk = self.head.object("text_completion");
             chunk["choices"] = json!([]);
-            chunk["usage"] = usage(responses, self.n);
+            chunk["usage"] = usage(responses, self.telling.n);
             chunk
         }))
     }

@@ -41,6 +41,7 @@ pub struct Metrics {
     running: Gauge,
     waiting: Gauge,
     reserved_bytes: Gauge,
+    shared_bytes: Gauge,
     prefix_bytes: Gauge,
     feature_bytes: Gauge,
     prompt_tokens: Counter,
@@ -75,6 +76,12 @@ impl Metrics {
                 r,
                 "kv_cache_reserved_bytes",
                 "Bytes that caches of running answers may take",
+                Gauge::default(),
+            ),
+            shared_bytes: add(
+                r,
+                "kv_cache_shared_bytes",
+                "Of these, bytes that other answers or kept caches hold too",
                 Gauge::default(),
             ),
             prefix_bytes: add(
@@ -143,6 +150,7 @@ impl Metrics {
         gauge(&self.running, stats.running as u64);
         gauge(&self.waiting, (stats.waiting + queued) as u64);
         gauge(&self.reserved_bytes, stats.reserved_bytes);
+        gauge(&self.shared_bytes, stats.shared_bytes);
         gauge(&self.prefix_bytes, stats.prefix_bytes);
         gauge(&self.feature_bytes, stats.feature_bytes);
         let Ok(mut last) = self.last.lock() else { return };

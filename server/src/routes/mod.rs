@@ -70,6 +70,15 @@ pub fn router(app: Shared) -> Result<Router, ServeError> {
     Ok(all.with_state(app))
 }
 
+/// What is said on connections beyond the bound.
+pub fn full() -> Router {
+    async fn refuse(request: Request) -> ApiError {
+        body::discard(request.into_body()).await;
+        ApiError::unavailable("too many connections are open; try again later")
+    }
+    Router::new().fallback(refuse)
+}
+
 /// Lets requests with a right key pass.
 async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     match app.keys.check(request.headers()) {

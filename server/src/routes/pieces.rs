@@ -1,8 +1,10 @@
 //! What answers consist of, once calls of tools are taken out of their text.
 
+use std::sync::Arc;
+
 use qwen3_vl_engine::Response;
 use qwen3_vl_engine::tools::{ToolCall, ToolPiece, ToolSplitter};
-use qwen3_vl_model::generate::GeneratedToken;
+use qwen3_vl_model::generate::{GeneratedToken, PromptLogprob};
 use qwen3_vl_model::stream::StreamEvent;
 
 use crate::app::now;
@@ -10,6 +12,8 @@ use crate::app::now;
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
+    /// What is known of the tokens of the prompt, before anything of the answer.
+    Prompt(Arc<[PromptLogprob]>),
     /// A token, before its text.
     Token(GeneratedToken),
     Reasoning(String),
@@ -31,6 +35,7 @@ impl Splitter {
     /// The pieces that `event` completes.
     pub fn push(&mut self, event: StreamEvent) -> Vec<Piece> {
         match (event, &mut self.0) {
+            (StreamEvent::Prompt(scores), _) => vec![Piece::Prompt(scores)],
             (StreamEvent::Token(token), _) => vec![Piece::Token(token)],
             (StreamEvent::Reasoning(text), _) => vec![Piece::Reasoning(text)],
             (StreamEvent::Text(text), None) => vec![Piece::Text(text)],
@@ -61,7 +66,7 @@ pub fn split(tools: bool, response: &Response) -> (String, Vec<ToolCall>) {
         match piece {
             Piece::Text(more) => text.push_str(&more),
             Piece::Call(call) => calls.push(call),
-            Piece::Token(_) | Piece::Reasoning(_) => {}
+            Piece::Prompt(_) | Piece::Token(_) | Piece::Reasoning(_) => {}
         }
     }
     (text, calls)

@@ -27,6 +27,25 @@ pub struct Target {
     pub timeout: Duration,
 }
 
+impl Target {
+    /// What is at `path`; nothing where that cannot be read.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let request = self.agent().get(&format!("{}{path}", self.url));
+        self.with_key(request).call().ok()?.into_string().ok()
+    }
+
+    fn agent(&self) -> ureq::Agent {
+        ureq::AgentBuilder::new().timeout(self.timeout).build()
+    }
+
+    fn with_key(&self, request: ureq::Request) -> ureq::Request {
+        match &self.key {
+            Some(key) => request.set("authorization", &format!("Bearer {key}")),
+            None => request,
+        }
+    }
+}
+
 /// Sends `bodies` from `concurrency` clients; one result per body, in order.
 pub fn run(
     target: &Target,
@@ -53,12 +72,8 @@ pub fn run(
 }
 
 fn ask(target: &Target, body: &Value) -> Result<Measured, String> {
-    let agent = ureq::AgentBuilder::new().timeout(target.timeout).build();
-    let mut request = agent.post(&format!("{}/v1/chat/completions", target.url));
-    request = request.set("content-type", "application/json");
-    if let Some(key) = &target.key {
-        request = request.set("authorization", &format!("Bearer {key}"));
-    }
+    let request = target.agent().post(&format!("{}/v1/chat/completions", target.url));
+    let request = target.with_key(request).set("content-type", "application/json");
     let begun = Instant::now();
     let reply = request.send_string(&body.to_string()).map_err(|error| match error {
         ureq::Error::Status(status, reply) => {

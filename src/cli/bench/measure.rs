@@ -125,7 +125,7 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
     if let Some(threads) = args.threads.and_then(|n| NonZeroUsize::new(n.into())) {
         use_threads(threads)?;
     }
-    let before = load_average();
+    let before = last_minute();
     let picture = args.image.open()?;
     let subject = Subject::open(args)?;
     let task = Task::new(args, &subject, &picture)?;
@@ -137,7 +137,7 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
     let peak = peak_resident_bytes();
     let machine = Machine::measure(args, &subject.placement, &mut course);
     course.finish();
-    let measured = Measured { rounds, first_text, peak, machine, load: [before, load_average()] };
+    let measured = Measured { rounds, first_text, peak, machine, load: [before, last_minute()] };
     let report = Report { args, subject: &subject, task: &task, measured: &measured }.json();
     match args.output {
         Format::Md => print::out(&text::markdown(&report))?,
@@ -156,4 +156,9 @@ impl Machine {
         let product = peak_product(placement.layer(0), args.square as usize, PASSES);
         Self { read, product }
     }
+}
+
+/// How busy the machine was.
+fn last_minute() -> Option<f64> {
+    load_average().map(|[minute, ..]| minute)
 }

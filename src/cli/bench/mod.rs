@@ -5,6 +5,8 @@ mod load;
 mod measure;
 mod picture;
 mod report;
+#[cfg(feature = "server")]
+mod results;
 mod rounds;
 #[cfg(feature = "server")]
 mod serve;

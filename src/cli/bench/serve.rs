@@ -1,10 +1,8 @@
 //! `qwen3-vl bench serve`: load on a running server.
 
 use std::io::Cursor;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -12,14 +10,16 @@ use serde_json::{Value, json};
 
 use super::super::{Outcome, print, size};
 use super::load::{self, Measured, Target};
+use super::results::{File, Setting};
 
 /// Arguments of `bench serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 8\n  \
-    qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 4 --image-size 640x480 -n 64 --out results.json\n\n\
+    qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 4 --image-size 640x480 -n 64 -o results.md\n\n\
     Use it on a server of your own. Every prompt and picture is another one, so that caches do not flatter, unless --same \
-    asks for it. Exit code 1 when a request failed.")]
+    asks for it. Beside the times to first tokens stands what of them the server spent between the batch and the token; the \
+    rest is reading the request, waiting, and the way. Exit code 1 when a request failed.")]
 pub struct ServeBenchArgs {
     /// Where the server is
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
@@ -48,9 +48,10 @@ pub struct ServeBenchArgs {
     /// Seconds after which a request has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
-    /// Write the results as JSON to this file too
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    /// Write the results to this file too, with date, machine, load average, server and command: FILE.json is replaced,
+    /// FILE.md gets another section
+    #[arg(short, long, value_name = "FILE", value_parser = str::parse::<File>)]
+    out: Option<File>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,19 +68,20 @@ pub fn run(args: &ServeBenchArgs) -> anyhow::Result<Outcome> {
     let bodies = bodies.collect::<anyhow::Result<Vec<_>>>()?;
     let bar =
         ProgressBar::with_draw_target(Some(bodies.len() as u64), ProgressDrawTarget::stderr());
+    let setting = Setting::of(&target);
     let begun = Instant::now();
     let results = load::run(&target, &bodies, args.concurrency.into(), &|| bar.inc(1));
     let seconds = begun.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    let report = report(args, &results, seconds);
-    if let Some(path) = &args.out {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, text + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    let mut report = report(args, &results, seconds);
+    setting.describe(&target, &mut report);
+    let table = table(&report);
+    if let Some(file) = &args.out {
+        file.write(&report, &table)?;
     }
     match args.json {
         true => print::line(&report.to_string())?,
-        false => print::out(&table(&report))?,
+        false => print::out(&table)?,
     }
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     if let Some(first) = failed.first() {
@@ -164,6 +166,7 @@ fn table(report: &Value) -> String {
     let mut rows = vec![["", "mean", "p50", "p90", "p99", "max"].map(str::to_owned).to_vec()];
     for (name, key) in [
         ("first token, ms", "time_to_first_token_ms"),
+        ("of it in the batch", "engine_first_token_ms"),
         ("token to token, ms", "inter_token_ms"),
         ("whole answer, ms", "answer_ms"),
     ] {

@@ -23,7 +23,7 @@ mod remote;
 use std::path::{Path, PathBuf};
 
 pub use error::HubError;
-pub use options::{DEFAULT_ENDPOINT, HubOptions};
+pub use options::{DEFAULT_ENDPOINT, HubOptions, cache_home};
 
 use cache::RepoCache;
 use files::Listing;

@@ -76,6 +76,11 @@ impl HubOptions {
     }
 }
 
+/// The folder of caches: `$XDG_CACHE_HOME`, else `~/.cache`; nothing where no home directory is known.
+pub fn cache_home() -> Option<PathBuf> {
+    Vars(&|name| std::env::var(name).ok()).cache()
+}
+
 struct Vars<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Vars<'_> {
@@ -103,10 +108,12 @@ impl Vars<'_> {
         self.first(&["HOME", "USERPROFILE"]).map(PathBuf::from)
     }
 
+    fn cache(&self) -> Option<PathBuf> {
+        self.path(&["XDG_CACHE_HOME"]).or_else(|| Some(self.user_home()?.join(".cache")))
+    }
+
     fn hf_home(&self) -> Option<PathBuf> {
-        let cache = || Some(self.user_home()?.join(".cache"));
-        self.path(&["HF_HOME"])
-            .or_else(|| Some(self.path(&["XDG_CACHE_HOME"]).or_else(cache)?.join("huggingface")))
+        self.path(&["HF_HOME"]).or_else(|| Some(self.cache()?.join("huggingface")))
     }
 
     fn token(&self, home: Option<&Path>) -> Option<String> {

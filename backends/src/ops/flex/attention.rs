@@ -16,13 +16,21 @@ pub struct Heads<'a> {
     pub strides: [usize; 2],
 }
 
+/// Keys and values of consecutive positions, in memory of their own.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    pub keys: Heads<'a>,
+    pub values: Heads<'a>,
+    pub rows: usize,
+}
+
 /// Sizes of an attention.
 #[derive(Clone, Copy)]
 pub struct Sizes {
     pub heads: usize,
     /// Key/value heads; they divide `heads`.
     pub groups: usize,
-    /// Query rows, the last of the `t` positions.
+    /// Query rows, the last of the `t` positions of all parts.
     pub s: usize,
     pub t: usize,
     pub d: usize,
@@ -38,7 +46,7 @@ impl Heads<'_> {
 }
 
 /// `softmax(q·kᵀ / sqrt(d)) · v`, `[batch, heads, s, d]`; `q` is contiguous.
-pub fn attention(q: &[f32], k: Heads<'_>, v: Heads<'_>, sizes: Sizes) -> Vec<f32> {
+pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
@@ -49,20 +57,59 @@ pub fn attention(q: &[f32], k: Heads<'_>, v: Heads<'_>, sizes: Sizes) -> Vec<f32
             let rows = q.len() / d;
             let past = sizes.causal.then(|| sizes.t - s + block * BLOCK);
             let seen = past.map_or(sizes.t, |past| past + rows);
-            let (k, v) = (k.head(batch, group, seen, d), v.head(batch, group, seen, d));
-            let weights = weights(Matrix::rows(q, d), k, past);
-            multiply(out, d, 1.0, (Matrix::rows(&weights, seen), v), Into::Replace);
+            let all = seen_of(parts, seen).map(|(part, rows)| {
+                (part.keys.head(batch, group, rows, d), part.values.head(batch, group, rows, d))
+            });
+            let (keys, values): (Vec<_>, Vec<_>) = all.unzip();
+            let weights = weights(Matrix::rows(q, d), &keys, past);
+            sum(out, &weights, &values);
         });
     });
     out
 }
 
-/// Softmax over the keys of every query row; with `past`, row `i` sees the first `past + i + 1` of them.
-fn weights(q: Matrix<'_>, k: Matrix<'_>, past: Option<usize>) -> Vec<f32> {
-    let seen = k.rows;
+/// The parts that the first `seen` positions lie in, each with how many of its rows these are.
+fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p Part<'p>, usize)> {
+    let firsts = parts.iter().scan(0, |end, part| {
+        let first = *end;
+        *end += part.rows;
+        Some((part, first))
+    });
+    firsts
+        .take_while(move |(_, first)| *first < seen)
+        .map(move |(part, first)| (part, part.rows.min(seen - first)))
+}
+
+/// `weights · values`, in place of the rows of `out`; the values of all parts follow one another.
+fn sum(out: &mut [f32], weights: &[f32], parts: &[Matrix<'_>]) {
+    let seen = parts.iter().map(|part| part.rows).sum::<usize>();
+    let mut first = 0;
+    for values in parts {
+        let d = values.columns;
+        let mine = Matrix {
+            values: &weights[first..],
+            rows: out.len() / d,
+            columns: values.rows,
+            row_stride: seen,
+            column_stride: 1,
+        };
+        let into = if first == 0 { Into::Replace } else { Into::Add };
+        multiply(out, d, 1.0, (mine, *values), into);
+        first += values.rows;
+    }
+}
+
+/// Softmax over the keys of every query row, those of all parts one after the other; with `past`, row `i` sees the first
+/// `past + i + 1` of them.
+fn weights(q: Matrix<'_>, parts: &[Matrix<'_>], past: Option<usize>) -> Vec<f32> {
+    let seen = parts.iter().map(|part| part.rows).sum::<usize>();
     let mut scores = vec![0.0; q.rows * seen];
     let scale = (q.columns as f64).powf(-0.5) as f32;
-    multiply(&mut scores, seen, scale, (q, k.transposed()), Into::Replace);
+    let mut first = 0;
+    for keys in parts {
+        multiply(&mut scores[first..], seen, scale, (q, keys.transposed()), Into::Replace);
+        first += keys.rows;
+    }
     for (i, row) in scores.chunks_mut(seen).enumerate() {
         let (row, future) = row.split_at_mut(past.map_or(seen, |past| past + i + 1));
         let inverse = 1.0 / exponentials(row).1;
@@ -126,7 +173,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
         for head in 0..q.heads {
             let group = head / (q.heads / k.heads);
             let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
-            let weights = weights(q.head(head, start + first, rows), k, past);
+            let weights = weights(q.head(head, start + first, rows), &[k], past);
             let operands = (Matrix::rows(&weights, seen), v);
             multiply(&mut out[head * q.d..], width, 1.0, operands, Into::Replace);
         }
@@ -230,7 +277,7 @@ fn head_grads(
             let seen = past.map_or(length, |past| past + rows);
             let (q, g) = (q.head(head, start + first, rows), grad.head(head, start + first, rows));
             let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
-            let p = weights(q, k, past);
+            let p = weights(q, &[k], past);
             dp.resize(rows * seen, 0.0);
             multiply(&mut dp, seen, 1.0, (g, v.transposed()), Into::Replace);
             multiply(&mut out.v, d, 1.0, (Matrix::rows(&p, seen).transposed(), g), Into::Add);

@@ -27,6 +27,14 @@ pub(super) fn strftime_now(format: String) -> Result<String, Error> {
     strftime(now, &format)
 }
 
+/// `seconds` since 1970 as a date and time of UTC (RFC 3339).
+pub fn utc(seconds: u64) -> String {
+    let clock = seconds % 86_400;
+    let (year, month, day) = date(seconds / 86_400);
+    let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Formats `seconds` since 1970 (UTC). Unknown directives are an error rather than a guess.
 fn strftime(seconds: u64, format: &str) -> Result<String, Error> {
     let mut out = String::new();
@@ -81,7 +89,7 @@ fn date(days: u64) -> (u64, usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::strftime;
+    use super::{strftime, utc};
 
     #[test]
     fn dates_agree_with_python() {
@@ -95,6 +103,7 @@ mod tests {
         for (seconds, printed) in cases {
             assert_eq!(strftime(seconds, format).unwrap(), printed);
         }
+        assert_eq!(utc(951_782_399), "2000-02-28T23:59:59Z");
         assert!(strftime(0, "%Q").unwrap_err().to_string().contains("%Q"));
     }
 }

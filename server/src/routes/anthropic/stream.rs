@@ -90,7 +90,7 @@ impl Dialect for MessageStream {
 
     fn piece(&mut self, _: usize, piece: Piece) -> Vec<Line> {
         match piece {
-            Piece::Token(_) => Vec::new(),
+            Piece::Prompt(_) | Piece::Token(_) => Vec::new(),
             Piece::Reasoning(text) => self.write(Block::Thinking, &text),
             Piece::Text(text) => self.write(Block::Text, &text),
             Piece::Call(call) => self.call(&call),

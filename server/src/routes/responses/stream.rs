@@ -151,7 +151,7 @@ impl Dialect for ResponseStream {
 
     fn piece(&mut self, _: usize, piece: Piece) -> Vec<Line> {
         match piece {
-            Piece::Token(_) => Vec::new(),
+            Piece::Prompt(_) | Piece::Token(_) => Vec::new(),
             Piece::Reasoning(text) => self.think(&text),
             Piece::Text(text) => self.say(&text),
             Piece::Call(call) => self.call(&call),
