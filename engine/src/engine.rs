@@ -18,8 +18,7 @@ use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{
-    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_model,
-    load_processor, load_rounded,
+    LoadReport, MediaLimits, ModelSource, Progress, Rounding, load_model, load_rounded,
 };
 
 use crate::grammar::{Grammars, Start};
@@ -40,13 +39,14 @@ pub struct Qwen3Vl {
     media: MediaLimits,
     report: LoadReport,
     folder: PathBuf,
+    sees: bool,
     load_time: Duration,
     grammars: Grammars,
     scheme: Option<QuantScheme>,
 }
 
 impl Qwen3Vl {
-    /// Loads a checkpoint folder, a hub id, or the embedded checkpoint by the name [`nano::NAME`].
+    /// Loads a checkpoint folder, a GGUF file, a hub id, or the embedded checkpoint by the name [`nano::NAME`].
     ///
     /// # Errors
     /// When the device is not there, the download fails, or a file of the checkpoint is missing or wrong.
@@ -66,14 +66,16 @@ impl Qwen3Vl {
         let start = Instant::now();
         let device = device::select(options.device.as_deref())?;
         let folder = nano::resolve(model, &options.hub.unwrap_or_else(HubOptions::from_env))?;
-        let checkpoint = Checkpoint::open(&folder)?;
+        let source = ModelSource::find(&folder, options.mmproj.as_deref())?;
+        let checkpoint = source.open()?;
         let config = checkpoint.config().clone();
         let config = options.context.apply(config)?;
         let checkpoint = checkpoint.with_config(config);
-        let processor = load_processor(&folder, checkpoint.config())?
+        let processor = source
+            .processor(checkpoint.config())?
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_video_rules(options.video);
-        let defaults = load_generation_defaults(&folder)?;
+        let defaults = source.generation_defaults()?;
         let precision = Precision::resolve(&device, options.dtype, checkpoint.main_dtype())?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
         let stored = checkpoint.config().quantisation.map(|stored| stored.scheme);
@@ -92,7 +94,8 @@ impl Qwen3Vl {
             device,
             media: options.media,
             report,
-            folder,
+            folder: source.path().to_owned(),
+            sees: source.sees(),
             load_time: start.elapsed(),
             grammars: Grammars::default(),
             scheme,
@@ -129,7 +132,7 @@ impl Qwen3Vl {
         &self.report
     }
 
-    /// The folder that the checkpoint was loaded from.
+    /// The folder or GGUF file that the checkpoint was loaded from.
     pub fn folder(&self) -> &std::path::Path {
         &self.folder
     }
@@ -242,6 +245,9 @@ impl Qwen3Vl {
     ) -> Result<Vec<u32>, Error> {
         let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
         let infos = opened.infos();
+        if !self.sees && !infos.is_empty() {
+            return Err(Error::NoVision { path: self.folder.clone() });
+        }
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         Ok(planned.ids)
     }
@@ -289,6 +295,9 @@ impl Qwen3Vl {
         let start = Instant::now();
         let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
         let infos = opened.infos();
+        if !self.sees && !infos.is_empty() {
+            return Err(Error::NoVision { path: self.folder.clone() });
+        }
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         self.check_context(planned.tokens())?;
         let report = MediaReport::of(&opened);

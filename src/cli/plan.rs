@@ -10,12 +10,11 @@ use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::model::VISION_CHUNK;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
 use qwen3_vl::model::session::PREFILL_CHUNK;
-use qwen3_vl::nano;
-use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
-use qwen3_vl::weights::load::weight_bytes;
-use qwen3_vl::weights::load_processor;
+use qwen3_vl::weights::LoadError;
+use qwen3_vl::weights::checkpoint::stored_dtype;
+use qwen3_vl::weights::load::{checkpoint_bytes, weight_bytes};
 use qwen3_vl::weights::media::OpenedMedia;
-use qwen3_vl::{Film, MediaReport, warnings};
+use qwen3_vl::{Error, Film, MediaReport, warnings};
 use serde_json::{Value, json};
 
 use super::args::{self, ContextArgs, DeviceArgs, ModelArgs};
@@ -63,11 +62,12 @@ struct Memory {
 
 /// Runs the verb.
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
-    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
+    let source = args.model.source(args.json)?;
     args.media.settings.check()?;
     let settings = &args.media.settings;
-    let config = args.context.options().apply(read_config(&folder)?)?;
-    let processor = load_processor(&folder, &config)?
+    let config = args.context.options().apply(source.config()?)?;
+    let processor = source
+        .processor(&config)?
         .with_pixel_bounds(settings.min_pixels, settings.max_pixels)?
         .with_video_rules(settings.rules());
     let conversation = match &args.messages {
@@ -75,16 +75,24 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         None => args.media.question(None, args.prompt.as_str()),
     };
     let opened = OpenedMedia::open(&conversation, &settings.limits(), &mut ())?;
+    if !source.sees() && !opened.infos().is_empty() {
+        return Err(Error::NoVision { path: source.path().to_owned() }.into());
+    }
     let chat = processor.plan(&conversation, &opened.infos())?;
     let MediaReport { sizes, films, .. } = MediaReport::of(&opened);
     let device = select(args.device.device.as_deref())?;
-    let stored = stored_dtype(&folder, &config)?;
+    let stored = stored_dtype(&source, &config)?;
     let precision = Precision::resolve(&device, args::dtype(&args.device)?, stored)
         .or_else(|_| Precision::resolve(&device, DtypeRequest::Auto, stored))?;
     let answer = args.max_tokens as usize;
     let cache = args.context.kv_cache_dtype;
-    let scheme = args.device.quant.or(config.quantisation.map(|stored| stored.scheme));
-    let weights = weight_bytes(&config, precision, scheme);
+    let weights = match (args.device.quant, source.open()) {
+        (None, Ok(checkpoint)) => checkpoint_bytes(&checkpoint, precision)?,
+        (None, Err(error)) if !matches!(error, LoadError::NoWeights { .. }) => {
+            return Err(error.into());
+        }
+        (scheme, _) => weight_bytes(&config, precision, scheme),
+    };
     let held = (weights, precision, cache);
     let memory = Memory::estimate(&config, &chat, answer, held, device.kind.is_cpu());
     let tokens = chat.tokens() + answer;

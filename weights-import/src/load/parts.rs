@@ -1,6 +1,6 @@
 //! The parameters of a model, without its weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
@@ -9,6 +9,9 @@ use qwen3_vl_backends::{Precision, device};
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
+use super::{Item, LoadPlan, Stored};
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
 use crate::rounding::Rounding;
 
 /// A part of the model, for counting.
@@ -75,6 +78,29 @@ pub fn weight_bytes(
         }
     };
     parameters(&model).into_iter().map(of_parameter).fold(0, u64::saturating_add)
+}
+
+/// Bytes that the weights of a checkpoint take on a CPU device in `precision`.
+///
+/// # Errors
+/// When what belongs to a rounded weight is missing or has another shape.
+pub fn checkpoint_bytes(checkpoint: &Checkpoint, precision: Precision) -> Result<u64, LoadError> {
+    let mut model = unloaded(checkpoint.config());
+    let linear = model.roundable_mut().into_iter().map(|(path, _)| format!("{path}.weight"));
+    let linear: BTreeSet<String> = linear.collect();
+    let shapes: BTreeMap<String, Vec<usize>> = parameters(&model).into_iter().collect();
+    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path][..]) {
+        (Stored::Foreign(foreign), &[rows, inputs]) if linear.contains(&item.path) => {
+            let scheme = foreign.scheme();
+            let scales = scheme.scale_columns(inputs) * foreign.scale_dtype().size();
+            (rows * (scheme.row_bytes(inputs) + scales)) as u64
+        }
+        (Stored::Codes { scheme, .. }, &[rows, inputs]) => scheme.matrix_bytes([rows, inputs]),
+        (_, shape) => {
+            shape.iter().product::<usize>() as u64 * precision.of_rank(shape.len()).size() as u64
+        }
+    };
+    Ok(LoadPlan::compare(checkpoint, &model)?.items.iter().map(bytes).sum())
 }
 
 /// A model whose lazy parameters nobody will ask for.
