@@ -2,6 +2,8 @@
 //! computes what transformers computes with them, and messages for what cannot be read.
 
 mod common;
+#[path = "rounded_elsewhere/experts.rs"]
+mod experts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,12 @@ fn dense(model: &Qwen3VlModel) -> (Qwen3VlModel, usize) {
 }
 
 fn logits(model: &Qwen3VlModel) -> Vec<f32> {
-    let inputs = common::two_images(model, BASE);
+    logits_of(model, BASE)
+}
+
+/// The logits of a prompt with two pictures for the checkpoint `name`, and of one step more.
+fn logits_of(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
+    let inputs = common::two_images(model, name);
     let mut probe = qwen3_vl::model::probe::Probe::off();
     let mut prompt = model.prepare(&inputs, &mut probe).unwrap();
     let (rows, mut cache) = (0..inputs.ids.len(), model.new_cache());
