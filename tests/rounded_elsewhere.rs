@@ -372,6 +372,7 @@ fn without_its_mmproj_a_model_answers_text_and_refuses_pictures() {
     assert!(outcome.passed(), "{:?}", outcome.worst());
     let (code, said, _) = program(&["inspect", folder.path().to_str().unwrap()]);
     assert!(code == Some(0) && said.contains("--mmproj"), "{said}");
+    assert!(!said.contains("vision layers") && !said.contains("mergers"), "{said}");
 }
 
 #[test]

@@ -243,11 +243,8 @@ impl Qwen3Vl {
         request: &Request,
         progress: &mut dyn MediaProgress,
     ) -> Result<Vec<u32>, Error> {
-        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let opened = self.open(request, progress)?;
         let infos = opened.infos();
-        if !self.sees && !infos.is_empty() {
-            return Err(Error::NoVision { path: self.folder.clone() });
-        }
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         Ok(planned.ids)
     }
@@ -293,17 +290,27 @@ impl Qwen3Vl {
         progress: &mut dyn MediaProgress,
     ) -> Result<Prepared, Error> {
         let start = Instant::now();
-        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let opened = self.open(request, progress)?;
         let infos = opened.infos();
-        if !self.sees && !infos.is_empty() {
-            return Err(Error::NoVision { path: self.folder.clone() });
-        }
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         self.check_context(planned.tokens())?;
         let report = MediaReport::of(&opened);
         let decoded = opened.decode(&self.processor, &planned, &self.media, progress)?;
         let report = MediaReport { warnings: decoded.warnings, time: start.elapsed(), ..report };
         Ok(Prepared { chat: planned.fill(decoded.items)?, report })
+    }
+
+    /// The media of a request, which only a model with a vision tower takes.
+    fn open<'r>(
+        &self,
+        request: &'r Request,
+        progress: &mut dyn MediaProgress,
+    ) -> Result<OpenedMedia<'r>, Error> {
+        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        match self.sees || opened.infos().is_empty() {
+            true => Ok(opened),
+            false => Err(Error::NoVision { path: self.folder.clone() }),
+        }
     }
 
     fn check_context(&self, tokens: usize) -> Result<(), Error> {

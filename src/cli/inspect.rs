@@ -38,10 +38,12 @@ struct Inspection {
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let source = args.model.source(args.json)?;
     let checkpoint = source.open()?;
+    let seen = |part: &Part| source.sees() || !matches!(part, Part::VisionTower | Part::Mergers);
+    let counts = parameter_counts(checkpoint.config());
     let inspection = Inspection {
         report: check_checkpoint(&checkpoint)?,
         defaults: source.generation_defaults()?,
-        counts: parameter_counts(checkpoint.config()),
+        counts: counts.into_iter().filter(|(part, _)| seen(part)).collect(),
         checkpoint,
         source,
     };
@@ -82,14 +84,18 @@ impl Inspection {
             ("context", grouped(text.max_position_embeddings as u64)),
             ("rope", rope(config)),
             ("tied embeddings", config.tie_word_embeddings.to_string()),
-            ("vision layers", vision.layers.to_string()),
-            ("vision hidden size", format!("{} ({} heads)", vision.hidden_size, vision.heads)),
-            (
-                "patch",
-                format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size),
-            ),
-            ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
         ];
+        if self.source.sees() {
+            rows.extend([
+                ("vision layers", vision.layers.to_string()),
+                ("vision hidden size", format!("{} ({} heads)", vision.hidden_size, vision.heads)),
+                (
+                    "patch",
+                    format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size),
+                ),
+                ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
+            ]);
+        }
         match config.quantisation {
             None => {}
             Some(Quantisation { method: Method::Own, scheme }) => {

@@ -39,9 +39,7 @@ impl Foreign<'_> {
             Self::Packed { scheme, .. } => *scheme,
         }
     }
-}
 
-impl Foreign<'_> {
     /// The dtype of its scales in our layout: their own, and f32 where there are minimums.
     pub fn scale_dtype(&self) -> DType {
         match self {
@@ -180,7 +178,7 @@ impl<'c> Side<'c, '_> {
 
     fn awq(&self) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
         let (name, Some(codes)) = self.named("qweight") else { return Ok(None) };
-        let (scheme, columns) = (self.scheme, self.rows / 8);
+        let (scheme, columns) = (self.scheme, self.rows.div_ceil(8));
         self.check((&name, codes), &[Dtype::I32], &[&[self.inputs, columns]])?;
         let (groups, beside) = (scheme.groups(self.inputs), (&name[..], codes));
         let zeros = self.needed(beside, "qzeros", &[Dtype::I32], [groups, columns])?;

@@ -40,14 +40,17 @@ pub(super) fn block_scales(scales: &[f32], [rows, inputs]: [usize; 2]) -> Vec<f3
 
 /// The words of AutoAWQ, `[in, out / 8]`, as our pairs of halves.
 pub(super) fn awq_codes(words: &[u32], [rows, inputs]: [usize; 2]) -> Vec<u8> {
-    let (columns, bytes) = (rows / 8, inputs.div_ceil(2));
+    let (columns, bytes) = (rows.div_ceil(8), inputs.div_ceil(2));
     let mut codes = vec![0u8; rows * bytes];
     codes.par_chunks_mut(8 * bytes.max(1)).enumerate().for_each(|(column, codes)| {
         for input in 0..inputs {
             let word = words[input * columns + column];
             for (half, row) in AWQ_ORDER.into_iter().enumerate() {
                 let code = (word >> (4 * half) & 15) as u8;
-                codes[row * bytes + input / 2] |= code << (4 * (input % 2));
+                // The last word may hold more rows than there are.
+                if let Some(pair) = codes.get_mut(row * bytes + input / 2) {
+                    *pair |= code << (4 * (input % 2));
+                }
             }
         }
     });
@@ -61,7 +64,7 @@ pub(super) fn awq_scales(
     [rows, inputs]: [usize; 2],
     scheme: QuantScheme,
 ) -> Vec<f32> {
-    let (groups, columns) = (scheme.groups(inputs), rows / 8);
+    let (groups, columns) = (scheme.groups(inputs), rows.div_ceil(8));
     let mut half_of = [0; 8];
     AWQ_ORDER.into_iter().enumerate().for_each(|(half, row)| half_of[row] = half);
     let of_row = |row: usize| {
