@@ -227,7 +227,8 @@ impl QuantScheme {
         let bytes = self.row_bytes(self.group);
         assert!(codes.len() >= self.row_bytes(out.len()));
         assert!(scales.len() >= self.scale_columns(out.len()));
-        let (scales, minimums) = scales.split_at(self.groups(out.len()));
+        let (scales, rest) = scales.split_at(self.groups(out.len()));
+        let minimums = if self.minimums { &rest[..scales.len()] } else { &[] };
         let parts = out.chunks_mut(self.group).zip(codes.chunks(bytes)).zip(scales);
         for (group, ((out, codes), scale)) in parts.enumerate() {
             match (self.codes, minimums.get(group)) {

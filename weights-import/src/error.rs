@@ -31,18 +31,8 @@ pub enum LoadError {
     SeveralGguf { folder: PathBuf, files: String, option: &'static str },
     #[error("--mmproj goes with a GGUF file, but {path} is none")]
     NeedlessMmproj { path: PathBuf },
-    #[error(
-        "{path}: tensor `{tensor}` is {found}, but the weight of {rows} by {inputs} values in {scheme} needs {expected}"
-    )]
-    Layout {
-        path: PathBuf,
-        tensor: String,
-        found: String,
-        rows: usize,
-        inputs: usize,
-        scheme: QuantScheme,
-        expected: String,
-    },
+    #[error("{path}: tensor `{tensor}` is {found}, but {expected}")]
+    Layout { path: PathBuf, tensor: String, found: String, expected: String },
     #[error("{path}: tensor `{tensor}` has no `{side}` beside it, which its numbers need")]
     Side { path: PathBuf, tensor: String, side: String },
     #[error("{path}: tensor `{tensor}` has dtype {dtype}; weights must be F32, F16 or BF16")]

@@ -172,7 +172,8 @@ impl BlockType {
                 halves(&block[6..22], values);
                 let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
                 for (i, value) in values.iter_mut().enumerate() {
-                    *value = (*value | (high >> i & 1) as u8 * 16).wrapping_sub(16);
+                    let fifth = (high >> i & 1) as u8 * 16;
+                    *value = (*value | fifth).wrapping_sub(16);
                 }
             }
             Self::Q6K => six_bits(block, values, scales),

@@ -51,6 +51,9 @@ impl GgufFile {
     }
 }
 
+/// A file, and its tensors by name.
+pub(crate) type FileWithTensors = (WeightFile, Vec<(String, TensorEntry)>);
+
 /// Both files of a model; without the second it reads no pictures.
 #[derive(Debug)]
 pub(crate) struct GgufModel {
@@ -76,7 +79,7 @@ impl GgufModel {
     }
 
     /// The files for a checkpoint, with their tensors under the names of checkpoints.
-    pub fn into_files(self) -> Result<Vec<(WeightFile, Vec<(String, TensorEntry)>)>, LoadError> {
+    pub fn into_files(self) -> Result<Vec<FileWithTensors>, LoadError> {
         let taps = self.vision.as_ref().map(|vision| files::taps(&vision.header));
         let taps = taps.unwrap_or_default();
         let files = [Some(self.text), self.vision].into_iter().flatten().enumerate();
@@ -88,7 +91,7 @@ fn entries(
     index: usize,
     GgufFile { path, map, header }: GgufFile,
     taps: &[usize],
-) -> Result<(WeightFile, Vec<(String, TensorEntry)>), LoadError> {
+) -> Result<FileWithTensors, LoadError> {
     let named = names::named(header.tensors, taps).map_err(LoadError::gguf(&path))?;
     let entry = |named: names::Named| {
         let Tensor { storage, shape, range, .. } = named.tensor;

@@ -149,14 +149,15 @@ impl<'c> Side<'c, '_> {
             return Ok(());
         }
         let kinds: Vec<String> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
+        let Self { rows, inputs, scheme, .. } = self;
+        let (kinds, shape) = (kinds.join(" or "), shapes[0]);
         Err(LoadError::Layout {
             path: self.checkpoint.file(entry).path.clone(),
             tensor: name.to_owned(),
             found: format!("{} {:?}", entry.storage, entry.shape),
-            rows: self.rows,
-            inputs: self.inputs,
-            scheme: self.scheme,
-            expected: format!("{} {:?}", kinds.join(" or "), shapes[0]),
+            expected: format!(
+                "the weight of {rows} by {inputs} values in {scheme} needs {kinds} {shape:?}"
+            ),
         })
     }
 
