@@ -1,9 +1,14 @@
 //! Weights rounded to a few bits, in groups along the input axis that share a scale.
 //!
-//! A weight `w` of a group is kept as `q` with `w ≈ scale · q`, so that 0 stays 0. Scales are bf16, which has the range of
-//! f32. A matrix `[out, in]` becomes codes, one row after the other, and scales `[out, groups]`; the last group of a row
-//! may be shorter. Eight bits: `q` from -127 to 127, one signed byte each. Four bits: `q` from -8 to 7, stored as `q + 8`
-//! from 0 to 15, two neighbours per byte, the first in the low half.
+//! A weight `w` of a group is kept as `q` with `w ≈ scale · q`, so that 0 stays 0. A matrix `[out, in]` becomes codes, one
+//! row after the other, and scales `[out, groups]`; the last group of a row may be shorter. Eight bits: `q` from -127 to
+//! 127, one signed byte each. Four bits: `q` from -8 to 7, stored as `q + 8` from 0 to 15, two neighbours per byte, the
+//! first in the low half. What this program rounds has such codes, groups of 32, 64 or 128, and scales in bf16, which has
+//! the range of f32.
+//!
+//! Files of other programs bring more: scales in f16 or f32, eight bits in groups of 16 and with `q` = -128, codes that are
+//! numbers of eight bits with a point (E4M3), and groups with a minimum, `w = scale · c - minimum`, where `c` is `q`, or with
+//! four bits from 0 to 15. Minimums `[out, groups]` stand behind the scales of their row.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
@@ -33,35 +38,85 @@ pub enum QuantError {
     NotFinite { row: usize },
 }
 
-/// How weights are rounded: how many bits each, and how many share a scale.
+/// What the codes of weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codes {
+    /// Signed bytes.
+    Int8,
+    /// Halves of bytes.
+    Int4,
+    /// E4M3 without infinities: sign, four bits of exponent, three of mantissa (torch `float8_e4m3fn`).
+    Float8,
+}
+
+/// The number that an E4M3 code stands for; the two codes of NaN, 127 and 255, give ±480.
+#[inline(always)]
+pub fn float8(code: u8) -> f32 {
+    let bits = u32::from(code);
+    // Exponent and mantissa moved to their places in f32, whose exponents have a bias larger by 120.
+    const REBIAS: f32 = f32::from_bits((127 + 120) << 23);
+    f32::from_bits((bits & 0x80) << 24 | (bits & 0x7f) << 20) * REBIAS
+}
+
+/// How weights are rounded: what their codes are, how many share a scale, and whether they have minimums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct QuantScheme {
-    bits: usize,
+    codes: Codes,
     group: usize,
+    minimums: bool,
 }
 
 impl QuantScheme {
     /// Known sizes of a group.
     pub const GROUPS: [usize; 3] = [32, 64, 128];
+    /// Signed bytes in groups of 16, as ggml's Q6_K expands to.
+    pub const INT8_G16: Self = Self { codes: Codes::Int8, group: 16, minimums: false };
+    /// E4M3 in groups of 128, as the blocks of FP8 checkpoints have.
+    pub const FLOAT8: Self = Self { codes: Codes::Float8, group: 128, minimums: false };
 
     /// # Errors
     /// When the number of bits or the size of a group is not known.
     pub fn new(bits: u64, group: u64) -> Result<Self, QuantError> {
-        let known = |sizes: &[usize], size: u64| sizes.iter().copied().find(|s| *s as u64 == size);
-        Ok(Self {
-            bits: known(&[8, 4], bits).ok_or(QuantError::Bits { bits })?,
-            group: known(&Self::GROUPS, group).ok_or(QuantError::Group { group })?,
-        })
+        let codes = match bits {
+            8 => Codes::Int8,
+            4 => Codes::Int4,
+            _ => return Err(QuantError::Bits { bits }),
+        };
+        let known = Self::GROUPS.into_iter().find(|size| *size as u64 == group);
+        Ok(Self { codes, group: known.ok_or(QuantError::Group { group })?, minimums: false })
+    }
+
+    /// Codes with a minimum for each group: of four bits, from 0 to 15, or signed bytes.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_minimums(bits: u64, group: u64) -> Result<Self, QuantError> {
+        Ok(Self { minimums: true, ..Self::new(bits, group)? })
+    }
+
+    /// What the codes are.
+    pub fn codes(self) -> Codes {
+        self.codes
     }
 
     /// Bits of a weight, 8 or 4.
     pub fn bits(self) -> usize {
-        self.bits
+        if self.codes == Codes::Int4 { 4 } else { 8 }
     }
 
-    /// Weights that share a scale: 32, 64 or 128.
+    /// Weights that share a scale: 16, 32, 64 or 128.
     pub fn group(self) -> usize {
         self.group
+    }
+
+    /// Whether groups have minimums.
+    pub fn has_minimums(self) -> bool {
+        self.minimums
+    }
+
+    /// Scales of a row of `inputs` weights, and its minimums where there are any.
+    pub fn scale_columns(self, inputs: usize) -> usize {
+        self.groups(inputs) * if self.minimums { 2 } else { 1 }
     }
 
     /// Scales of a row of `inputs` weights.
@@ -71,15 +126,15 @@ impl QuantScheme {
 
     /// Bytes of the codes of a row of `inputs` weights.
     pub fn row_bytes(self, inputs: usize) -> usize {
-        (inputs * self.bits).div_ceil(8)
+        (inputs * self.bits()).div_ceil(8)
     }
 
     /// The dtype of codes.
     pub fn code_dtype(self) -> DType {
-        if self.bits == 8 { DType::I8 } else { DType::U8 }
+        if self.codes == Codes::Int8 { DType::I8 } else { DType::U8 }
     }
 
-    /// Bytes of a matrix with its scales.
+    /// Bytes of a matrix with its scales in bf16.
     pub fn matrix_bytes(self, [outputs, inputs]: [usize; 2]) -> u64 {
         outputs as u64 * (self.row_bytes(inputs) + 2 * self.groups(inputs)) as u64
     }
@@ -87,7 +142,11 @@ impl QuantScheme {
 
 impl Display for QuantScheme {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "int{}-g{}", self.bits, self.group)
+        let minimums = if self.minimums { " with minimums" } else { "" };
+        match self.codes {
+            Codes::Float8 => write!(f, "fp8-g{}", self.group),
+            _ => write!(f, "int{}-g{}{minimums}", self.bits(), self.group),
+        }
     }
 }
 
@@ -145,43 +204,61 @@ impl QuantScheme {
         for ((codes, values), scale) in parts.zip(scales) {
             let mut rounded = [0i8; 128];
             let rounded = &mut rounded[..values.len().next_multiple_of(2)];
-            *scale = match self.bits {
-                8 => round_eight(values, rounded),
-                _ => round_four(values, rounded),
+            *scale = match self.codes {
+                Codes::Int4 => round_four(values, rounded),
+                _ => round_eight(values, rounded),
             };
-            match self.bits {
-                8 => codes.iter_mut().zip(rounded).for_each(|(to, q)| *to = *q as u8),
-                _ => codes.iter_mut().zip(rounded.as_chunks::<2>().0).for_each(|(to, [a, b])| {
-                    *to = (*a + OFFSET_OF_FOUR) as u8 | ((*b + OFFSET_OF_FOUR) as u8) << 4;
-                }),
+            match self.codes {
+                Codes::Int4 => {
+                    codes.iter_mut().zip(rounded.as_chunks::<2>().0).for_each(|(to, [a, b])| {
+                        *to = (*a + OFFSET_OF_FOUR) as u8 | ((*b + OFFSET_OF_FOUR) as u8) << 4;
+                    })
+                }
+                _ => codes.iter_mut().zip(rounded).for_each(|(to, q)| *to = *q as u8),
             }
         }
     }
 
-    /// The weights that one row's codes and scales stand for.
+    /// The weights that one row's codes, scales and minimums stand for.
     ///
     /// # Panics
     /// When there are fewer codes or scales than `out` has values.
-    pub fn expand_row(self, codes: &[u8], scales: &[bf16], out: &mut [f32]) {
+    pub fn expand_row(self, codes: &[u8], scales: &[f32], out: &mut [f32]) {
         let bytes = self.row_bytes(self.group);
-        assert!(codes.len() >= self.row_bytes(out.len()) && scales.len() >= self.groups(out.len()));
-        let parts = out.chunks_mut(self.group).zip(codes.chunks(bytes));
-        for ((out, codes), scale) in parts.zip(scales) {
-            let scale = scale.to_f32();
-            match self.bits {
-                8 => {
-                    out.iter_mut().zip(codes).for_each(|(to, q)| *to = scale * f32::from(*q as i8))
+        assert!(codes.len() >= self.row_bytes(out.len()));
+        assert!(scales.len() >= self.scale_columns(out.len()));
+        let (scales, rest) = scales.split_at(self.groups(out.len()));
+        let minimums = if self.minimums { &rest[..scales.len()] } else { &[] };
+        let parts = out.chunks_mut(self.group).zip(codes.chunks(bytes)).zip(scales);
+        for (group, ((out, codes), scale)) in parts.enumerate() {
+            match (self.codes, minimums.get(group)) {
+                (Codes::Int8, None) => each(out, codes, |q| scale * f32::from(q as i8)),
+                (Codes::Int8, Some(minimum)) => {
+                    each(out, codes, |q| scale * f32::from(q as i8) - minimum);
                 }
-                _ => {
-                    let value = |q: u8| scale * f32::from(q as i8 - OFFSET_OF_FOUR);
-                    for (to, pair) in out.chunks_mut(2).zip(codes) {
-                        to[0] = value(pair & 15);
-                        if let Some(second) = to.get_mut(1) {
-                            *second = value(pair >> 4);
-                        }
-                    }
+                (Codes::Float8, _) => each(out, codes, |q| scale * float8(q)),
+                (Codes::Int4, None) => {
+                    each_half(out, codes, |q| scale * f32::from(q as i8 - OFFSET_OF_FOUR));
+                }
+                (Codes::Int4, Some(minimum)) => {
+                    each_half(out, codes, |q| scale * f32::from(q) - minimum);
                 }
             }
+        }
+    }
+}
+
+#[inline(always)]
+fn each(out: &mut [f32], codes: &[u8], value: impl Fn(u8) -> f32) {
+    out.iter_mut().zip(codes).for_each(|(to, q)| *to = value(*q));
+}
+
+#[inline(always)]
+fn each_half(out: &mut [f32], codes: &[u8], value: impl Fn(u8) -> f32) {
+    for (to, pair) in out.chunks_mut(2).zip(codes) {
+        to[0] = value(pair & 15);
+        if let Some(second) = to.get_mut(1) {
+            *second = value(pair >> 4);
         }
     }
 }
@@ -253,6 +330,10 @@ mod tests {
         })
     }
 
+    fn wide(scales: &[bf16]) -> Vec<f32> {
+        scales.iter().map(|scale| scale.to_f32()).collect()
+    }
+
     fn values(count: usize, seed: f32) -> Vec<f32> {
         (0..count).map(|i| ((i as f32 + seed) * 0.7713).sin() * 0.05).collect()
     }
@@ -287,7 +368,8 @@ mod tests {
                 for (row, values) in values.chunks(inputs).enumerate() {
                     let scales = &rounded.scales[row * groups..][..groups];
                     let mut found = vec![f32::NAN; inputs];
-                    scheme.expand_row(&rounded.codes[row * bytes..][..bytes], scales, &mut found);
+                    let codes = &rounded.codes[row * bytes..][..bytes];
+                    scheme.expand_row(codes, &wide(scales), &mut found);
                     for (i, (a, b)) in values.iter().zip(&found).enumerate() {
                         let step = scales[i / scheme.group()].to_f32().abs();
                         // The extreme value of four bits may be cut off by less than one step.
@@ -321,7 +403,7 @@ mod tests {
             for (i, values) in values.chunks(256).enumerate() {
                 let (bytes, groups) = (scheme.row_bytes(256), scheme.groups(256));
                 let codes = &rounded.codes[i * bytes..][..bytes];
-                scheme.expand_row(codes, &rounded.scales[i * groups..][..groups], &mut row);
+                scheme.expand_row(codes, &wide(&rounded.scales[i * groups..][..groups]), &mut row);
                 sum += values.iter().zip(&row).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
             }
             (sum / values.iter().map(|v| v * v).sum::<f32>()).sqrt()
@@ -339,7 +421,7 @@ mod tests {
             for value in [0.0, -0.0, 1e-38, 1e37, -1e37, 1e-29] {
                 let rounded = scheme.round(&[value, 0.0, value / 2.0], 3).unwrap();
                 let mut found = [f32::NAN; 3];
-                scheme.expand_row(&rounded.codes, &rounded.scales, &mut found);
+                scheme.expand_row(&rounded.codes, &wide(&rounded.scales), &mut found);
                 assert!(found.iter().all(|f| f.is_finite()), "{scheme} {value}: {found:?}");
                 assert_eq!(found[1], 0.0);
                 assert!((found[0] - value).abs() <= 0.01 * value.abs() + TINY, "{scheme} {value}");
@@ -349,5 +431,32 @@ mod tests {
                 assert_eq!(error, QuantError::NotFinite { row: 1 });
             }
         }
+    }
+
+    #[test]
+    fn every_code_of_eight_bits_with_a_point_has_its_value() {
+        for code in 0..=255u8 {
+            let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+            let size = match exponent {
+                0 => mantissa / 8.0 * 2f32.powi(-6),
+                _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+            };
+            assert_eq!(float8(code), if code < 128 { size } else { -size }, "{code:#x}");
+        }
+        assert_eq!((float8(0x7e), float8(0x38), float8(0x01)), (448.0, 1.0, 1.0 / 512.0));
+    }
+
+    #[test]
+    fn minimums_are_taken_off() {
+        let scheme = QuantScheme::with_minimums(4, 32).unwrap();
+        let (codes, mut found) = ([0xf0; 17], [f32::NAN; 33]);
+        scheme.expand_row(&codes, &[0.5, 2.0, 1.0, -3.0], &mut found);
+        assert_eq!((found[0], found[1], found[31], found[32]), (-1.0, 6.5, 6.5, 3.0));
+        assert_eq!(scheme.to_string(), "int4-g32 with minimums");
+        assert_eq!(scheme.scale_columns(33), 4);
+        let scheme = QuantScheme::with_minimums(8, 32).unwrap();
+        scheme.expand_row(&[2, 255], &[0.5, 3.0], &mut found[..2]);
+        assert_eq!(found[..2], [-2.0, -3.5]);
+        assert!(QuantScheme::with_minimums(4, 48).is_err());
     }
 }

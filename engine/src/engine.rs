@@ -17,10 +17,7 @@ use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
 use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
-use qwen3_vl_weights::{
-    Checkpoint, LoadReport, MediaLimits, Progress, Rounding, load_generation_defaults, load_placed,
-    load_processor,
-};
+use qwen3_vl_weights::{LoadReport, MediaLimits, ModelSource, Progress, Rounding, load_placed};
 
 use crate::grammar::{Grammars, Start};
 use crate::options::LoadOptions;
@@ -40,13 +37,14 @@ pub struct Qwen3Vl {
     media: MediaLimits,
     report: LoadReport,
     folder: PathBuf,
+    sees: bool,
     load_time: Duration,
     grammars: Grammars,
     scheme: Option<QuantScheme>,
 }
 
 impl Qwen3Vl {
-    /// Loads a checkpoint folder, a hub id, or the embedded checkpoint by the name [`nano::NAME`].
+    /// Loads a checkpoint folder, a GGUF file, a hub id, or the embedded checkpoint by the name [`nano::NAME`].
     ///
     /// # Errors
     /// When the device is not there, the download fails, or a file of the checkpoint is missing or wrong.
@@ -67,14 +65,16 @@ impl Qwen3Vl {
         let devices = options.open_devices()?;
         let hub = options.hub.clone().unwrap_or_else(HubOptions::from_env);
         let folder = nano::resolve(model, &hub)?;
-        let checkpoint = Checkpoint::open(&folder)?;
+        let source = ModelSource::find(&folder, options.mmproj.as_deref())?;
+        let checkpoint = source.open()?;
         let config = checkpoint.config().clone();
         let config = options.context.apply(config)?;
         let checkpoint = checkpoint.with_config(config);
-        let processor = load_processor(&folder, checkpoint.config())?
+        let processor = source
+            .processor(checkpoint.config())?
             .with_pixel_bounds(options.min_pixels, options.max_pixels)?
             .with_video_rules(options.video);
-        let defaults = load_generation_defaults(&folder)?;
+        let defaults = source.generation_defaults()?;
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = options.place(&devices, config, stored)?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
@@ -92,7 +92,8 @@ impl Qwen3Vl {
             placement,
             media: options.media,
             report,
-            folder,
+            folder: source.path().to_owned(),
+            sees: source.sees(),
             load_time: start.elapsed(),
             grammars: Grammars::default(),
             scheme,
@@ -134,7 +135,7 @@ impl Qwen3Vl {
         &self.report
     }
 
-    /// The folder that the checkpoint was loaded from.
+    /// The folder or GGUF file that the checkpoint was loaded from.
     pub fn folder(&self) -> &std::path::Path {
         &self.folder
     }
@@ -245,7 +246,7 @@ impl Qwen3Vl {
         request: &Request,
         progress: &mut dyn MediaProgress,
     ) -> Result<Vec<u32>, Error> {
-        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let opened = self.open(request, progress)?;
         let infos = opened.infos();
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         Ok(planned.ids)
@@ -292,7 +293,7 @@ impl Qwen3Vl {
         progress: &mut dyn MediaProgress,
     ) -> Result<Prepared, Error> {
         let start = Instant::now();
-        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        let opened = self.open(request, progress)?;
         let infos = opened.infos();
         let planned = self.processor.plan_with(&request.conversation, &infos, &request.template)?;
         self.check_context(planned.tokens())?;
@@ -300,6 +301,19 @@ impl Qwen3Vl {
         let decoded = opened.decode(&self.processor, &planned, &self.media, progress)?;
         let report = MediaReport { warnings: decoded.warnings, time: start.elapsed(), ..report };
         Ok(Prepared { chat: planned.fill(decoded.items)?, report })
+    }
+
+    /// The media of a request, which only a model with a vision tower takes.
+    fn open<'r>(
+        &self,
+        request: &'r Request,
+        progress: &mut dyn MediaProgress,
+    ) -> Result<OpenedMedia<'r>, Error> {
+        let opened = OpenedMedia::open(&request.conversation, &self.media, progress)?;
+        match self.sees || opened.infos().is_empty() {
+            true => Ok(opened),
+            false => Err(Error::NoVision { path: self.folder.clone() }),
+        }
     }
 
     fn check_context(&self, tokens: usize) -> Result<(), Error> {

@@ -43,6 +43,10 @@ pub enum Error {
     Sampling(#[from] SampleError),
     #[error(transparent)]
     Stop(#[from] StopError),
+    #[error(
+        "{path} holds the language model alone, which reads no pictures and videos; give its vision tower by --mmproj FILE, or put that file beside it under a name that begins with mmproj"
+    )]
+    NoVision { path: std::path::PathBuf },
     #[error("max_tokens is 0; ask for at least 1 token")]
     NoTokens,
     #[error("token id {id} is not below the vocabulary size {vocabulary}")]

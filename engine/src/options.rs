@@ -37,6 +37,9 @@ pub struct LoadOptions {
     /// Rounds the linear weights of the language model as they are read; vision tower, mergers, embedding, head and experts
     /// stay as they are. For checkpoints that are not rounded yet, on the CPU.
     pub quant: Option<QuantScheme>,
+    /// The GGUF file of the vision tower, for a model that is a GGUF file; without it, the file beside the model whose name
+    /// begins with `mmproj`.
+    pub mmproj: Option<PathBuf>,
     /// Folder of a LoRA adapter as peft writes it, whose side paths are computed beside the weights.
     pub adapter: Option<PathBuf>,
 }

@@ -39,7 +39,7 @@ impl Quantised {
     ) -> Self {
         let rows = codes.dims()[0];
         assert_eq!(codes.dims(), [rows, scheme.row_bytes(inputs)], "codes of {scheme}");
-        assert_eq!(scales.dims(), [rows, scheme.groups(inputs)], "scales of {scheme}");
+        assert_eq!(scales.dims(), [rows, scheme.scale_columns(inputs)], "scales of {scheme}");
         Self {
             codes: Param::initialized(ParamId::new(), codes),
             scales: Param::initialized(ParamId::new(), scales),

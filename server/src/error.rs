@@ -99,6 +99,11 @@ impl From<EngineError> for ApiError {
             EngineError::Media(MediaError::Stopped { .. }) => {
                 return Self::of(StatusCode::REQUEST_TIMEOUT, "stopped", error.to_string());
             }
+            // Where the model lies is not for clients.
+            EngineError::NoVision { .. } => {
+                let message = "this model reads no pictures and videos: it was loaded without its vision tower";
+                return Self::bad_request(message.to_owned(), Some("messages"));
+            }
             EngineError::Media(_)
             | EngineError::Process(_)
             | EngineError::Message(_)

@@ -9,6 +9,7 @@ use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
+use qwen3_vl::weights::ModelSource;
 use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides, nano};
 
@@ -19,7 +20,7 @@ use super::{print, usage_error};
 /// Which checkpoint.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Checkpoint folder, hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano for the embedded one [default: nano]
+    /// Checkpoint folder, GGUF file, hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano for the embedded one [default: nano]
     #[arg(value_name = "MODEL")]
     pub positional: Option<String>,
     /// The same as MODEL
@@ -34,6 +35,9 @@ pub struct ModelArgs {
     /// Branch, tag or commit of a hub id
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
+    /// Vision tower of a GGUF file [default: the file beside it whose name begins with mmproj]
+    #[arg(long, value_name = "FILE.gguf", env = "QWEN3_VL_MMPROJ")]
+    pub mmproj: Option<PathBuf>,
 }
 
 impl ModelArgs {
@@ -48,6 +52,15 @@ impl ModelArgs {
                            Qwen/Qwen3-VL-2B-Instruct, as first argument or by --model";
             usage_error(ErrorKind::MissingRequiredArgument, message)
         })
+    }
+
+    /// Finds the model, downloading what is not there.
+    ///
+    /// # Errors
+    /// When there is none, or it is not clear which files are meant.
+    pub fn source(&self, quiet: bool) -> anyhow::Result<ModelSource> {
+        let path = nano::resolve(self.name()?, &self.hub(quiet))?;
+        Ok(ModelSource::find(&path, self.mmproj.as_deref())?)
     }
 
     /// How hub ids are downloaded.
@@ -251,7 +264,8 @@ pub fn load_options(
 /// # Errors
 /// As [`Qwen3Vl::load`].
 pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Result<Qwen3Vl> {
-    let options = LoadOptions { hub: Some(model.hub(quiet)), ..options };
+    let (hub, mmproj) = (Some(model.hub(quiet)), model.mmproj.clone());
+    let options = LoadOptions { hub, mmproj, ..options };
     let mut bar = LoadBar::new(quiet);
     let loaded = Qwen3Vl::load_with(model.name()?, options, &mut bar)?;
     bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());

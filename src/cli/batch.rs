@@ -47,6 +47,9 @@ pub struct BatchArgs {
     /// Branch, tag or commit of a hub id
     #[arg(long, value_name = "REV")]
     revision: Option<String>,
+    /// Vision tower of a GGUF file [default: the file beside it whose name begins with mmproj]
+    #[arg(long, value_name = "FILE.gguf")]
+    mmproj: Option<PathBuf>,
     /// Answer all rows anew, replacing the output
     #[arg(long)]
     overwrite: bool,
@@ -73,8 +76,8 @@ pub fn run(args: &BatchArgs) -> anyhow::Result<Outcome> {
         let (held, name) = (journal.done.len(), args.output.display());
         print::error_line(&format!("{name} holds {held} answers already; going on behind them"));
     }
-    let name =
-        ModelArgs { positional: args.model.clone(), model: None, revision: args.revision.clone() };
+    let (positional, mmproj) = (args.model.clone(), args.mmproj.clone());
+    let name = ModelArgs { positional, model: None, revision: args.revision.clone(), mmproj };
     let options = load_options(&args.device, &args.context, &args.settings)?;
     let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;

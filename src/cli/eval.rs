@@ -72,7 +72,8 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let source = SourceOptions { root: args.root.clone(), ..SourceOptions::new(&args.data) };
     let set = data::read(source)?;
-    let name = ModelArgs { positional: Some(args.model.clone()), model: None, revision: None };
+    let (positional, mmproj) = (Some(args.model.clone()), None);
+    let name = ModelArgs { positional, model: None, revision: None, mmproj };
     let options = load_options(&args.device, &args.context, &args.settings)?;
     let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use qwen3_vl::model::Qwen3VlConfig;
-use qwen3_vl::model::config::Quantisation;
+use qwen3_vl::model::config::{Method, Quantisation};
 use qwen3_vl::model::sample::GenerationDefaults;
-use qwen3_vl::nano;
 use qwen3_vl::weights::load::{Part, check_checkpoint, parameter_counts};
-use qwen3_vl::weights::{Checkpoint, LoadReport, load_generation_defaults};
+use qwen3_vl::weights::{Checkpoint, LoadReport, ModelSource};
 use serde_json::{Value, json};
 
 use super::args::ModelArgs;
@@ -28,6 +27,7 @@ pub struct InspectArgs {
 
 /// Everything that is shown.
 struct Inspection {
+    source: ModelSource,
     checkpoint: Checkpoint,
     report: LoadReport,
     defaults: GenerationDefaults,
@@ -36,13 +36,16 @@ struct Inspection {
 
 /// Runs the verb.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
-    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
-    let checkpoint = Checkpoint::open(&folder)?;
+    let source = args.model.source(args.json)?;
+    let checkpoint = source.open()?;
+    let seen = |part: &Part| source.sees() || !matches!(part, Part::VisionTower | Part::Mergers);
+    let counts = parameter_counts(checkpoint.config());
     let inspection = Inspection {
         report: check_checkpoint(&checkpoint)?,
-        defaults: load_generation_defaults(&folder)?,
-        counts: parameter_counts(checkpoint.config()),
+        defaults: source.generation_defaults()?,
+        counts: counts.into_iter().filter(|(part, _)| seen(part)).collect(),
         checkpoint,
+        source,
     };
     match args.json {
         true => print::line(&serde_json::to_string_pretty(&inspection.json())?)?,
@@ -64,7 +67,7 @@ impl Inspection {
     fn stored(&self) -> BTreeMap<String, u64> {
         let mut stored = BTreeMap::new();
         for entry in self.checkpoint.tensors().values() {
-            *stored.entry(format!("{:?}", entry.dtype)).or_default() += entry.range.len() as u64;
+            *stored.entry(entry.storage.to_string()).or_default() += entry.bytes();
         }
         stored
     }
@@ -81,16 +84,29 @@ impl Inspection {
             ("context", grouped(text.max_position_embeddings as u64)),
             ("rope", rope(config)),
             ("tied embeddings", config.tie_word_embeddings.to_string()),
-            ("vision layers", vision.layers.to_string()),
-            ("vision hidden size", format!("{} ({} heads)", vision.hidden_size, vision.heads)),
-            (
-                "patch",
-                format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size),
-            ),
-            ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
         ];
-        if let Some(Quantisation { scheme }) = config.quantisation {
-            rows.push(("linear weights", format!("rounded to {scheme}")));
+        if self.source.sees() {
+            rows.extend([
+                ("vision layers", vision.layers.to_string()),
+                ("vision hidden size", format!("{} ({} heads)", vision.hidden_size, vision.heads)),
+                (
+                    "patch",
+                    format!("{0}x{0} pixels, merged {1}x{1}", vision.patch_size, vision.merge_size),
+                ),
+                ("DeepStack taps", format!("{:?}", vision.deepstack_indexes)),
+            ]);
+        }
+        match config.quantisation {
+            None => {}
+            Some(Quantisation { method: Method::Own, scheme }) => {
+                rows.push(("linear weights", format!("rounded to {scheme}")));
+            }
+            Some(Quantisation { method, scheme }) => {
+                rows.push(("linear weights", format!("{}, most become {scheme}", method.name())));
+            }
+        }
+        if let ModelSource::Gguf { mmproj: Some(mmproj), .. } = &self.source {
+            rows.push(("vision tower in", mmproj.display().to_string()));
         }
         if let Some(moe) = &text.moe {
             let layers = (0..text.layers).filter(|i| text.is_moe_layer(*i)).count();
@@ -125,10 +141,15 @@ impl Inspection {
                 format!("generation_config.json sets {field}, which has no effect here")
             }),
         );
-        for name in ["tokenizer.json", "preprocessor_config.json"] {
-            if !self.checkpoint.folder().join(name).exists() {
-                odd.push(format!("has no {name}"));
+        if let ModelSource::Folder(folder) = &self.source {
+            for name in ["tokenizer.json", "preprocessor_config.json"] {
+                if !folder.join(name).exists() {
+                    odd.push(format!("has no {name}"));
+                }
             }
+        }
+        if !self.source.sees() {
+            odd.push("has no vision tower: give its mmproj file by --mmproj".into());
         }
         if !self.report.is_complete() || !self.report.unexpected.is_empty() {
             odd.push(self.report.to_string());

@@ -10,10 +10,9 @@ use qwen3_vl::backends::{DtypeRequest, Placement, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
-use qwen3_vl::nano;
-use qwen3_vl::weights::checkpoint::{read_config, stored_dtype};
-use qwen3_vl::weights::load::part_sizes;
-use qwen3_vl::weights::load_processor;
+use qwen3_vl::weights::LoadError;
+use qwen3_vl::weights::checkpoint::stored_dtype;
+use qwen3_vl::weights::load::{checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::media::OpenedMedia;
 use qwen3_vl::{Error, Film, LoadOptions, MediaReport, warnings};
 use serde_json::{Value, json};
@@ -59,9 +58,10 @@ pub struct PlanArgs {
 pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let settings = &args.media.settings;
     let options = load_options(&args.device, &args.context, settings)?;
-    let folder = nano::resolve(args.model.name()?, &args.model.hub(args.json))?;
-    let config = options.context.apply(read_config(&folder)?)?;
-    let processor = load_processor(&folder, &config)?
+    let source = args.model.source(args.json)?;
+    let config = options.context.apply(source.config()?)?;
+    let processor = source
+        .processor(&config)?
         .with_pixel_bounds(settings.min_pixels, settings.max_pixels)?
         .with_video_rules(settings.rules());
     let conversation = match &args.messages {
@@ -69,13 +69,23 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         None => args.media.question(None, args.prompt.as_str()),
     };
     let opened = OpenedMedia::open(&conversation, &settings.limits(), &mut ())?;
+    if !source.sees() && !opened.infos().is_empty() {
+        return Err(Error::NoVision { path: source.path().to_owned() }.into());
+    }
     let chat = processor.plan(&conversation, &opened.infos())?;
     let MediaReport { sizes, films, .. } = MediaReport::of(&opened);
-    let (placement, precision) = place(&options, &config, stored_dtype(&folder, &config)?)?;
+    let (placement, precision) = place(&options, &config, stored_dtype(&source, &config)?)?;
     let tokens = chat.tokens() + args.max_tokens as usize;
     let (compute, storage) = (precision.compute, options.kv_cache_dtype);
+    let sizes = match (options.quant, source.open()) {
+        (None, Ok(checkpoint)) => checkpoint_sizes(&checkpoint, precision)?,
+        (None, Err(error)) if !matches!(error, LoadError::NoWeights { .. }) => {
+            return Err(error.into());
+        }
+        _ => part_sizes(&config, precision, options.scheme(&config)),
+    };
     let needs = Needs {
-        sizes: part_sizes(&config, precision, options.scheme(&config)),
+        sizes,
         cache: KvCache::bytes(&config.text, tokens, compute, storage),
         activations: Activations::of(&config, &chat, precision),
     };

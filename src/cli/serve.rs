@@ -146,6 +146,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     let mut options = load_options(&args.device, &args.context, &args.settings)?;
     options.media = options.media.with_policy(policy(&args.access)?);
     options.hub = Some(args.model.hub(args.quiet));
+    options.mmproj = args.model.mmproj.clone();
     let (quiet, scheme) = (args.quiet, if config.tls.is_some() { "https" } else { "http" });
     let load: Load = Box::new(move || {
         let mut bar = LoadBar::new(quiet);

@@ -5,6 +5,7 @@
 
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::{Qwen3VlConfig, TextConfig, VisionConfig};
+use qwen3_vl_weights::ModelSource;
 use qwen3_vl_weights::checkpoint::stored_dtype;
 use serde::Serialize;
 
@@ -138,7 +139,8 @@ impl MemoryEstimate {
 
 /// Bytes of a value that is not trained: beside LoRA, weights keep the dtype of their file.
 fn frozen_value(model: &Qwen3VlModel, run: &TrainConfig) -> u64 {
-    let stored = run.lora().and_then(|_| stored_dtype(&run.model, model.config()).ok());
+    let source = ModelSource::Folder(run.model.clone());
+    let stored = run.lora().and_then(|_| stored_dtype(&source, model.config()).ok());
     stored.map_or(VALUE, |dtype| dtype.size() as u64)
 }
 

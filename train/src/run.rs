@@ -365,7 +365,7 @@ pub(crate) fn load(
     let model = match config.init {
         InitFrom::Checkpoint => {
             let checkpoint = Checkpoint::open(&config.model)?;
-            if let Some(Quantisation { scheme }) = shape.quantisation {
+            if let Some(Quantisation { scheme, .. }) = shape.quantisation {
                 let folder = config.model.clone();
                 return Err(LoadError::QuantTraining { folder, scheme }.into());
             }

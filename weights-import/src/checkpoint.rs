@@ -1,4 +1,4 @@
-//! A checkpoint folder: `config.json` and the tensors of one or more safetensors files.
+//! The tensors of a model: one or more safetensors files with a `config.json`, or GGUF files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use qwen3_vl_backends::memmap::MappedFile;
+use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlConfig;
-use qwen3_vl_model::config::Quantisation;
+use qwen3_vl_model::config::{Method, Quantisation};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::LoadError;
+use crate::gguf::{GgufModel, Storage};
+use crate::source::ModelSource;
 
 /// Name of the file that lists shards.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -25,9 +28,10 @@ pub struct Checkpoint {
     config: Qwen3VlConfig,
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, TensorEntry>,
+    sees: bool,
 }
 
-/// One mapped safetensors file.
+/// One mapped file of tensors.
 #[derive(Debug)]
 pub struct WeightFile {
     pub path: PathBuf,
@@ -39,10 +43,35 @@ pub struct WeightFile {
 pub struct TensorEntry {
     /// Index of the file.
     pub file: usize,
-    pub dtype: Dtype,
+    pub storage: Storage,
     pub shape: Vec<usize>,
-    /// Bytes in the file.
+    /// Bytes in the file; of the first part, where a GGUF file has a weight in parts.
     pub range: Range<usize>,
+    /// Bytes of the other parts.
+    pub rest: Vec<Range<usize>>,
+    /// How often the parts take turns: each gives that share of its bytes before the next one does.
+    pub turns: usize,
+}
+
+impl TensorEntry {
+    /// Its dtype in safetensors' terms; `None` for blocks.
+    pub fn dtype(&self) -> Option<Dtype> {
+        match self.storage {
+            Storage::Plain(dtype) => Some(dtype),
+            Storage::Blocks(_) => None,
+        }
+    }
+
+    /// The Burn dtype, where it holds floats one after the other.
+    pub fn burn_dtype(&self) -> Option<DType> {
+        self.dtype().and_then(burn_dtype)
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        let rest: usize = self.rest.iter().map(Range::len).sum();
+        (self.range.len() + rest) as u64
+    }
 }
 
 #[derive(Deserialize)]
@@ -57,8 +86,13 @@ impl Checkpoint {
     /// When a file is missing, truncated or malformed, or a shard lacks a tensor that the index lists.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let config = read_config(folder)?;
-        let mut checkpoint =
-            Self { folder: folder.to_owned(), config, files: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            folder: folder.to_owned(),
+            config,
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            sees: true,
+        };
         let index = folder.join(INDEX_FILE);
         let single = folder.join(SINGLE_FILE);
         // Where both exist, the single file counts, as in transformers.
@@ -72,7 +106,32 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The folder.
+    /// The tensors of GGUF files.
+    pub(crate) fn of_gguf(gguf: GgufModel) -> Result<Self, LoadError> {
+        let mut config = gguf.validated()?;
+        let (folder, sees) = (gguf.text.path.clone(), gguf.vision.is_some());
+        let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
+        for (file, entries) in gguf.into_files()? {
+            files.push(file);
+            tensors.extend(entries);
+        }
+        let mut bytes: HashMap<QuantScheme, u64> = HashMap::new();
+        for entry in tensors.values() {
+            if let Storage::Blocks(block) = entry.storage {
+                *bytes.entry(block.scheme()).or_default() += entry.bytes();
+            }
+        }
+        let main = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
+        config.quantisation = main.map(|(scheme, _)| Quantisation { method: Method::Gguf, scheme });
+        Ok(Self { folder, config, files, tensors, sees })
+    }
+
+    /// Whether it has a vision tower; a GGUF file without its mmproj has none.
+    pub fn sees(&self) -> bool {
+        self.sees
+    }
+
+    /// The folder; of a GGUF model, the file of the language model.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -101,16 +160,43 @@ impl Checkpoint {
 
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
+        self.tensors.values().map(TensorEntry::bytes).sum()
     }
 
-    /// The dtype that most bytes of the checkpoint have.
+    /// A copy of the bytes of a tensor, its parts put together, read past the mapping.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, entry: &TensorEntry) -> Result<Vec<u8>, LoadError> {
+        let file = self.file(entry);
+        let read =
+            |range: &Range<usize>| file.map.read(range.clone()).map_err(LoadError::io(&file.path));
+        if entry.rest.is_empty() {
+            return read(&entry.range);
+        }
+        let parts = std::iter::once(&entry.range).chain(&entry.rest).map(read);
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let mut bytes = Vec::with_capacity(entry.bytes() as usize);
+        for turn in 0..entry.turns {
+            for part in &parts {
+                let share = part.len() / entry.turns;
+                bytes.extend_from_slice(&part[turn * share..][..share]);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The dtype that most bytes of the checkpoint have. Blocks count as f16, which their scales have, and E4M3 as bf16.
     pub fn main_dtype(&self) -> DType {
-        let mut bytes: HashMap<DType, usize> = HashMap::new();
-        let scales = |name: &str| name.ends_with(&format!(".weight{}", Quantisation::SCALE));
-        for (_, entry) in self.tensors.iter().filter(|(name, _)| !scales(name)) {
-            if let Some(dtype) = burn_dtype(entry.dtype) {
-                *bytes.entry(dtype).or_default() += entry.range.len();
+        let mut bytes: HashMap<DType, u64> = HashMap::new();
+        for (_, entry) in self.tensors.iter().filter(|(name, _)| !holds_scales(name)) {
+            let dtype = match entry.storage {
+                Storage::Blocks(_) => Some(DType::F16),
+                Storage::Plain(Dtype::F8_E4M3) => Some(DType::BF16),
+                Storage::Plain(dtype) => burn_dtype(dtype),
+            };
+            if let Some(dtype) = dtype {
+                *bytes.entry(dtype).or_default() += entry.bytes();
             }
         }
         bytes.into_iter().max_by_key(|(_, n)| *n).map_or(DType::F32, |(dtype, _)| dtype)
@@ -162,9 +248,11 @@ impl Checkpoint {
             let (from, to) = info.data_offsets;
             let entry = TensorEntry {
                 file: self.files.len(),
-                dtype: info.dtype,
+                storage: Storage::Plain(info.dtype),
                 shape: info.shape.clone(),
                 range: start + from..start + to,
+                rest: Vec::new(),
+                turns: 1,
             };
             self.tensors.insert(name, entry);
         }
@@ -173,19 +261,31 @@ impl Checkpoint {
     }
 }
 
+/// Whether a tensor of this name holds the scales of a weight.
+fn holds_scales(name: &str) -> bool {
+    let weight = |end: &str| name.ends_with(&format!(".weight{end}"));
+    name.ends_with(".scales") || weight(Quantisation::SCALE) || weight("_scale_inv")
+}
+
 /// Reads and validates `config.json`.
+///
+/// # Errors
+/// When it cannot be read, or what it says cannot be computed.
 pub fn read_config(folder: &Path) -> Result<Qwen3VlConfig, LoadError> {
+    if folder.is_file() {
+        return Err(LoadError::NoFolder { path: folder.to_owned() });
+    }
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(LoadError::io(&path))?;
     Qwen3VlConfig::from_json(&text).map_err(|source| LoadError::Config { path, source })
 }
 
-/// The dtype of the weights in `folder`, or, where there are none yet, the one that `config` names.
+/// The dtype of the weights of `source`, or, where there are none yet, the one that `config` names.
 ///
 /// # Errors
 /// When there are weight files and they cannot be opened.
-pub fn stored_dtype(folder: &Path, config: &Qwen3VlConfig) -> Result<DType, LoadError> {
-    match Checkpoint::open(folder) {
+pub fn stored_dtype(source: &ModelSource, config: &Qwen3VlConfig) -> Result<DType, LoadError> {
+    match source.open() {
         Ok(checkpoint) => Ok(checkpoint.main_dtype()),
         Err(LoadError::NoWeights { .. }) => Ok(match config.dtype.as_deref() {
             Some("float32") => DType::F32,

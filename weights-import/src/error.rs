@@ -23,6 +23,18 @@ pub enum LoadError {
     Header { path: PathBuf, source: safetensors::SafeTensorError },
     #[error("{index}: tensor `{tensor}` is said to lie in `{shard}`, {reason}")]
     Shard { index: PathBuf, tensor: String, shard: String, reason: &'static str },
+    #[error("{path}: {source}")]
+    Gguf { path: PathBuf, source: crate::gguf::GgufError },
+    #[error("{path} is a file; a checkpoint folder is needed here")]
+    NoFolder { path: PathBuf },
+    #[error("{folder} holds several GGUF files ({files}); name one of them {option}")]
+    SeveralGguf { folder: PathBuf, files: String, option: &'static str },
+    #[error("--mmproj goes with a GGUF file, but {path} is none")]
+    NeedlessMmproj { path: PathBuf },
+    #[error("{path}: tensor `{tensor}` is {found}, but {expected}")]
+    Layout { path: PathBuf, tensor: String, found: String, expected: String },
+    #[error("{path}: tensor `{tensor}` has no `{side}` beside it, which its numbers need")]
+    Side { path: PathBuf, tensor: String, side: String },
     #[error("{path}: tensor `{tensor}` has dtype {dtype}; weights must be F32, F16 or BF16")]
     Dtype { path: PathBuf, tensor: String, dtype: String },
     #[error(
@@ -67,6 +79,12 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Attaches a path to what is wrong with a GGUF file.
+    pub(crate) fn gguf(path: impl Into<PathBuf>) -> impl FnOnce(crate::gguf::GgufError) -> Self {
+        let path = path.into();
+        move |source| Self::Gguf { path, source }
+    }
+
     /// Attaches a path to an I/O error.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

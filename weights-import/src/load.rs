@@ -1,6 +1,8 @@
 //! From a checkpoint to a model on a device, one tensor at a time.
 
+mod foreign;
 mod parts;
+mod repack;
 pub(crate) mod rounded;
 
 use std::iter::Peekable;
@@ -12,13 +14,14 @@ use qwen3_vl_backends::{Placement, Precision, SelectedDevice, dtype};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Quantisation;
 
-use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
+use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 use crate::names::{Layout, stored_name};
 use crate::report::{LoadReport, Misshapen};
 use crate::rounding::Rounding;
+use foreign::Foreign;
 
-pub use parts::{Part, parameter_counts, part_sizes};
+pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
 pub(crate) use parts::{home, parameters, unloaded};
 
 /// Told of every tensor that was loaded.
@@ -35,7 +38,8 @@ impl Progress for () {
 /// Loads a model.
 ///
 /// On Flex, tensors whose dtype is kept are used where they lie in the mapped file; in every other case a tensor
-/// is read, converted and handed to the device before the next one is touched.
+/// is read, converted and handed to the device before the next one is touched. Linear weights that other programs rounded
+/// keep their codes on CPU devices, in our order; elsewhere, and where they are no linear weights, they are expanded.
 ///
 /// # Errors
 /// When a tensor is missing, has another shape than the configuration says or a dtype that weights cannot have.
@@ -70,7 +74,7 @@ pub fn load_placed(
         plan.round(checkpoint, &mut model, rounding)?;
     }
     plan.check_devices(placement, precision)?;
-    let total = plan.items.iter().map(|item| item.entry.range.len() as u64).sum();
+    let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
     let mut loader = Loader {
         checkpoint,
         placement,
@@ -117,12 +121,14 @@ enum Stored<'c> {
     Round { scheme: QuantScheme },
     /// It holds the codes of a rounded weight.
     Codes { scales: &'c TensorEntry, scheme: QuantScheme },
+    /// Another program rounded it.
+    Foreign(Foreign<'c>),
 }
 
 impl Item<'_> {
     fn scheme(&self) -> Option<QuantScheme> {
         match self.stored {
-            Stored::Plain => None,
+            Stored::Plain | Stored::Foreign(_) => None,
             Stored::Round { scheme } | Stored::Codes { scheme, .. } => Some(scheme),
         }
     }
@@ -146,7 +152,8 @@ impl<'c> LoadPlan<'c> {
 
     fn compare(checkpoint: &'c Checkpoint, model: &Qwen3VlModel) -> Result<Self, LoadError> {
         let mut plan = Self { items: Vec::new(), report: LoadReport::default() };
-        for (path, shape) in parameters(model) {
+        let seen = |path: &str| checkpoint.sees() || !path.starts_with("visual.");
+        for (path, shape) in parameters(model).into_iter().filter(|(path, _)| seen(path)) {
             let (name, layout) = stored_name(&path)
                 .unwrap_or_else(|| panic!("module path {path} is not in the names table"));
             plan.add(checkpoint, (path, name, layout), &shape)?;
@@ -164,7 +171,7 @@ impl<'c> LoadPlan<'c> {
         model: &mut Qwen3VlModel,
         rounding: &Rounding,
     ) -> Result<(), LoadError> {
-        if let Some(Quantisation { scheme }) = checkpoint.config().quantisation {
+        if let Some(Quantisation { scheme, .. }) = checkpoint.config().quantisation {
             return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
         }
         let chosen = rounding.choose(model)?;
@@ -200,6 +207,22 @@ impl<'c> LoadPlan<'c> {
         (path, name, layout): (String, String, Layout),
         shape: &[usize],
     ) -> Result<(), LoadError> {
+        if let Some((entry, foreign)) = foreign::find(checkpoint, &name, shape)? {
+            // Whatever its codes are, what is checked here is the shape of blocks; that of others was checked already.
+            let stored = entry.dtype().map_or(&entry.shape[..], |_| shape);
+            match fit(layout, stored, shape) {
+                Some(false) => self.items.push(Item {
+                    path,
+                    name,
+                    entry,
+                    transposed: false,
+                    dtype: DType::U8,
+                    stored: Stored::Foreign(foreign),
+                }),
+                _ => self.add_misshapen(name, entry, shape),
+            }
+            return Ok(());
+        }
         let Some(entry) = checkpoint.tensors().get(&name) else {
             self.report.missing.push((name, None));
             return Ok(());
@@ -215,11 +238,11 @@ impl<'c> LoadPlan<'c> {
             self.report.missing.push((rounded::scales_name(&name), None));
             return Ok(());
         }
-        let Some(dtype) = burn_dtype(entry.dtype) else {
+        let Some(dtype) = entry.burn_dtype() else {
             return Err(LoadError::Dtype {
                 path: checkpoint.file(entry).path.clone(),
                 tensor: name,
-                dtype: format!("{:?}", entry.dtype),
+                dtype: entry.storage.to_string(),
             });
         };
         match fit(layout, &entry.shape, shape) {
@@ -227,13 +250,14 @@ impl<'c> LoadPlan<'c> {
                 let stored = Stored::Plain;
                 self.items.push(Item { path, name, entry, transposed, dtype, stored });
             }
-            None => self.report.misshapen.push(Misshapen {
-                name,
-                found: entry.shape.clone(),
-                expected: shape.to_vec(),
-            }),
+            None => self.add_misshapen(name, entry, shape),
         }
         Ok(())
+    }
+
+    fn add_misshapen(&mut self, name: String, entry: &TensorEntry, shape: &[usize]) {
+        let (found, expected) = (entry.shape.clone(), shape.to_vec());
+        self.report.misshapen.push(Misshapen { name, found, expected });
     }
 
     /// A rounded weight of `shape`.
@@ -252,6 +276,11 @@ impl<'c> LoadPlan<'c> {
     fn add_unexpected(&mut self, checkpoint: &Checkpoint) {
         let name = |item: &Item<'_>| match item.stored {
             Stored::Codes { .. } => vec![item.name.clone(), rounded::scales_name(&item.name)],
+            Stored::Foreign(_) => {
+                let mut names = foreign::side_names(&item.name);
+                names.push(item.name.clone());
+                names
+            }
             _ => vec![item.name.clone()],
         };
         let mut known: Vec<String> = self.items.iter().flat_map(name).collect();
@@ -349,7 +378,7 @@ impl Loader<'_, '_> {
 
     /// Tells that an item was read.
     fn tell(&mut self, item: &Item<'_>) {
-        self.done += item.entry.range.len() as u64;
+        self.done += item.entry.bytes();
         self.progress.tensor(&item.name, self.done, self.total);
     }
 
@@ -357,14 +386,18 @@ impl Loader<'_, '_> {
     fn data(&self, item: &Item<'_>, shape: &[usize]) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(item.entry);
         let wanted = self.precision.of_rank(shape.len());
+        if let Stored::Foreign(foreign) = &item.stored {
+            return self.expanded(item, foreign, (shape, wanted));
+        }
         if item.scheme().is_some() {
             return Err(LoadError::Dtype {
                 path: file.path.clone(),
                 tensor: item.name.clone(),
-                dtype: format!("{:?}", item.entry.dtype),
+                dtype: item.entry.storage.to_string(),
             });
         }
-        if self.in_place() && wanted == item.dtype && !item.transposed {
+        let whole = item.entry.rest.is_empty() && !item.transposed;
+        if self.in_place() && wanted == item.dtype && whole {
             return Ok(file.map.tensor_data(item.entry.range.clone(), shape, item.dtype));
         }
         self.read(item, shape, wanted)
@@ -377,9 +410,7 @@ impl Loader<'_, '_> {
         shape: &[usize],
         wanted: DType,
     ) -> Result<TensorData, LoadError> {
-        let file = self.checkpoint.file(item.entry);
-        let mut bytes =
-            file.map.read(item.entry.range.clone()).map_err(LoadError::io(&file.path))?;
+        let mut bytes = self.checkpoint.read(item.entry)?;
         if item.transposed {
             bytes = swap_last_axes(&bytes, &item.entry.shape, item.dtype.size());
         }

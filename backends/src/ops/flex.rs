@@ -31,6 +31,7 @@ use super::{ModelOps, Parts, kernels_on, reference};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
 use attention::{Heads, Part, Rows, Sizes};
+use quantised::Scales;
 use rotary::Angles;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
@@ -61,7 +62,7 @@ impl ModelOps for Flex {
         scheme: QuantScheme,
     ) -> FloatTensor<Self> {
         let (n, k) = (codes.shape()[0], x.shape()[1]);
-        let out = match (bytes_of(&codes), scales.as_slice::<bf16>()) {
+        let out = match (bytes_of(&codes), Scales::of(&scales)) {
             (Some(codes), Some(scales)) if kernels_on() && x.dtype() == DType::F32 => {
                 let weights = quantised::Weights { codes, scales, k, scheme };
                 product_of_codes(rows_of(&x.to_contiguous()), weights, n)

@@ -167,9 +167,11 @@ pub fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::affine_nk(x, weight, bias.into_dispatch()))
 }
 
-/// [`linear`] with a weight `[n, k]` that was rounded by `scheme`, see [`crate::quant`]: `codes` and `scales` are `[n, ..]`.
+/// [`linear`] with a weight `[n, k]` that was rounded by `scheme`, see [`crate::quant`]: `codes` are `[n, ..]` in its code
+/// dtype, `scales` `[n, scale_columns(k)]` in f32, bf16 or f16.
 ///
-/// Kernels for few rows round these to eight bits too, group by group, where the reference body takes them as they are.
+/// Kernels for few rows round `x` to eight bits too, group by group, where codes are integers; the reference body takes it
+/// as it is.
 pub fn linear_quantised(
     x: Tensor<2>,
     codes: Tensor<2, Int>,

@@ -3,13 +3,13 @@
 mod attention;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
 
-use crate::quant::{OFFSET_OF_FOUR, QuantScheme};
+use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};
 
 /// Most attention scores that exist at one time.
 pub(super) const SCORE_BUDGET: usize = 1 << 24;
@@ -31,29 +31,48 @@ pub fn linear_of_codes<B: Backend>(
     linear::<B>(x, expanded::<B>(codes, scales, scheme, inputs))
 }
 
-/// The weight `[n, inputs]` that codes and scales stand for, in f32.
+/// The weight `[n, inputs]` that codes, scales and minimums stand for, in f32.
 pub fn expanded<B: Backend>(
     codes: IntTensor<B>,
     scales: FloatTensor<B>,
     scheme: QuantScheme,
     inputs: usize,
 ) -> FloatTensor<B> {
-    let (rows, groups) = (codes.shape()[0], scales.shape()[1]);
-    let values = match scheme.bits() {
-        8 => B::int_into_float(codes, FloatDType::F32),
-        _ => halves_of_bytes::<B>(codes),
+    let (groups, scales) = (scheme.groups(inputs), cast::<B>(scales, DType::F32));
+    let values = match (scheme.codes(), scheme.has_minimums()) {
+        (Codes::Int8, _) => B::int_into_float(codes, FloatDType::F32),
+        (Codes::Float8, _) => numbers_of_float8::<B>(codes),
+        (Codes::Int4, true) => halves_of_bytes::<B>(codes),
+        (Codes::Int4, false) => {
+            B::float_sub_scalar(halves_of_bytes::<B>(codes), f64::from(OFFSET_OF_FOUR).into())
+        }
     };
-    let scales = B::float_reshape(cast::<B>(scales, DType::F32), Shape::new([rows, groups, 1]));
-    let scales = B::float_expand(scales, Shape::new([rows, groups, scheme.group()]));
-    let scales = B::float_reshape(scales, Shape::new([rows, groups * scheme.group()]));
-    let first = |tensor: FloatTensor<B>| {
-        let columns = Slice::from(0..inputs as isize);
-        B::float_slice(tensor, &[Slice::from(..), columns])
+    let of_groups = |first: usize| {
+        let part = columns::<B>(scales.clone(), first..first + groups);
+        columns::<B>(repeated::<B>(part, scheme.group()), 0..inputs)
     };
-    B::float_mul(first(values), first(scales))
+    let scaled = B::float_mul(columns::<B>(values, 0..inputs), of_groups(0));
+    match scheme.has_minimums() {
+        true => B::float_sub(scaled, of_groups(groups)),
+        false => scaled,
+    }
 }
 
-/// Codes of four bits, without their offset: the low half of each byte, then the high one.
+/// Some columns of a matrix.
+fn columns<B: Backend>(x: FloatTensor<B>, range: std::ops::Range<usize>) -> FloatTensor<B> {
+    let range = Slice::from(range.start as isize..range.end as isize);
+    B::float_slice(x, &[Slice::from(..), range])
+}
+
+/// Every column of a matrix `count` times.
+fn repeated<B: Backend>(x: FloatTensor<B>, count: usize) -> FloatTensor<B> {
+    let [rows, width] = x.shape().dims();
+    let x = B::float_reshape(x, Shape::new([rows, width, 1]));
+    let x = B::float_expand(x, Shape::new([rows, width, count]));
+    B::float_reshape(x, Shape::new([rows, width * count]))
+}
+
+/// Codes of four bits as they are stored, from 0 to 15: the low half of each byte, then the high one.
 fn halves_of_bytes<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
     let [rows, bytes] = codes.shape().dims();
     let wide = B::int_cast(codes, IntDType::I32);
@@ -62,8 +81,18 @@ fn halves_of_bytes<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
     let column = |half| B::int_reshape(half, Shape::new([rows, bytes, 1]));
     let both = B::int_cat(vec![column(low), column(high)], 2);
     let values = B::int_into_float(both, FloatDType::F32);
-    let values = B::float_reshape(values, Shape::new([rows, 2 * bytes]));
-    B::float_sub_scalar(values, f64::from(OFFSET_OF_FOUR).into())
+    B::float_reshape(values, Shape::new([rows, 2 * bytes]))
+}
+
+/// The numbers that E4M3 codes stand for, from a table.
+fn numbers_of_float8<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
+    let (device, shape) = (codes.device(), codes.shape());
+    let settings = get_or_init_device_settings::<B>(&device);
+    let table: Vec<f32> = (0..=255).map(float8).collect();
+    let table = B::float_from_data(TensorData::new(table, [256]), &device);
+    let places = B::int_cast(codes, settings.int_dtype);
+    let places = B::int_reshape(places, Shape::new([shape.num_elements()]));
+    B::float_reshape(B::float_select(table, 0, places), shape)
 }
 
 /// Body of [`super::ModelOps::affine_nk`].

@@ -99,22 +99,39 @@ fn rounded_weights_mean_the_same_on_every_backend() {
         Device::ndarray(),
     ];
     for device in devices {
-        for name in ["int8-g32", "int4-g32", "int4-g128"] {
-            let scheme: QuantScheme = name.parse().unwrap();
+        for scheme in [
+            QuantScheme::new(8, 32).unwrap(),
+            QuantScheme::new(4, 32).unwrap(),
+            QuantScheme::new(4, 128).unwrap(),
+            QuantScheme::with_minimums(4, 32).unwrap(),
+            QuantScheme::with_minimums(8, 64).unwrap(),
+            QuantScheme::INT8_G16,
+            QuantScheme::FLOAT8,
+        ] {
             let (n, k) = (9, 77);
-            let w = tensor([n, k], 4.0, DType::F32);
-            let (codes, scales) = rounded(&w, scheme, &device);
-            let unit = Tensor::<2>::eye(k, &device).cast(DType::F32);
-            let found = linear_quantised(unit, codes, scales, scheme).transpose();
-            let packed = scheme.round(&w.to_data().to_vec::<f32>().unwrap(), k).unwrap();
+            let of_range = |range: i32, step: i32| move |i: usize| (i as i32 * step) % range;
+            // No code of E4M3 that is NaN.
+            let codes: Vec<u8> =
+                (0..n * scheme.row_bytes(k)).map(of_range(127, 37)).map(|c| c as u8).collect();
+            let scales: Vec<f32> = (0..n * scheme.scale_columns(k))
+                .map(of_range(101, 17))
+                .map(|s| s as f32 / 64.0 - 0.7)
+                .collect();
             let mut expected = vec![0.0; n * k];
             for (row, out) in expected.chunks_mut(k).enumerate() {
-                let codes = &packed.codes[row * scheme.row_bytes(k)..];
-                scheme.expand_row(codes, &packed.scales[row * scheme.groups(k)..], out);
+                let codes = &codes[row * scheme.row_bytes(k)..];
+                scheme.expand_row(codes, &scales[row * scheme.scale_columns(k)..], out);
             }
+            let dtype = scheme.code_dtype();
+            let codes = TensorData::from_bytes_vec(codes, vec![n, scheme.row_bytes(k)], dtype);
+            let codes = Tensor::<2, Int>::from_data(codes, (&device, dtype));
+            let scales = TensorData::new(scales, [n, scheme.scale_columns(k)]);
+            let scales = Tensor::<2>::from_data(scales, (&device, DType::F32));
+            let unit = Tensor::<2>::eye(k, &device).cast(DType::F32);
+            let found = linear_quantised(unit, codes, scales, scheme).transpose();
             let found = found.to_data().to_vec::<f32>().unwrap();
             let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(far < 1e-6, "{device:?} {name}: {far}");
+            assert!(far < 1e-6, "{device:?} {scheme}: {far}");
         }
     }
 }

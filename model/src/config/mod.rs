@@ -6,7 +6,7 @@ mod rope;
 mod text;
 mod vision;
 
-pub use quantisation::Quantisation;
+pub use quantisation::{Method, Quantisation};
 pub use rope::{RopeConfig, YarnConfig};
 pub use text::{MoeConfig, TextConfig};
 pub use vision::VisionConfig;
@@ -76,7 +76,7 @@ pub struct Qwen3VlConfig {
     pub dtype: Option<String>,
     /// The version of transformers that wrote the file.
     pub transformers_version: Option<String>,
-    /// How linear weights are rounded, where `qwen3-vl quantize` wrote the checkpoint.
+    /// How linear weights are rounded, where they are.
     pub quantisation: Option<Quantisation>,
 }
 

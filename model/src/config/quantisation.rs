@@ -6,10 +6,40 @@ use serde_json::{Value, json};
 
 use super::ConfigError;
 
-/// What `qwen3-vl quantize` writes into `config.json`. Linear weights that are rounded hold their codes under their own
-/// names, and their scales under `NAME_scale`; which they are follows from their dtypes.
+/// Who rounded the weights of a checkpoint, which says how they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// `qwen3-vl quantize`. Linear weights that are rounded hold their codes under their own names, and their scales under
+    /// `NAME_scale`; which they are follows from their dtypes.
+    Own,
+    /// AutoAWQ, four bits with zero points.
+    Awq,
+    /// compressed-tensors: `pack-quantized` of four bits, or `float-quantized`.
+    CompressedTensors,
+    /// FP8 weights with scales for blocks, as Qwen publishes them.
+    Fp8,
+    /// A GGUF file, whose tensors say themselves how they are stored.
+    Gguf,
+}
+
+impl Method {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "qwen3-vl",
+            Self::Awq => "AWQ",
+            Self::CompressedTensors => "compressed-tensors",
+            Self::Fp8 => "FP8",
+            Self::Gguf => "GGUF",
+        }
+    }
+}
+
+/// How linear weights are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantisation {
+    pub method: Method,
+    /// The scheme of all weights of [`Method::Own`]; of other methods that of most.
     pub scheme: QuantScheme,
 }
 
@@ -17,9 +47,23 @@ pub struct Quantisation {
 #[derive(Deserialize)]
 struct Raw {
     quant_method: Option<String>,
-    version: Option<u64>,
+    version: Option<Value>,
     bits: Option<u64>,
-    group_size: Option<u64>,
+    group_size: Option<i64>,
+    format: Option<String>,
+    fmt: Option<String>,
+    weight_block_size: Option<Vec<usize>>,
+    config_groups: Option<serde_json::Map<String, Value>>,
+}
+
+/// `weights` of a group of compressed-tensors.
+#[derive(Deserialize)]
+struct RawWeights {
+    num_bits: Option<u64>,
+    group_size: Option<i64>,
+    strategy: Option<String>,
+    symmetric: Option<bool>,
+    actorder: Option<Value>,
 }
 
 impl Quantisation {
@@ -30,7 +74,12 @@ impl Quantisation {
     /// What is added to the name of a weight for that of its scales.
     pub const SCALE: &'static str = "_scale";
 
-    /// The value of `quantization_config`.
+    /// What `qwen3-vl quantize` writes.
+    pub fn own(scheme: QuantScheme) -> Self {
+        Self { method: Method::Own, scheme }
+    }
+
+    /// The value of `quantization_config` for [`Method::Own`].
     pub fn to_json(self) -> Value {
         json!({
             "quant_method": Self::METHOD,
@@ -43,37 +92,131 @@ impl Quantisation {
     pub(super) fn from_raw(value: Option<&Value>) -> Result<Option<Self>, ConfigError> {
         let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
         let raw = Raw::deserialize(value)?;
-        if raw.quant_method.as_deref() != Some(Self::METHOD) {
-            return Err(ConfigError::Invalid {
-                field: "quantization_config",
-                value: value.get("quant_method").unwrap_or(value).to_string(),
-                rule: "only what `qwen3-vl quantize` wrote can be read; give it the bf16 original"
-                    .into(),
-            });
-        }
-        let needed = |field, value: Option<u64>| value.ok_or(ConfigError::Missing { field });
-        let version = needed("quantization_config.version", raw.version)?;
-        if version != Self::VERSION {
+        let (method, scheme) = match raw.quant_method.as_deref() {
+            Some(Self::METHOD) => (Method::Own, raw.own()?),
+            Some("awq") => (Method::Awq, raw.awq()?),
+            Some("compressed-tensors") => (Method::CompressedTensors, raw.compressed()?),
+            Some("fp8") => (Method::Fp8, raw.fp8()?),
+            _ => {
+                return Err(ConfigError::Invalid {
+                    field: "quantization_config",
+                    value: value.get("quant_method").unwrap_or(value).to_string(),
+                    rule: "only `qwen3-vl`, `awq`, `compressed-tensors` and `fp8` can be read; give it the bf16 original"
+                        .into(),
+                });
+            }
+        };
+        Ok(Some(Self { method, scheme }))
+    }
+}
+
+impl Raw {
+    fn own(&self) -> Result<QuantScheme, ConfigError> {
+        let version = self.version.as_ref().filter(|version| !version.is_null());
+        let version = needed("quantization_config.version", version)?;
+        if version.as_u64() != Some(Quantisation::VERSION) {
             let rule = format!(
                 "this program reads version {}; a newer program wrote the checkpoint",
-                Self::VERSION
+                Quantisation::VERSION
             );
             return Err(ConfigError::invalid("quantization_config.version", version, rule));
         }
-        let bits = needed("quantization_config.bits", raw.bits)?;
-        let group = needed("quantization_config.group_size", raw.group_size)?;
-        match QuantScheme::new(bits, group) {
-            Ok(scheme) => Ok(Some(Self { scheme })),
-            Err(error @ QuantError::Bits { .. }) => {
-                Err(ConfigError::invalid("quantization_config.bits", bits, error.to_string()))
+        let bits = needed("quantization_config.bits", self.bits)?;
+        checked(QuantScheme::new(bits, self.group()?), bits, self.group_size)
+    }
+
+    fn awq(&self) -> Result<QuantScheme, ConfigError> {
+        let version = self.version.as_ref().and_then(Value::as_str).unwrap_or("gemm");
+        if !version.eq_ignore_ascii_case("gemm") {
+            let rule = "only weights in the order of version `gemm` can be read";
+            return Err(ConfigError::invalid("quantization_config.version", version, rule));
+        }
+        let bits = needed("quantization_config.bits", self.bits)?;
+        four_only(bits)?;
+        checked(QuantScheme::with_minimums(bits, self.group()?), bits, self.group_size)
+    }
+
+    fn compressed(&self) -> Result<QuantScheme, ConfigError> {
+        let groups =
+            self.config_groups.iter().flatten().filter_map(|(_, group)| group.get("weights"));
+        let weights = needed("quantization_config.config_groups", groups.into_iter().next())?;
+        let weights = RawWeights::deserialize(weights)?;
+        if self.format.as_deref() == Some("float-quantized") {
+            return Ok(QuantScheme::FLOAT8);
+        }
+        if self.format.as_deref() != Some("pack-quantized") {
+            let rule = "only `pack-quantized` and `float-quantized` can be read";
+            return Err(ConfigError::invalid("quantization_config.format", &self.format, rule));
+        }
+        let ordered = |order: &&Value| !order.is_null() && order.as_str() != Some("weight");
+        if let Some(order) = weights.actorder.as_ref().filter(ordered) {
+            let rule = "only weights whose groups lie in the order of columns can be read";
+            return Err(ConfigError::invalid("quantization_config.actorder", order, rule));
+        }
+        let bits = needed("quantization_config.num_bits", weights.num_bits)?;
+        four_only(bits)?;
+        // One scale for a whole row is repeated for groups of 128.
+        let whole = weights.strategy.as_deref() == Some("channel");
+        let size = if whole { Some(128) } else { weights.group_size };
+        let group = u64::try_from(needed("quantization_config.group_size", size)?).unwrap_or(0);
+        let scheme = match weights.symmetric {
+            Some(false) => QuantScheme::with_minimums(bits, group),
+            _ => QuantScheme::new(bits, group),
+        };
+        checked(scheme, bits, size)
+    }
+
+    fn fp8(&self) -> Result<QuantScheme, ConfigError> {
+        if let Some(format) = self.fmt.as_deref().filter(|format| *format != "e4m3") {
+            let rule = "only `e4m3` can be read";
+            return Err(ConfigError::invalid("quantization_config.fmt", format, rule));
+        }
+        match &self.weight_block_size {
+            Some(sizes) if sizes[..] != [128, 128] => {
+                let rule = "only blocks of 128 by 128 can be read";
+                Err(ConfigError::invalid("quantization_config.weight_block_size", sizes, rule))
             }
-            Err(error) => Err(ConfigError::invalid(
-                "quantization_config.group_size",
-                group,
-                error.to_string(),
-            )),
+            _ => Ok(QuantScheme::FLOAT8),
         }
     }
+
+    /// A size that is no number of weights becomes 0, which is none either.
+    fn group(&self) -> Result<u64, ConfigError> {
+        let size = needed("quantization_config.group_size", self.group_size)?;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+}
+
+fn needed<T>(field: &'static str, value: Option<T>) -> Result<T, ConfigError> {
+    value.ok_or(ConfigError::Missing { field })
+}
+
+fn four_only(bits: u64) -> Result<(), ConfigError> {
+    match bits {
+        4 => Ok(()),
+        _ => Err(ConfigError::invalid(
+            "quantization_config.bits",
+            bits,
+            "of this method only weights of 4 bits can be read",
+        )),
+    }
+}
+
+fn checked(
+    scheme: Result<QuantScheme, QuantError>,
+    bits: u64,
+    group: Option<i64>,
+) -> Result<QuantScheme, ConfigError> {
+    scheme.map_err(|error| match error {
+        QuantError::Bits { .. } => {
+            ConfigError::invalid("quantization_config.bits", bits, error.to_string())
+        }
+        _ => ConfigError::invalid(
+            "quantization_config.group_size",
+            group.unwrap_or_default(),
+            error.to_string(),
+        ),
+    })
 }
 
 #[cfg(test)]
@@ -82,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_everything_else_is_named() {
-        let written = Quantisation { scheme: "int4-g64".parse().unwrap() };
+        let written = Quantisation::own("int4-g64".parse().unwrap());
         assert_eq!(Quantisation::from_raw(Some(&written.to_json())).unwrap(), Some(written));
         assert_eq!(Quantisation::from_raw(None).unwrap(), None);
         assert_eq!(Quantisation::from_raw(Some(&Value::Null)).unwrap(), None);
@@ -97,11 +240,43 @@ mod tests {
             ("group_size", json!(48), "32, 64 and 128"),
             ("bits", json!(3), "quantization_config.bits"),
             ("bits", json!("four"), "four"),
-            ("quant_method", json!("awq"), "awq"),
+            ("quant_method", json!("gptq"), "gptq"),
             ("quant_method", Value::Null, "bf16 original"),
         ] {
             let error = with(key, value);
             assert!(error.contains(expected), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn other_methods_are_read_where_their_layout_is_known() {
+        let read = |json: Value| Quantisation::from_raw(Some(&json)).map(Option::unwrap);
+        let scheme = |json: Value| read(json).unwrap().scheme.to_string();
+        let error = |json: Value| read(json).unwrap_err().to_string();
+        let awq = |bits: u64, group: i64, version: &str| json!({"quant_method": "awq", "bits": bits, "group_size": group, "version": version, "zero_point": true});
+        assert_eq!(scheme(awq(4, 128, "gemm")), "int4-g128 with minimums");
+        assert!(error(awq(8, 128, "gemm")).contains("only weights of 4 bits"));
+        assert!(error(awq(4, -1, "gemm")).contains("32, 64 and 128"));
+        assert!(error(awq(4, 128, "gemv")).contains("gemv"));
+        let packed = |weights: Value| {
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
+                   "config_groups": {"group_0": {"weights": weights}}})
+        };
+        let weights =
+            json!({"num_bits": 4, "group_size": 32, "symmetric": true, "strategy": "group"});
+        assert_eq!(scheme(packed(weights)), "int4-g32");
+        let weights = json!({"num_bits": 4, "group_size": 64, "symmetric": false});
+        assert_eq!(scheme(packed(weights)), "int4-g64 with minimums");
+        let weights = json!({"num_bits": 4, "strategy": "channel", "symmetric": true});
+        assert_eq!(scheme(packed(weights)), "int4-g128");
+        assert!(error(packed(json!({"num_bits": 4, "group_size": 48}))).contains("48"));
+        assert!(
+            error(packed(json!({"num_bits": 4, "group_size": 32, "actorder": "group"})))
+                .contains("actorder")
+        );
+        let fp8 = |block: Value| json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": block});
+        assert_eq!(scheme(fp8(json!([128, 128]))), "fp8-g128");
+        assert_eq!(scheme(fp8(Value::Null)), "fp8-g128");
+        assert!(error(fp8(json!([64, 64]))).contains("128 by 128"));
     }
 }

@@ -11,7 +11,7 @@ use qwen3_vl_model::config::VisionConfig;
 use super::ExportError;
 use super::tensors::LazyTensor;
 use crate::Checkpoint;
-use crate::checkpoint::{TensorEntry, burn_dtype};
+use crate::checkpoint::TensorEntry;
 use crate::error::LoadError;
 use crate::load::{Part, fit, swap_last_axes};
 use crate::names::{Layout, stored_name};
@@ -114,7 +114,7 @@ impl<'s> Planner<'s> {
                 None => return Err(self.misshapen(path, name, shape, entry)),
             },
         };
-        let source_dtype = entry.and_then(|entry| burn_dtype(entry.dtype));
+        let source_dtype = entry.and_then(TensorEntry::burn_dtype);
         let wanted = self.dtype.or(source_dtype).or(self.fallback).unwrap_or(dtype);
         let shape_in_file = stored.clone();
         let label = name.clone();
@@ -176,7 +176,8 @@ pub(super) fn copied<'s>(
         let length = [bytes.len()];
         Ok(TensorData::from_bytes_vec(bytes, length, DType::U8))
     };
-    LazyTensor::raw(name.to_owned(), entry.dtype, entry.shape.clone(), Box::new(read))
+    let dtype = entry.dtype().expect("a folder holds no blocks");
+    LazyTensor::raw(name.to_owned(), dtype, entry.shape.clone(), Box::new(read))
 }
 
 /// The shape that transformers writes.

@@ -10,7 +10,7 @@ use super::plan::copied;
 use super::tensors::LazyTensor;
 use super::{Config, ExportError, ExportReport, write_folder};
 use crate::Checkpoint;
-use crate::checkpoint::{TensorEntry, burn_dtype};
+use crate::checkpoint::TensorEntry;
 use crate::error::LoadError;
 use crate::load::rounded::{round, scales_name};
 use crate::load::{Progress, check_checkpoint, unloaded};
@@ -41,7 +41,7 @@ pub fn quantize_checkpoint(
 ) -> Result<ExportReport, ExportError> {
     let (config, checkpoint) = (Config::read(source)?, Checkpoint::open(source)?);
     let tensors = tensors(&checkpoint, &options.rounding)?;
-    let config = config.quantised(Quantisation { scheme: options.rounding.scheme });
+    let config = config.quantised(Quantisation::own(options.rounding.scheme));
     write_folder((source, out), tensors, &config, options.max_shard_bytes, progress)
 }
 
@@ -50,7 +50,7 @@ fn tensors<'c>(
     rounding: &Rounding,
 ) -> Result<Vec<LazyTensor<'c>>, LoadError> {
     let folder = checkpoint.folder().to_owned();
-    if let Some(Quantisation { scheme }) = checkpoint.config().quantisation {
+    if let Some(Quantisation { scheme, .. }) = checkpoint.config().quantisation {
         return Err(LoadError::Rounded { folder, scheme });
     }
     let report = check_checkpoint(checkpoint)?;
@@ -84,8 +84,8 @@ fn rounded<'c>(
     let (rows, inputs) = (entry.shape[0], entry.shape[1]);
     let both = move || {
         let file = checkpoint.file(entry);
-        let Some(dtype) = burn_dtype(entry.dtype) else {
-            let (tensor, dtype) = (name.to_owned(), format!("{:?}", entry.dtype));
+        let Some(dtype) = entry.burn_dtype() else {
+            let (tensor, dtype) = (name.to_owned(), entry.storage.to_string());
             return Err(LoadError::Dtype { path: file.path.clone(), tensor, dtype });
         };
         let bytes = file.map.read(entry.range.clone()).map_err(LoadError::io(&file.path))?;

@@ -30,11 +30,13 @@ use files::Listing;
 use id::{HubId, check_revision, is_commit};
 use remote::Remote;
 
+use crate::source::is_gguf;
+
 /// The branch that is meant where none is named.
 const MAIN: &str = "main";
 
-/// Returns the directory of `model`: the directory itself if it is one, else that of the hub id `owner/name` or
-/// `owner/name@revision` in the cache, downloading what is not there.
+/// Returns the directory of `model`: the directory itself if it is one, the path of a GGUF file, else the directory of the
+/// hub id `owner/name` or `owner/name@revision` in the cache, downloading what is not there.
 ///
 /// A complete cache costs one request (has the branch moved?), or none if the revision is a full commit or
 /// `options.offline` is set; if the hub cannot be reached, a complete cache is used and a warning logged.
@@ -43,7 +45,7 @@ const MAIN: &str = "main";
 /// [`HubError`], naming the repository, file and cause. An interrupted download resumes with the next call.
 pub fn resolve_model(model: &str, options: &HubOptions) -> Result<PathBuf, HubError> {
     let path = Path::new(model);
-    if path.is_dir() {
+    if path.is_dir() || is_gguf(path) {
         return local_directory(path, options);
     }
     if path.is_file() {

@@ -1,6 +1,6 @@
 //! The parameters of a model, without its weights.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
@@ -9,6 +9,9 @@ use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device}
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
+use super::{Item, LoadPlan, Stored};
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
 use crate::rounding::Rounding;
 
 /// A part of the model, for counting.
@@ -146,6 +149,34 @@ pub(crate) fn home<'p>(placement: &'p Placement, path: &str) -> (&'p SelectedDev
         Place::Head => &placement.head,
     };
     (device, place.name())
+}
+
+/// Bytes of the weights of each part of a checkpoint on CPU devices in `precision`.
+///
+/// # Errors
+/// When what belongs to a rounded weight is missing or has another shape.
+pub fn checkpoint_sizes(
+    checkpoint: &Checkpoint,
+    precision: Precision,
+) -> Result<PartSizes, LoadError> {
+    let mut model = unloaded(checkpoint.config());
+    let linear = model.roundable_mut().into_iter().map(|(path, _)| format!("{path}.weight"));
+    let linear: BTreeSet<String> = linear.collect();
+    let shapes: BTreeMap<String, Vec<usize>> = parameters(&model).into_iter().collect();
+    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path][..]) {
+        (Stored::Foreign(foreign), &[rows, inputs]) if linear.contains(&item.path) => {
+            let scheme = foreign.scheme();
+            let scales = scheme.scale_columns(inputs) * foreign.scale_dtype().size();
+            (rows * (scheme.row_bytes(inputs) + scales)) as u64
+        }
+        (Stored::Codes { scheme, .. }, &[rows, inputs]) => scheme.matrix_bytes([rows, inputs]),
+        (_, shape) => {
+            shape.iter().product::<usize>() as u64 * precision.of_rank(shape.len()).size() as u64
+        }
+    };
+    let plan = LoadPlan::compare(checkpoint, &model)?;
+    let items = plan.items.iter().map(|item| (item.path.clone(), bytes(item)));
+    Ok(by_place(checkpoint.config(), items))
 }
 
 /// A model whose lazy parameters nobody will ask for.

@@ -4,11 +4,11 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use qwen3_vl_backends::SelectedDevice;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::config::Quantisation;
+use qwen3_vl_model::config::{Method, Quantisation};
 use qwen3_vl_model::weight::{Quantised, Weight};
 use safetensors::Dtype;
 
-use super::{Item, Loader, Stored};
+use super::{Item, Loader, Stored, home};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 
@@ -27,21 +27,21 @@ pub(super) fn stored<'c>(
     (name, codes): (&str, &TensorEntry),
     shape: &[usize],
 ) -> Result<Option<Stored<'c>>, LoadError> {
-    let Some(Quantisation { scheme }) = checkpoint.config().quantisation else { return Ok(None) };
+    let Some(scheme) = own(checkpoint) else { return Ok(None) };
     let wanted = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
-    let (&[rows, inputs], true) = (shape, is_code(codes.dtype)) else { return Ok(None) };
+    let (&[rows, inputs], true) = (shape, is_code(codes)) else { return Ok(None) };
     let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
     let refuse = |entry: &TensorEntry, tensor: String, expected: Dtype| LoadError::Codes {
         path: checkpoint.file(entry).path.clone(),
         tensor,
-        dtype: format!("{:?}", entry.dtype),
+        dtype: entry.storage.to_string(),
         scheme,
         expected: format!("{expected:?}"),
     };
-    if codes.dtype != wanted {
+    if codes.dtype() != Some(wanted) {
         return Err(refuse(codes, name.to_owned(), wanted));
     }
-    if scales.dtype != Dtype::BF16 {
+    if scales.dtype() != Some(Dtype::BF16) {
         return Err(refuse(scales, scales_name(name), Dtype::BF16));
     }
     let (found, expected) = (*scales.shape.last().unwrap_or(&0), scheme.groups(inputs));
@@ -65,12 +65,18 @@ pub(crate) fn scales_dtype(device: &SelectedDevice) -> DType {
 
 /// Whether there are codes without scales.
 pub(super) fn lacks_scales(checkpoint: &Checkpoint, name: &str, codes: &TensorEntry) -> bool {
-    let quantised = checkpoint.config().quantisation.is_some() && is_code(codes.dtype);
+    let quantised = own(checkpoint).is_some() && is_code(codes);
     quantised && !checkpoint.tensors().contains_key(&scales_name(name))
 }
 
-fn is_code(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::I8 | Dtype::U8)
+/// The scheme of a checkpoint that `qwen3-vl quantize` wrote.
+fn own(checkpoint: &Checkpoint) -> Option<QuantScheme> {
+    let quantisation = checkpoint.config().quantisation?;
+    (quantisation.method == Method::Own).then_some(quantisation.scheme)
+}
+
+fn is_code(entry: &TensorEntry) -> bool {
+    matches!(entry.dtype(), Some(Dtype::I8 | Dtype::U8))
 }
 
 impl<'c> Loader<'_, 'c> {
@@ -82,11 +88,19 @@ impl<'c> Loader<'_, 'c> {
     ) -> Result<(), LoadError> {
         for (path, linear) in model.roundable_mut() {
             let path = format!("{path}.weight");
-            let of_layer = |item: &Item<'c>| item.path == path && item.scheme().is_some();
+            let of_layer = |item: &Item<'c>| {
+                let foreign = matches!(item.stored, Stored::Foreign(_))
+                    && home(self.placement, &item.path).0.kind.is_cpu();
+                item.path == path && (foreign || item.scheme().is_some())
+            };
             let Some(index) = items.iter().position(of_layer) else { continue };
             let item = items.remove(index);
             self.turn_to(&item);
-            linear.weight = Weight::Quantised(self.rounded(&item, linear.weight.shape())?);
+            let shape = linear.weight.shape();
+            linear.weight = Weight::Quantised(match &item.stored {
+                Stored::Foreign(foreign) => self.foreign(&item, foreign, shape)?,
+                _ => self.rounded(&item, shape)?,
+            });
             self.tell(&item);
         }
         self.items = items.into_iter().peekable();
@@ -106,14 +120,14 @@ impl<'c> Loader<'_, 'c> {
                 let (codes, scales) = round(&item.name, data, scheme)?;
                 (codes, scales, scheme)
             }
-            Stored::Plain => unreachable!("only rounded items come here"),
+            _ => unreachable!("only what this program rounds comes here"),
         };
         let place = (&self.device.device, scales_dtype(self.device));
         Ok(placed((codes, scales), (scheme, inputs), place))
     }
 
     /// The bytes of a tensor, in place where that is possible.
-    fn bytes(
+    pub(super) fn bytes(
         &self,
         entry: &TensorEntry,
         shape: &[usize],

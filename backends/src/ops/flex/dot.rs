@@ -44,6 +44,11 @@ pub fn dot<W: Widen>(a: &[W], b: &[f32]) -> f32 {
     out[0]
 }
 
+/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, on one core.
+pub(super) fn products(out: &mut [f32], weights: &[f32], x: &[f32], k: usize) {
+    block(out, weights, x, k);
+}
+
 /// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen.
 fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]

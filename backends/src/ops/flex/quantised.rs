@@ -1,19 +1,23 @@
 //! Products of a few activation rows with rounded weights, which are read once, packed as they lie in the file.
 //!
-//! Activations are rounded to eight bits too, row by row and group by group, so that the products inside a group are sums
-//! of integers. These are exact: the kernels of all instruction sets agree in them, and differ in the order of the sum
-//! over groups alone. Whatever the number of rows, a row gets the same bits.
+//! Where codes are integers, activations are rounded to eight bits too, row by row and group by group, so that the products
+//! inside a group are sums of integers. These are exact: the kernels of all instruction sets agree in them, and differ in
+//! the order of the sum over groups alone. Where they have a point, a few weight rows at a time are expanded, and activations
+//! taken as they are. Whatever the number of rows, a row gets the same bits.
 
+mod float8;
 mod inputs;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use burn::tensor::bf16;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
-use super::dot::transpose;
+use super::Widen;
+use super::dot::{self, transpose};
 use crate::cpu::Level;
-use crate::quant::{OFFSET_OF_FOUR, QuantScheme};
+use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 use inputs::Inputs;
 
 /// Weights of a block: what a kernel does in one step.
@@ -23,20 +27,59 @@ const ROWS_PER_TASK: usize = 16;
 /// Activation rows whose sums stay in registers.
 const TILE: usize = 4;
 
+/// Scales and minimums, as they are stored.
+#[derive(Clone, Copy)]
+pub enum Scales<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Scales<'a> {
+    /// The values of a contiguous tensor.
+    pub fn of(tensor: &'a FlexTensor) -> Option<Self> {
+        let wide = || tensor.as_slice::<f32>().map(Self::F32);
+        let half = || tensor.as_slice::<f16>().map(Self::F16);
+        tensor.as_slice::<bf16>().map(Self::Bf16).or_else(wide).or_else(half)
+    }
+
+    /// Writes those from `first` on as f32.
+    fn widen(self, first: usize, out: &mut [f32]) {
+        match self {
+            Self::F32(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
+            Self::Bf16(scales) => {
+                out.iter_mut().zip(&scales[first..]).for_each(|(to, from)| *to = from.widen());
+            }
+            Self::F16(scales) => {
+                out.iter_mut().zip(&scales[first..]).for_each(|(to, from)| *to = finite(*from));
+            }
+        }
+    }
+}
+
+/// A finite f16 in f32, without a call for each.
+#[inline(always)]
+fn finite(value: f16) -> f32 {
+    let bits = u32::from(value.to_bits());
+    // Exponent and mantissa moved to their places in f32, whose exponents have a bias larger by 112.
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * REBIAS
+}
+
 /// A rounded matrix `[n, k]`.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
     pub codes: &'a [u8],
-    pub scales: &'a [bf16],
+    pub scales: Scales<'a>,
     pub k: usize,
     pub scheme: QuantScheme,
 }
 
-/// A row of it.
+/// A row of it, with its scales in f32.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     codes: &'a [u8],
-    scales: &'a [bf16],
+    scales: &'a [f32],
 }
 
 impl<'a> Weights<'a> {
@@ -44,62 +87,128 @@ impl<'a> Weights<'a> {
         self.codes.len() / self.scheme.row_bytes(self.k).max(1)
     }
 
-    fn row(self, row: usize) -> Row<'a> {
-        let (bytes, groups) = (self.scheme.row_bytes(self.k), self.scheme.groups(self.k));
-        let codes = &self.codes[row * bytes..][..bytes];
-        Row { codes, scales: &self.scales[row * groups..][..groups] }
+    /// The codes of a row.
+    fn codes(self, row: usize) -> &'a [u8] {
+        let bytes = self.scheme.row_bytes(self.k);
+        &self.codes[row * bytes..][..bytes]
+    }
+
+    /// Room for the scales and minimums of a row.
+    fn scratch(self) -> Vec<f32> {
+        vec![0.0; self.scheme.scale_columns(self.k)]
+    }
+
+    /// Writes the scales and minimums of a row.
+    fn scales(self, row: usize, out: &mut [f32]) {
+        self.scales.widen(row * out.len(), out);
     }
 
     /// Writes the rows from `first` on as f32.
     pub fn expand(self, first: usize, out: &mut [f32]) {
-        out.par_chunks_mut(self.k.max(1)).enumerate().for_each(|(row, out)| {
-            let row = self.row(first + row);
-            self.scheme.expand_row(row.codes, row.scales, out);
-        });
+        let rows = out.par_chunks_mut(self.k.max(1)).enumerate();
+        rows.for_each_init(
+            || self.scratch(),
+            |scales, (row, out)| {
+                self.expand_row(first + row, scales, out);
+            },
+        );
+    }
+
+    fn expand_row(self, row: usize, scales: &mut [f32], out: &mut [f32]) {
+        self.scales(row, scales);
+        match self.scheme.codes() {
+            Codes::Float8 => float8::expand(self.codes(row), scales, self.scheme.group(), out),
+            _ => self.scheme.expand_row(self.codes(row), scales, out),
+        }
     }
 }
 
-/// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded.
+/// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.
 pub fn rows(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<f32> {
     let (n, m) = (weights.rows(), x.len() / weights.k.max(1));
-    let inputs = Inputs::round(x, weights.k, weights.scheme);
     let mut transposed = vec![0.0; n * m];
-    transposed.par_chunks_mut((ROWS_PER_TASK * m).max(1)).enumerate().for_each(|(task, out)| {
-        let rows = (task * ROWS_PER_TASK..).map(|row| weights.row(row));
-        task_rows(out, m, rows, (&inputs, weights.scheme), level);
-    });
+    let tasks = transposed.par_chunks_mut((ROWS_PER_TASK * m).max(1)).enumerate();
+    match weights.scheme.codes() {
+        Codes::Float8 => tasks.for_each(|(task, out)| {
+            float8::task_rows(out, x, weights, task * ROWS_PER_TASK);
+        }),
+        _ => {
+            let inputs = Inputs::round(x, weights.k, weights.scheme);
+            tasks.for_each(|(task, out)| {
+                task_rows(out, m, (weights, task * ROWS_PER_TASK), &inputs, level);
+            });
+        }
+    }
     if m == 1 { transposed } else { transpose(&transposed, n, m) }
 }
 
-/// As many weight rows as `out` has room for, each by all activation rows.
-fn task_rows<'a>(
+/// As many weight rows from `first` on as `out` has room for, each by all `m` activation rows.
+fn task_rows(
     out: &mut [f32],
     m: usize,
-    rows: impl Iterator<Item = Row<'a>>,
-    (inputs, scheme): (&Inputs, QuantScheme),
+    (weights, first): (Weights<'_>, usize),
+    inputs: &Inputs,
     level: Level,
 ) {
-    for (out, row) in out.chunks_mut(m).zip(rows) {
+    let (scheme, groups) = (weights.scheme, weights.scheme.groups(weights.k));
+    let mut scales = weights.scratch();
+    for (row, out) in out.chunks_mut(m).enumerate() {
+        weights.scales(first + row, &mut scales);
+        let row = Row { codes: weights.codes(first + row), scales: &scales[..groups] };
         for (tile, out) in out.chunks_mut(TILE).enumerate() {
-            let first = tile * TILE;
-            #[cfg(target_arch = "x86_64")]
-            if x86::tile(out, row, inputs, first, scheme, level) {
-                continue;
-            }
-            portable(out, row, inputs, first, scheme);
+            tile_row(out, row, inputs, tile * TILE, scheme, level);
+        }
+        if scheme.has_minimums() {
+            add_shifts(out, &mut scales, inputs, scheme.codes());
         }
     }
-    let _ = level;
 }
 
-/// The scales of the two halves of block `block`.
+/// The sums for the activation rows from `first` on, with the instructions of `level`.
+fn tile_row(
+    out: &mut [f32],
+    row: Row<'_>,
+    inputs: &Inputs,
+    first: usize,
+    scheme: QuantScheme,
+    level: Level,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if x86::tile(out, row, inputs, first, scheme, level) {
+        return;
+    }
+    let _ = level;
+    portable(out, row, inputs, first, scheme);
+}
+
+/// The kernels take `scale · q`; what is missing to `scale · c - minimum`, where `c` is `q + 8` with four bits and else `q`,
+/// is the same for all weights of a group.
+fn add_shifts(out: &mut [f32], scales: &mut [f32], inputs: &Inputs, codes: Codes) {
+    let offset = if codes == Codes::Int4 { f32::from(OFFSET_OF_FOUR) } else { 0.0 };
+    let (scales, shifts) = scales.split_at_mut(scales.len() / 2);
+    for (shift, scale) in shifts.iter_mut().zip(scales) {
+        *shift = offset * *scale - *shift;
+    }
+    for (i, out) in out.iter_mut().enumerate() {
+        *out += dot::dot(shifts, inputs.sums(i));
+    }
+}
+
+/// The scales of the four quarters of block `block`.
 #[inline(always)]
-fn halves(scales: &[bf16], group: usize, block: usize) -> [f32; 2] {
-    let at = |half: usize| {
-        let scale = scales.get((block * BLOCK + half * BLOCK / 2) / group);
-        scale.map_or(0.0, |s| f32::from_bits(u32::from(s.to_bits()) << 16))
+fn quarters(scales: &[f32], group: usize, block: usize) -> [f32; 4] {
+    let at = |quarter: usize| {
+        let scale = scales.get((block * BLOCK + quarter * BLOCK / 4) / group);
+        scale.copied().unwrap_or(0.0)
     };
-    if group == 32 { [at(0), at(1)] } else { [at(0); 2] }
+    match group {
+        16 => [at(0), at(1), at(2), at(3)],
+        32 => {
+            let (first, second) = (at(0), at(2));
+            [first, first, second, second]
+        }
+        _ => [at(0); 4],
+    }
 }
 
 /// The sums for the activation rows from `first` on, one after the other.
@@ -109,32 +218,30 @@ fn portable(out: &mut [f32], row: Row<'_>, inputs: &Inputs, first: usize, scheme
         let input = inputs.row(first + i);
         let blocks = row.codes.chunks(block_bytes).zip(input.codes).zip(input.scales).enumerate();
         *out = blocks.fold(0.0, |sum, (block, ((codes, x), scales))| {
-            let weight_scales = halves(row.scales, scheme.group(), block);
+            let weight_scales = quarters(row.scales, scheme.group(), block);
             let parts = if scheme.bits() == 8 { eight(codes, x) } else { four(codes, x) };
-            (0..2).fold(sum, |sum, h| sum + parts[h] as f32 * (weight_scales[h] * scales[h]))
+            (0..4).fold(sum, |sum, q| sum + parts[q] as f32 * (weight_scales[q] * scales[q / 2]))
         });
     }
 }
 
-/// Sums of products in the two halves of a block.
-fn eight(codes: &[u8], x: &[i8; BLOCK]) -> [i32; 2] {
-    let half = |h: usize| {
-        let codes = codes.iter().skip(h * BLOCK / 2).take(BLOCK / 2);
-        let products = codes.zip(&x[h * BLOCK / 2..]);
+/// Sums of products in the four quarters of a block.
+fn eight(codes: &[u8], x: &[i8; BLOCK]) -> [i32; 4] {
+    std::array::from_fn(|quarter| {
+        let codes = codes.iter().skip(quarter * BLOCK / 4).take(BLOCK / 4);
+        let products = codes.zip(&x[quarter * BLOCK / 4..]);
         products.map(|(q, x)| i32::from(*q as i8) * i32::from(*x)).sum()
-    };
-    [half(0), half(1)]
+    })
 }
 
-fn four(codes: &[u8], x: &[i8; BLOCK]) -> [i32; 2] {
+fn four(codes: &[u8], x: &[i8; BLOCK]) -> [i32; 4] {
     let (even, odd) = x.split_at(BLOCK / 2);
-    let half = |h: usize| {
-        let codes = codes.iter().skip(h * BLOCK / 4).take(BLOCK / 4);
-        let inputs = even[h * BLOCK / 4..].iter().zip(&odd[h * BLOCK / 4..]);
+    std::array::from_fn(|quarter| {
+        let codes = codes.iter().skip(quarter * BLOCK / 8).take(BLOCK / 8);
+        let inputs = even[quarter * BLOCK / 8..].iter().zip(&odd[quarter * BLOCK / 8..]);
         let product = |q: u8, x: i8| i32::from(q as i8 - OFFSET_OF_FOUR) * i32::from(x);
         codes.zip(inputs).map(|(q, (a, b))| product(q & 15, *a) + product(q >> 4, *b)).sum()
-    };
-    [half(0), half(1)]
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ pub struct Inputs {
     offsets: Vec<[i32; LANES]>,
     /// Scales of the two halves of a block.
     scales: Vec<[f32; 2]>,
+    /// The sum of the rounded values in each group of weights, where these have minimums.
+    sums: Vec<f32>,
     blocks: usize,
+    groups: usize,
 }
 
 /// One of the rows.
@@ -37,7 +40,9 @@ impl Inputs {
             codes: Vec::with_capacity(all),
             offsets: Vec::with_capacity(all),
             scales: Vec::with_capacity(all),
+            sums: Vec::new(),
             blocks,
+            groups: scheme.groups(k),
         };
         for row in x.chunks(k.max(1)) {
             for group in row.chunks(scheme.group().max(BLOCK)) {
@@ -50,12 +55,14 @@ impl Inputs {
     /// Adds the blocks of one group, or one block of two groups.
     fn add(&mut self, values: &[f32], scheme: QuantScheme) {
         let scales = match scheme.group() {
-            32 => {
+            16 | 32 => {
                 let (first, second) = values.split_at(values.len().min(BLOCK / 2));
                 [scale_of(first), scale_of(second)]
             }
             _ => [scale_of(values); 2],
         };
+        let mut sums = [0.0; 2];
+        let several = values.len() > BLOCK / 2;
         for values in values.chunks(BLOCK) {
             let mut plain = [0i8; BLOCK];
             let parts = plain.chunks_mut(BLOCK / 2).zip(values.chunks(BLOCK / 2));
@@ -65,6 +72,10 @@ impl Inputs {
                     *to = nearest(value * inverse).clamp(-127.0, 127.0) as i8;
                 }
             }
+            let sum = |half: &[i8]| half.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
+            let (first, second) = plain.split_at(BLOCK / 2);
+            sums[0] += sum(first) * scales[0];
+            sums[1] += sum(second) * scales[1];
             let (codes, offset) = match scheme.bits() {
                 8 => (plain, 128),
                 _ => (evens_first(&plain), i32::from(OFFSET_OF_FOUR)),
@@ -75,6 +86,18 @@ impl Inputs {
             self.codes.push(codes);
             self.scales.push(scales);
         }
+        if scheme.has_minimums() {
+            match (scheme.group(), several) {
+                (32, true) => self.sums.extend(sums),
+                (32, false) => self.sums.push(sums[0]),
+                _ => self.sums.push(sums[0] + sums[1]),
+            }
+        }
+    }
+
+    /// The sums of the groups of row `row`.
+    pub fn sums(&self, row: usize) -> &[f32] {
+        &self.sums[row * self.groups..][..self.groups]
     }
 
     /// Row `row`.

@@ -3,9 +3,47 @@
 use super::*;
 use crate::ops::flex::values;
 
-fn schemes() -> impl Iterator<Item = QuantScheme> {
+/// What this program rounds to.
+fn own_schemes() -> impl Iterator<Item = QuantScheme> {
     let all = [8, 4].map(|bits| QuantScheme::GROUPS.map(|g| QuantScheme::new(bits, g as u64)));
     all.into_iter().flatten().map(Result::unwrap)
+}
+
+/// Those and what other programs write.
+fn schemes() -> impl Iterator<Item = QuantScheme> {
+    let minimums = [4, 8].map(|bits| {
+        QuantScheme::GROUPS.map(|g| QuantScheme::with_minimums(bits, g as u64).unwrap())
+    });
+    own_schemes()
+        .chain(minimums.into_iter().flatten())
+        .chain([QuantScheme::INT8_G16, QuantScheme::FLOAT8])
+}
+
+/// A matrix of any codes and scales.
+struct Packed {
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+    k: usize,
+    scheme: QuantScheme,
+}
+
+impl Packed {
+    fn new(scheme: QuantScheme, n: usize, k: usize, seed: u32) -> Self {
+        let codes = values(n * scheme.row_bytes(k), seed).into_iter();
+        // No code of E4M3 is NaN, and none so small that its bits hide an error.
+        let code = |v: f32| match scheme.codes() {
+            Codes::Float8 => ((v * 100.0) as i8 as u8) & 0xfe,
+            _ => (v * 127.9) as i8 as u8,
+        };
+        let codes = codes.map(code).collect();
+        let scales = values(n * scheme.scale_columns(k), seed + 1);
+        Self { codes, scales, k, scheme }
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        let (k, scheme) = (self.k, self.scheme);
+        Weights { codes: &self.codes, scales: Scales::F32(&self.scales), k, scheme }
+    }
 }
 
 /// Each value rounded to eight bits of its group, as the module says.
@@ -43,13 +81,16 @@ fn every_kernel_sums_the_rounded_numbers() {
                 (1, 2, 4304),
                 (2, 3, 1023),
             ] {
-                let (x, w) = (values(m * k, 1 + k as u32), values(n * k, 7 + n as u32));
-                let packed = scheme.round(&w, k).unwrap();
-                let weights = Weights { codes: &packed.codes, scales: &packed.scales, k, scheme };
+                let x = values(m * k, 1 + k as u32);
+                let packed = Packed::new(scheme, n, k, 7 + n as u32);
+                let weights = packed.weights();
                 let (found, plain) = (rows(&x, weights, level), expanded(weights));
                 assert_eq!(found.len(), m * n);
                 for (i, x) in x.chunks(k).enumerate() {
-                    let near = rounded(x, scheme.group());
+                    let near = match scheme.codes() {
+                        Codes::Float8 => x.iter().map(|x| f64::from(*x)).collect(),
+                        _ => rounded(x, scheme.group().max(32)),
+                    };
                     for (j, w) in plain.chunks(k).enumerate() {
                         let sum = |x: &mut dyn Iterator<Item = f64>| {
                             let products = x.zip(w).map(|(x, w)| x * f64::from(*w));
@@ -73,9 +114,9 @@ fn a_row_has_the_same_bits_in_every_batch() {
     for level in Level::present() {
         for scheme in schemes() {
             let (n, k) = (19, 170);
-            let (x, w) = (values(9 * k, 3), values(n * k, 4));
-            let packed = scheme.round(&w, k).unwrap();
-            let weights = Weights { codes: &packed.codes, scales: &packed.scales, k, scheme };
+            let x = values(9 * k, 3);
+            let packed = Packed::new(scheme, n, k, 4);
+            let weights = packed.weights();
             let alone: Vec<f32> = x.chunks(k).flat_map(|x| rows(x, weights, level)).collect();
             for m in 1..=9 {
                 let together = rows(&x[..m * k], weights, level);
@@ -95,8 +136,8 @@ fn extreme_codes_do_not_overflow() {
                 for value in [1.0, -1.0] {
                     let (k, scheme) = (256, QuantScheme::new(bits, 128).unwrap());
                     let codes = vec![code; scheme.row_bytes(k)];
-                    let scales = [bf16::ONE; 2];
-                    let weights = Weights { codes: &codes, scales: &scales, k, scheme };
+                    let scales = Scales::Bf16(&[bf16::ONE; 2]);
+                    let weights = Weights { codes: &codes, scales, k, scheme };
                     let found = rows(&vec![value; k], weights, level)[0];
                     let expected = expanded(weights).iter().map(|w| w * value).sum::<f32>();
                     let near = (found - expected).abs() <= 1e-4 * expected.abs();
@@ -112,12 +153,11 @@ fn what_is_not_finite_shows() {
     for level in Level::present() {
         for scheme in schemes() {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let (mut x, w) = (values(200, 5), values(400, 6));
-                let packed = scheme.round(&w, 200).unwrap();
-                let (codes, scales) = (&packed.codes[..], &packed.scales[..]);
-                let weights = Weights { codes, scales, k: 200, scheme };
+                let mut x = values(200, 5);
+                let packed = Packed::new(scheme, 2, 200, 6);
                 x[150] = bad;
-                assert!(rows(&x, weights, level).iter().all(|y| y.is_nan()), "{level:?} {scheme}");
+                let found = rows(&x, packed.weights(), level);
+                assert!(found.iter().all(|y| !y.is_finite()), "{level:?} {scheme}: {found:?}");
             }
         }
     }
@@ -125,10 +165,31 @@ fn what_is_not_finite_shows() {
 
 #[test]
 fn expansion_is_parallel_and_starts_anywhere() {
-    let scheme: QuantScheme = "int4-g32".parse().unwrap();
-    let packed = scheme.round(&values(5 * 33, 8), 33).unwrap();
-    let weights = Weights { codes: &packed.codes, scales: &packed.scales, k: 33, scheme };
-    let mut part = vec![0.0; 2 * 33];
-    weights.expand(3, &mut part);
-    assert_eq!(part, expanded(weights)[3 * 33..]);
+    for scheme in schemes() {
+        let packed = Packed::new(scheme, 5, 33, 8);
+        let (weights, mut part) = (packed.weights(), vec![0.0; 2 * 33]);
+        weights.expand(3, &mut part);
+        assert_eq!(part, expanded(weights)[3 * 33..], "{scheme}");
+        let mut row = vec![0.0; 33];
+        let columns = scheme.scale_columns(33);
+        let scales = &packed.scales[4 * columns..];
+        scheme.expand_row(&packed.codes[4 * scheme.row_bytes(33)..], scales, &mut row);
+        assert_eq!(part[33..], row, "{scheme}");
+    }
+}
+
+#[test]
+fn scales_of_every_dtype_are_the_same_numbers() {
+    let of_half: Vec<f16> = (0..1u32 << 16)
+        .map(|bits| f16::from_bits(bits as u16))
+        .filter(|value| value.is_finite())
+        .collect();
+    let mut found = vec![0.0; of_half.len() - 3];
+    Scales::F16(&of_half).widen(3, &mut found);
+    assert!(found.iter().zip(&of_half[3..]).all(|(a, b)| a.to_bits() == b.to_f32().to_bits()));
+    let of_bf16: Vec<bf16> = [1.0, -0.5, 3e38].map(bf16::from_f32).into();
+    Scales::Bf16(&of_bf16).widen(1, &mut found[..2]);
+    assert_eq!(found[..2], [-0.5, of_bf16[2].to_f32()]);
+    Scales::F32(&[1.0, 2.5]).widen(1, &mut found[..1]);
+    assert_eq!(found[0], 2.5);
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::inputs::{Input, Inputs, LANES};
-use super::{BLOCK, Row, halves};
+use super::{BLOCK, Row, quarters};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
 
@@ -37,6 +37,7 @@ fn sized<const M: usize>(
             // SAFETY: the processor has just been asked for the features; there is no other precondition.
             unsafe {
                 match (bits, scheme.group()) {
+                    (8, 16) => avx512::<8, 16, M>(row, inputs),
                     (8, 32) => avx512::<8, 32, M>(row, inputs),
                     (8, 64) => avx512::<8, 64, M>(row, inputs),
                     (8, _) => avx512::<8, 128, M>(row, inputs),
@@ -51,6 +52,7 @@ fn sized<const M: usize>(
             // SAFETY: as above.
             unsafe {
                 match (bits, scheme.group()) {
+                    (8, 16) => avx2::<8, 16, M>(row, inputs),
                     (8, 32) => avx2::<8, 32, M>(row, inputs),
                     (8, 64) => avx2::<8, 64, M>(row, inputs),
                     (8, _) => avx2::<8, 128, M>(row, inputs),
@@ -109,13 +111,20 @@ fn avx512<const BITS: usize, const GROUP: usize, const M: usize>(
 ) -> [f32; M] {
     let mut sums = [_mm512_setzero_ps(); M];
     let mut step = |block: usize, weights: __m512i| {
-        let scales = spread_512::<BITS, GROUP>(halves(row.scales, GROUP, block));
+        let scales = spread_512::<BITS, GROUP>(quarters(row.scales, GROUP, block));
         for (sum, input) in sums.iter_mut().zip(&inputs) {
             let (x, offsets) = (&input.codes[block], &input.offsets[block]);
             // SAFETY: both references are to 64 bytes.
             let (x, offsets) = unsafe { (load_512(x), load_512(offsets)) };
             let products = _mm512_dpbusd_epi32(offsets, weights, x);
-            let scales = _mm512_mul_ps(scales, spread_512::<BITS, GROUP>(input.scales[block]));
+            let [first, second] = input.scales[block];
+            let halves = [first, first, second, second];
+            // Activations have no groups smaller than half a block.
+            let inputs = match GROUP {
+                16 => spread_512::<BITS, 32>(halves),
+                _ => spread_512::<BITS, GROUP>(halves),
+            };
+            let scales = _mm512_mul_ps(scales, inputs);
             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, *sum);
         }
     };
@@ -145,14 +154,18 @@ unsafe fn load_512<T>(values: &T) -> __m512i {
     unsafe { _mm512_loadu_si512(std::ptr::from_ref(values).cast()) }
 }
 
-/// The scales of the halves of a block, in the lanes where these are.
+/// The scales of the quarters of a block, in the lanes where these are.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn spread_512<const BITS: usize, const GROUP: usize>([first, second]: [f32; 2]) -> __m512 {
-    let first = _mm512_set1_ps(first);
+fn spread_512<const BITS: usize, const GROUP: usize>(quarters: [f32; 4]) -> __m512 {
+    let [first, second, third, fourth] = quarters.map(|scale| _mm512_set1_ps(scale));
     match (GROUP, BITS) {
-        (32, 8) => _mm512_mask_blend_ps(0xff00, first, _mm512_set1_ps(second)),
-        (32, _) => _mm512_mask_blend_ps(0xf0f0, first, _mm512_set1_ps(second)),
+        (16, _) => {
+            let low = _mm512_mask_blend_ps(0x00f0, first, second);
+            _mm512_mask_blend_ps(0xff00, low, _mm512_mask_blend_ps(0xf000, third, fourth))
+        }
+        (32, 8) => _mm512_mask_blend_ps(0xff00, first, third),
+        (32, _) => _mm512_mask_blend_ps(0xf0f0, first, third),
         _ => first,
     }
 }
@@ -171,7 +184,7 @@ fn avx2<const BITS: usize, const GROUP: usize, const M: usize>(
     };
     match BITS {
         8 => each_block!(row, 64, |block: usize, codes: &[u8; 64]| {
-            let weight_scales = halves(row.scales, GROUP, block);
+            let weight_scales = quarters(row.scales, GROUP, block);
             let weights = two_256(codes);
             let sizes = weights.map(|w| _mm256_abs_epi8(w));
             for (i, input) in inputs.iter().enumerate() {
@@ -180,15 +193,20 @@ fn avx2<const BITS: usize, const GROUP: usize, const M: usize>(
                     let pairs = _mm256_maddubs_epi16(sizes[h], _mm256_sign_epi8(x[h], weights[h]));
                     _mm256_madd_epi16(pairs, ones)
                 };
-                let scale = |h: usize| _mm256_set1_ps(weight_scales[h] * input.scales[block][h]);
+                let scale = |h: usize| {
+                    let one = input.scales[block][h];
+                    let two = [weight_scales[2 * h] * one, weight_scales[2 * h + 1] * one];
+                    if GROUP == 16 { spread_256::<32>(two) } else { _mm256_set1_ps(two[0]) }
+                };
                 match GROUP {
-                    32 => (0..2).for_each(|h| add(i, half(h), scale(h))),
+                    16 | 32 => (0..2).for_each(|h| add(i, half(h), scale(h))),
                     _ => add(i, _mm256_add_epi32(half(0), half(1)), scale(0)),
                 }
             }
         }),
         _ => each_block!(row, 32, |block: usize, codes: &[u8; 32]| {
-            let weight_scales = spread_256::<GROUP>(halves(row.scales, GROUP, block));
+            let [first, _, second, _] = quarters(row.scales, GROUP, block);
+            let weight_scales = spread_256::<GROUP>([first, second]);
             // SAFETY: the reference is to 32 bytes.
             let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
             let mask = _mm256_set1_epi8(15);
