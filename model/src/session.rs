@@ -48,6 +48,11 @@ impl Session {
         &self.cache
     }
 
+    /// The cache, when the conversation is over.
+    pub fn into_cache(self) -> KvCache {
+        self.cache
+    }
+
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
         self.cache.len()

@@ -182,13 +182,13 @@ impl Report<'_> {
     fn memory(&self) -> Value {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
-        let streams = model.cache_bytes(self.task.prompt + 1 + self.task.tokens);
+        let streams = model.cache_bytes(1 + self.task.tokens) * self.task.streams as u64;
         let weights = part_sizes(model.config(), model.precision(), self.subject.scheme);
         json!({
             "weight_bytes": weights.total(),
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
-            "streams_cache_bytes": streams * self.task.streams as u64,
+            "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams,
             "streams_peak_bytes": self.measured.peak,
         })
     }

@@ -197,22 +197,17 @@ impl<'a> Task<'a> {
         seconds(start) / self.tokens as f64
     }
 
-    /// Seconds per step of streams that have all read the text prompt.
+    /// Seconds per step of streams that share the text prompt.
     fn write_many(&self, session: Session) -> f64 {
         let model = &self.subject.model;
-        let fork = |_| {
-            let mut cache = session.cache().fork();
-            cache.truncate(self.prompt);
-            cache
-        };
-        let mut caches: Vec<_> = (0..self.streams).map(fork).collect();
-        drop(session);
+        let mut prompt = session.into_cache();
+        let mut caches: Vec<_> = (0..self.streams).map(|_| prompt.share(self.prompt)).collect();
         let mut step = |id, number: usize| {
             let token = (id, (self.prompt + number) as u32);
             let mut caches: Vec<_> = caches.iter_mut().collect();
             wait_for(model.decode(&vec![token; caches.len()], &mut caches));
         };
-        // The first step gives every stream a cache of its own.
+        // The first step gives every stream room of its own.
         step(0, 0);
         self.write(|id, number| step(id, number + 1))
     }

@@ -1,13 +1,14 @@
 //! Weights that other programs rounded, found beside what belongs to them and turned into our layout. Codes stay what they
 //! are, so that every number is the one that their own programs make of it.
 
-use burn::tensor::{DType, Int, Tensor, TensorData, bf16, f16};
+use burn::tensor::{DType, TensorData, bf16, f16};
 use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::config::Method;
 use qwen3_vl_model::weight::Quantised;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use super::rounded::placed;
 use super::{Item, Loader, repack};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
