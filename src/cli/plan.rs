@@ -77,7 +77,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let (placement, precision) = place(&options, &config, stored_dtype(&source, &config)?)?;
     let tokens = chat.tokens() + args.max_tokens as usize;
     let (compute, storage) = (precision.compute, options.kv_cache_dtype);
-    let sizes = match (options.quant, source.open()) {
+    let held = match (options.quant, source.open()) {
         (None, Ok(checkpoint)) => checkpoint_sizes(&checkpoint, precision)?,
         (None, Err(error)) if !matches!(error, LoadError::NoWeights { .. }) => {
             return Err(error.into());
@@ -85,7 +85,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         _ => part_sizes(&config, precision, options.scheme(&config)),
     };
     let needs = Needs {
-        sizes,
+        sizes: held,
         cache: KvCache::bytes(&config.text, tokens, compute, storage),
         activations: Activations::of(&config, &chat, precision),
     };
