@@ -220,6 +220,23 @@ fn rounded_checkpoints_hold_the_numbers_of_their_programs() {
     }
 }
 
+/// compressed-tensors stores E4M3 under the same names, and says it otherwise.
+#[test]
+fn float_quantized_weights_are_read_as_fp8() {
+    let folder = rounded("fp8");
+    let config = folder.path().join("config.json");
+    let mut json = read_json(&config);
+    json["quantization_config"] = json!({
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+    });
+    std::fs::write(&config, json.to_string()).unwrap();
+    let prints = read_json(&common::fixtures().join("rounded/fp8.json"));
+    let loaded = load(folder.path(), "flex").unwrap();
+    check_numbers(loaded.model(), &prints["prints"], "float-quantized");
+}
+
 /// Dtype, shape and bytes by name.
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
