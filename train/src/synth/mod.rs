@@ -240,7 +240,7 @@ impl Subject {
             }
             let channel = self.channels()[dice.weighted(&weights)].0;
             let new = self.drawn(channel, dice);
-            turns.extend(new.filter(|new| !turns.iter().any(|old| new.repeats(old))));
+            turns.extend(new.filter(|new| !turns.iter().any(|old| old.answer == new.answer)));
         }
         if turns.is_empty() {
             turns.extend(self.ask(self.channels()[0].0, dice));
