@@ -69,7 +69,6 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","prompt_logprobs":-1"#, "prompt_logprobs"),
         (r#","prompt_logprobs":21"#, "prompt_logprobs"),
         (r#","prompt_logprobs":1.5"#, "prompt_logprobs"),
-        (r#","prompt_logprobs":1,"stream":true"#, "prompt_logprobs"),
         (r#","temperature":"hot""#, "temperature"),
         (r#","mm_processor_kwargs":{"max_pixel":1}"#, "mm_processor_kwargs.max_pixel"),
         (r#","mm_processor_kwargs":{"max_pixels":0}"#, "mm_processor_kwargs.max_pixels"),
