@@ -228,8 +228,9 @@ fn a_shared_beginning_is_held_once() {
     let budget = bytes(607) + 4 * bytes(9);
     assert!(budget < 3 * bytes(609));
     for lends_while_it_runs in [false, true] {
-        let kv_bytes = Some(budget + if lends_while_it_runs { bytes(6) } else { 0 });
-        let options = BatchOptions { kv_bytes, prefix_bytes: 1 << 40, ..BatchOptions::default() };
+        let room = budget + if lends_while_it_runs { bytes(6) } else { 0 };
+        let (kv_bytes, prefix_bytes) = (Some(room), 1 << 40);
+        let options = BatchOptions { kv_bytes, prefix_bytes, ..BatchOptions::default() };
         let mut batch = Batch::new(model.model(), options);
         batch.submit(&first, generate.clone()).unwrap();
         let steps = if lends_while_it_runs { 1 } else { 6 };
@@ -245,7 +246,7 @@ fn a_shared_beginning_is_held_once() {
                 other.into_iter().for_each(|other| found[other].push(token.id));
             }
             let stats = batch.stats();
-            assert!(stats.reserved_bytes + stats.prefix_bytes <= kv_bytes.unwrap(), "{stats:?}");
+            assert!(stats.reserved_bytes + stats.prefix_bytes <= room, "{stats:?}");
             if most < stats.running {
                 most = stats.running;
                 assert_eq!(stats.shared_bytes, bytes(607), "one block, whoever holds it");
