@@ -10,7 +10,6 @@ use qwen3_vl::backends::{DtypeRequest, Placement, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
-use qwen3_vl::weights::LoadError;
 use qwen3_vl::weights::checkpoint::stored_dtype;
 use qwen3_vl::weights::load::{checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::media::OpenedMedia;
@@ -74,14 +73,13 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     }
     let chat = processor.plan(&conversation, &opened.infos())?;
     let MediaReport { sizes, films, .. } = MediaReport::of(&opened);
-    let (placement, precision) = place(&options, &config, stored_dtype(&source, &config)?)?;
+    let stored = source.weights()?;
+    let dtype = stored_dtype(stored.as_ref(), &config);
+    let (placement, precision) = place(&options, &config, dtype)?;
     let tokens = chat.tokens() + args.max_tokens as usize;
     let (compute, storage) = (precision.compute, options.kv_cache_dtype);
-    let held = match (options.quant, source.open()) {
-        (None, Ok(checkpoint)) => checkpoint_sizes(&checkpoint, precision)?,
-        (None, Err(error)) if !matches!(error, LoadError::NoWeights { .. }) => {
-            return Err(error.into());
-        }
+    let held = match (options.quant, &stored) {
+        (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, precision)?,
         _ => part_sizes(&config, precision, options.scheme(&config)),
     };
     let needs = Needs {

@@ -140,7 +140,8 @@ impl MemoryEstimate {
 /// Bytes of a value that is not trained: beside LoRA, weights keep the dtype of their file.
 fn frozen_value(model: &Qwen3VlModel, run: &TrainConfig) -> u64 {
     let source = ModelSource::Folder(run.model.clone());
-    let stored = run.lora().and_then(|_| stored_dtype(&source, model.config()).ok());
+    let weights = run.lora().and_then(|_| source.weights().ok());
+    let stored = weights.map(|weights| stored_dtype(weights.as_ref(), model.config()));
     stored.map_or(VALUE, |dtype| dtype.size() as u64)
 }
 

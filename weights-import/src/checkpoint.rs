@@ -14,7 +14,6 @@ use serde::Deserialize;
 
 use crate::error::LoadError;
 use crate::gguf::{GgufModel, Storage};
-use crate::source::ModelSource;
 
 /// Name of the file that lists shards.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -280,19 +279,13 @@ pub fn read_config(folder: &Path) -> Result<Qwen3VlConfig, LoadError> {
     Qwen3VlConfig::from_json(&text).map_err(|source| LoadError::Config { path, source })
 }
 
-/// The dtype of the weights of `source`, or, where there are none yet, the one that `config` names.
-///
-/// # Errors
-/// When there are weight files and they cannot be opened.
-pub fn stored_dtype(source: &ModelSource, config: &Qwen3VlConfig) -> Result<DType, LoadError> {
-    match source.open() {
-        Ok(checkpoint) => Ok(checkpoint.main_dtype()),
-        Err(LoadError::NoWeights { .. }) => Ok(match config.dtype.as_deref() {
-            Some("float32") => DType::F32,
-            Some("float16") => DType::F16,
-            _ => DType::BF16,
-        }),
-        Err(error) => Err(error),
+/// The dtype of the weights, or, where there are none yet, the one that `config` names.
+pub fn stored_dtype(weights: Option<&Checkpoint>, config: &Qwen3VlConfig) -> DType {
+    match (weights, config.dtype.as_deref()) {
+        (Some(checkpoint), _) => checkpoint.main_dtype(),
+        (None, Some("float32")) => DType::F32,
+        (None, Some("float16")) => DType::F16,
+        _ => DType::BF16,
     }
 }
 

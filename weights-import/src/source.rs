@@ -80,6 +80,18 @@ impl ModelSource {
         }
     }
 
+    /// The weights, `None` where there are none yet.
+    ///
+    /// # Errors
+    /// When there are weight files and they cannot be opened.
+    pub fn weights(&self) -> Result<Option<Checkpoint>, LoadError> {
+        match self.open() {
+            Ok(checkpoint) => Ok(Some(checkpoint)),
+            Err(LoadError::NoWeights { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Tokenizer, chat template, image and video settings.
     ///
     /// # Errors
