@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use burn::tensor::DType;
 use qwen3_vl::backends::quant::QuantScheme;
-use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::verify::{Divergence, Tolerance, verify};
 use qwen3_vl::weights::export::{ExportError, ExportReport, QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::{Checkpoint, Rounding};
@@ -57,19 +55,6 @@ fn divergence(loaded: &Qwen3Vl, model: &str, case: &str) -> Option<Divergence> {
     let reference = fixture(model).join(format!("ref_{case}.safetensors"));
     let outcome = verify(loaded.model(), &reference, Tolerance::Cosine(0.0)).unwrap();
     outcome.logits
-}
-
-/// The logits of a prompt with two pictures.
-fn logits(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
-    let inputs = common::two_images(model, name);
-    let mut probe = qwen3_vl::model::probe::Probe::off();
-    let mut prompt = model.prepare(&inputs, &mut probe).unwrap();
-    let (rows, mut cache) = (0..inputs.ids.len(), model.new_cache());
-    let hidden = model.prefill(&mut prompt, rows, &mut cache, &mut probe);
-    let next = model.decode(&[(7, 900)], &mut [&mut cache]);
-    let all = [model.logits(hidden), next]
-        .map(|logits| logits.into_data().convert_dtype(DType::F32).try_to_vec::<f32>().unwrap());
-    all.concat()
 }
 
 /// Divergences of all prompts of `models` together.
@@ -137,10 +122,16 @@ fn a_written_checkpoint_is_the_one_that_is_rounded_on_load() {
             let rounded = load(&fixture(model), &device, Some(scheme)).unwrap();
             assert!(written.report().unexpected.is_empty(), "{:?}", written.report());
             assert_eq!(written.scheme(), Some(scheme.parse::<QuantScheme>().unwrap()));
-            let (a, b) = (logits(written.model(), model), logits(rounded.model(), model));
+            let (a, b) = (
+                common::logits_of_two_images(written.model(), model),
+                common::logits_of_two_images(rounded.model(), model),
+            );
             assert!(a.iter().all(|x| x.is_finite()));
             assert_eq!(a, b, "{model} on {device}");
-            let plain = logits(load(&fixture(model), &device, None).unwrap().model(), model);
+            let plain = common::logits_of_two_images(
+                load(&fixture(model), &device, None).unwrap().model(),
+                model,
+            );
             assert_ne!(a, plain, "{model} on {device}: nothing was rounded");
         }
     }
@@ -156,7 +147,10 @@ fn the_cpu_backends_agree() {
     for model in ["dense_tied", "moe"] {
         for scheme in ["int8", "int4"] {
             let of = |device| {
-                logits(load(&fixture(model), device, Some(scheme)).unwrap().model(), model)
+                common::logits_of_two_images(
+                    load(&fixture(model), device, Some(scheme)).unwrap().model(),
+                    model,
+                )
             };
             let (a, b) = (of("flex"), of("ndarray"));
             let dot =
@@ -201,9 +195,12 @@ fn patterns_choose_and_the_rest_is_copied() {
     assert!(more.contains(&"model.visual.merger.linear_fc1.weight".to_owned()), "{more:?}");
     assert!(!more.iter().any(|name| name.contains("down_proj") || name.contains("layers.0.")));
     assert!(
-        logits(load(&folder.path().join("more"), "flex", None).unwrap().model(), "dense_untied")
-            .iter()
-            .all(|x| x.is_finite())
+        common::logits_of_two_images(
+            load(&folder.path().join("more"), "flex", None).unwrap().model(),
+            "dense_untied"
+        )
+        .iter()
+        .all(|x| x.is_finite())
     );
     let error = write("none", &["down_pro"], &[]).unwrap_err();
     assert!(error.contains("`down_pro` names no linear layer"), "{error}");
@@ -329,7 +326,7 @@ fn adapters_go_on_rounded_weights() {
         let whole = load(with(None));
         let rounded = load(with(Some("int8")));
         let bare = load(options("flex", Some("int8")));
-        let of = |loaded: &Qwen3Vl| logits(loaded.model(), name);
+        let of = |loaded: &Qwen3Vl| common::logits_of_two_images(loaded.model(), name);
         let far =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let (whole, rounded, bare) = (of(&whole), of(&rounded), of(&bare));

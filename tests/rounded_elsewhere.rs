@@ -92,18 +92,7 @@ fn dense(model: &Qwen3VlModel) -> (Qwen3VlModel, usize) {
 }
 
 fn logits(model: &Qwen3VlModel) -> Vec<f32> {
-    logits_of(model, BASE)
-}
-
-/// The logits of a prompt with two pictures for the checkpoint `name`, and of one step more.
-fn logits_of(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
-    let inputs = common::two_images(model, name);
-    let mut probe = qwen3_vl::model::probe::Probe::off();
-    let mut prompt = model.prepare(&inputs, &mut probe).unwrap();
-    let (rows, mut cache) = (0..inputs.ids.len(), model.new_cache());
-    let hidden = model.prefill(&mut prompt, rows, &mut cache, &mut probe);
-    let next = model.decode(&[(7, 900)], &mut [&mut cache]);
-    [numbers(model.logits(hidden)), numbers(next)].concat()
+    common::logits_of_two_images(model, BASE)
 }
 
 fn largest(values: impl Iterator<Item = f32>) -> f32 {

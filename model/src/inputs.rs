@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::config::Qwen3VlConfig;
 use crate::processor::image::{Grid, PackedFrames};
 use crate::processor::message::MediaKind;
 
@@ -207,6 +208,17 @@ pub struct PlaceholderIds {
     pub image: u32,
     pub video: u32,
     pub merge_size: usize,
+}
+
+impl PlaceholderIds {
+    /// Those of a model.
+    pub fn of(config: &Qwen3VlConfig) -> Self {
+        Self {
+            image: config.image_token_id,
+            video: config.video_token_id,
+            merge_size: config.vision.merge_size,
+        }
+    }
 }
 
 fn find_spans(

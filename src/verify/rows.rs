@@ -42,7 +42,7 @@ pub fn compute(model: &Qwen3VlModel, reference: &Reference) -> Result<Computed, 
     let pixels = |values, grids| reference.pixels(values, grids, patch_len);
     let mut images = VecDeque::from(pixels("in.pixel_values", "in.image_grid_thw")?.items);
     let mut videos = VecDeque::from(pixels("in.pixel_values_videos", "in.video_grid_thw")?.items);
-    let tokens = placeholder_ids(model);
+    let tokens = PlaceholderIds::of(model.config());
     let mut computed = Computed { rows: Vec::new(), vision: BTreeMap::new() };
     for (ids, mask) in ids.iter().zip(&masks) {
         let live: Vec<usize> = (0..ids.len()).filter(|at| mask.get(*at) == Some(&1)).collect();
@@ -53,15 +53,6 @@ pub fn compute(model: &Qwen3VlModel, reference: &Reference) -> Result<Computed, 
         computed.add(model, &inputs, live, steps)?;
     }
     Ok(computed)
-}
-
-fn placeholder_ids(model: &Qwen3VlModel) -> PlaceholderIds {
-    let config = model.config();
-    PlaceholderIds {
-        image: config.image_token_id,
-        video: config.video_token_id,
-        merge_size: config.vision.merge_size,
-    }
 }
 
 impl Computed {

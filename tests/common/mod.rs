@@ -6,9 +6,11 @@ pub mod training;
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::DType;
 use qwen3_vl::backends::device;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
+use qwen3_vl::model::probe::Probe;
 use qwen3_vl::verify::Reference;
 use qwen3_vl::{LoadOptions, Qwen3Vl};
 
@@ -53,15 +55,24 @@ pub fn two_images(model: &Qwen3VlModel, name: &str) -> ModelInputs {
     let reference = Reference::open(&path).unwrap();
     let ids = reference.rows("in.input_ids").unwrap().remove(0);
     let config = model.config();
-    let tokens = PlaceholderIds {
-        image: config.image_token_id,
-        video: config.video_token_id,
-        merge_size: config.vision.merge_size,
-    };
+    let tokens = PlaceholderIds::of(config);
     let patch_len = config.vision.patch_len();
     let images = reference.pixels("in.pixel_values", "in.image_grid_thw", patch_len).unwrap();
     let ids = ids.iter().map(|id| *id as u32).collect();
     ModelInputs::from_ids(ids, images, Default::default(), tokens).unwrap()
+}
+
+/// The logits of that prompt, and of one step more, in f32.
+pub fn logits_of_two_images(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
+    let inputs = two_images(model, name);
+    let mut probe = Probe::off();
+    let mut prompt = model.prepare(&inputs, &mut probe).unwrap();
+    let (rows, mut cache) = (0..inputs.ids.len(), model.new_cache());
+    let hidden = model.prefill(&mut prompt, rows, &mut cache, &mut probe);
+    let next = model.decode(&[(7, 900)], &mut [&mut cache]);
+    let all = [model.logits(hidden), next]
+        .map(|logits| logits.into_data().convert_dtype(DType::F32).try_to_vec::<f32>().unwrap());
+    all.concat()
 }
 
 /// A copy of a fixture checkpoint in a folder of its own, without its reference files.

@@ -204,7 +204,7 @@ fn write_tensors(text: &mut Writer, vision: &mut Writer, whole_qkv: bool) {
 #[test]
 fn a_mixture_of_experts_is_put_together_from_its_parts() {
     let config = read_json(&common::fixtures().join("moe/config_v4.json"));
-    let logits = |loaded: &Qwen3Vl| logits_of(loaded.model(), "moe");
+    let logits = |loaded: &Qwen3Vl| common::logits_of_two_images(loaded.model(), "moe");
     for whole_qkv in [true, false] {
         let (mut text, mut vision) = (Writer::default(), Writer::default());
         write_settings(&mut text, &config);

@@ -287,11 +287,7 @@ fn check_layout(
     found: &PatchLayout,
     vision: &VisionConfig,
 ) -> Result<(), ProcessError> {
-    let expected = PatchLayout {
-        patch: vision.patch_size,
-        temporal: vision.temporal_patch_size,
-        merge: vision.merge_size,
-    };
+    let expected = PatchLayout::of(vision);
     match *found == expected {
         true => Ok(()),
         false => Err(ProcessError::Layout { file, found: *found, expected }),

@@ -225,11 +225,7 @@ impl<'a> Task<'a> {
         prompt.extend(std::iter::repeat_n(config.image_token_id, self.planned.tokens));
         prompt.push(config.vision_end_token_id);
         prompt.extend(words.take(behind));
-        let tokens = PlaceholderIds {
-            image: config.image_token_id,
-            video: config.video_token_id,
-            merge_size: config.vision.merge_size,
-        };
+        let tokens = PlaceholderIds::of(config);
         let images = Pixels { items: vec![picture] };
         Ok(ModelInputs::from_ids(prompt, images, Pixels::default(), tokens)?)
     }

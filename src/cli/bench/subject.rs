@@ -145,17 +145,8 @@ fn image_settings(folder: &Path, config: &Qwen3VlConfig) -> anyhow::Result<Image
             ImageProcessorConfig::from_json(&text).context(name)?
         }
     };
-    images.layout = layout(config);
+    images.layout = PatchLayout::of(&config.vision);
     Ok(images)
-}
-
-fn layout(config: &Qwen3VlConfig) -> PatchLayout {
-    let vision = &config.vision;
-    PatchLayout {
-        patch: vision.patch_size,
-        temporal: vision.temporal_patch_size,
-        merge: vision.merge_size,
-    }
 }
 
 #[cfg(test)]
@@ -176,7 +167,7 @@ mod tests {
             let config = Qwen3VlConfig::from_json(&shapes()[name].to_string()).unwrap();
             let counts = parameter_counts(&config);
             assert_eq!(counts.values().sum::<u64>(), expected, "{name}: {counts:?}");
-            assert_eq!(layout(&config), ImageProcessorConfig::qwen3_vl().layout);
+            assert_eq!(PatchLayout::of(&config.vision), ImageProcessorConfig::qwen3_vl().layout);
         }
     }
 }

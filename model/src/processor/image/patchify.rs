@@ -1,6 +1,7 @@
 //! Frames -> the rows that the vision tower embeds.
 
 use super::{ImageError, NormalizationTable, RgbImage};
+use crate::config::VisionConfig;
 use rayon::prelude::*;
 
 /// How a picture is cut up.
@@ -22,6 +23,16 @@ impl std::fmt::Display for PatchLayout {
 }
 
 impl PatchLayout {
+    /// The one that a vision tower reads.
+    #[must_use]
+    pub fn of(vision: &VisionConfig) -> Self {
+        Self {
+            patch: vision.patch_size,
+            temporal: vision.temporal_patch_size,
+            merge: vision.merge_size,
+        }
+    }
+
     /// Side of a token in pixels: every picture is a multiple of it.
     #[must_use]
     pub fn factor(&self) -> usize {
