@@ -13,6 +13,7 @@ use qwen3_vl::model::inputs::ModelInputs;
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::session::Session;
 use qwen3_vl::verify::{Tolerance, verify};
+use qwen3_vl::weights::Rounding;
 use qwen3_vl::{LoadOptions, Qwen3Vl};
 use serde_json::Value;
 
@@ -260,10 +261,10 @@ fn rounded_weights_and_adapters_go_with_their_layers() {
         return;
     }
     let adapter = Some(common::fixtures().join("adapters/plain"));
-    let quant = Some("int8".parse().unwrap());
+    let quant = Some(Rounding::new("int8".parse().unwrap()));
     let of = |map: &str, rounded: bool| {
         let options = match rounded {
-            true => LoadOptions { quant, ..options(map) },
+            true => LoadOptions { quant: quant.clone(), ..options(map) },
             false => LoadOptions { adapter: adapter.clone(), ..options(map) },
         };
         logits(&load_with("dense_tied", options), "dense_tied")

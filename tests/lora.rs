@@ -371,7 +371,7 @@ fn weights_in_bf16_stay_so() {
     assert!(reports.last().unwrap().loss < 0.6 * reports[0].loss, "{:?}", reports.last());
     let mut model = Trainer::new(config, &flex()).unwrap().model().clone();
     assert_eq!(model.visual.merger.linear_fc1.weight.values().dtype(), DType::F32);
-    assert_eq!(model.language_model.embed_tokens.weight.val().dtype(), DType::BF16);
+    assert_eq!(model.language_model.embed_tokens.weight.values().dtype(), DType::BF16);
     for (path, linear) in
         model.linears_mut().into_iter().filter(|(path, _)| path.starts_with("language_model"))
     {

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::verify::{Divergence, Tolerance, verify};
+use qwen3_vl::weights::checkpoint::TensorEntry;
 use qwen3_vl::weights::export::{ExportError, ExportReport, QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::{Checkpoint, Rounding};
 use qwen3_vl::{LoadOptions, Qwen3Vl};
@@ -24,7 +25,7 @@ fn options(device: &str, quant: Option<&str>) -> LoadOptions {
     LoadOptions {
         device: Some(device.to_owned()),
         dtype: "f32".parse().unwrap(),
-        quant: quant.map(|scheme| scheme.parse().unwrap()),
+        quant: quant.map(rounding),
         ..LoadOptions::default()
     }
 }
@@ -110,16 +111,35 @@ fn quality_falls_with_the_bits_and_never_below_its_bounds() {
 #[test]
 fn a_written_checkpoint_is_the_one_that_is_rounded_on_load() {
     let folder = tempfile::tempdir().unwrap();
-    for (model, scheme) in
-        [("dense_untied", "int8-g64"), ("dense_tied", "int4"), ("moe", "int4-g128")]
+    for (index, (model, scheme, include)) in [
+        ("dense_untied", "int8-g64", &[][..]),
+        ("dense_tied", "int4", &[]),
+        ("moe", "int4-g128", &[]),
+        ("dense_tied", "int4", &["embed_tokens"]),
+        ("dense_untied", "int4-g64", &["embed_tokens", "lm_head"]),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let out = folder.path().join(model);
-        let report = quantize(&fixture(model), &out, rounding(scheme)).unwrap();
+        let out = folder.path().join(index.to_string());
+        let rounding = Rounding {
+            include: include.iter().map(|pattern| pattern.to_string()).collect(),
+            ..rounding(scheme)
+        };
+        let report = quantize(&fixture(model), &out, rounding.clone()).unwrap();
         assert!(report.copied.iter().any(|name| name == "tokenizer.json"), "{:?}", report.copied);
         assert!(report.bytes < Checkpoint::open(&fixture(model)).unwrap().bytes());
+        let stored = Checkpoint::open(&out).unwrap();
+        let tables = stored.tensors().iter().filter(|(name, _)| {
+            let name = name.strip_suffix(".weight").unwrap_or_default();
+            include.iter().any(|table| name.ends_with(table))
+        });
+        let eight = |(_, entry): (&String, &TensorEntry)| entry.dtype() == Some(Dtype::I8);
+        assert_eq!(tables.filter(|table| eight(*table)).count(), include.len(), "{model} {scheme}");
         for device in common::cpu_devices() {
             let written = load(&out, &device, None).unwrap();
-            let rounded = load(&fixture(model), &device, Some(scheme)).unwrap();
+            let options = LoadOptions { quant: Some(rounding.clone()), ..options(&device, None) };
+            let rounded = Qwen3Vl::load(fixture(model).to_str().unwrap(), options).unwrap();
             assert!(written.report().unexpected.is_empty(), "{:?}", written.report());
             assert_eq!(written.scheme(), Some(scheme.parse::<QuantScheme>().unwrap()));
             let (a, b) = (

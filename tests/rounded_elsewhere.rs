@@ -58,14 +58,11 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// Every linear weight and the embedding, by the names of checkpoints.
 fn weights(model: &Qwen3VlModel) -> BTreeMap<String, Vec<f32>> {
     let mut model = model.clone();
-    let embedding = numbers(model.language_model.embed_tokens.weight.val());
-    let linear = model.roundable_mut().into_iter().map(|(path, linear)| {
+    let all = model.roundable_mut().into_iter().map(|(path, weight)| {
         let (name, _) = stored_name(&format!("{path}.weight")).unwrap();
-        (name, numbers(linear.weight.values()))
+        (name, numbers(weight.values()))
     });
-    let mut found: BTreeMap<_, _> = linear.collect();
-    found.insert("model.language_model.embed_tokens.weight".to_owned(), embedding);
-    found
+    all.collect()
 }
 
 /// Compares the numbers of all weights with those that Python made of the same file.
@@ -82,9 +79,9 @@ fn check_numbers(model: &Qwen3VlModel, prints: &Value, case: &str) {
 /// The model with every rounded weight as the numbers that it stands for.
 fn dense(model: &Qwen3VlModel) -> (Qwen3VlModel, usize) {
     let (mut model, mut changed) = (model.clone(), 0);
-    for (_, linear) in model.roundable_mut() {
-        if linear.weight.scheme().is_some() {
-            linear.weight = Weight::Dense(Param::from_tensor(linear.weight.values()));
+    for (_, weight) in model.roundable_mut() {
+        if weight.scheme().is_some() {
+            *weight = Weight::Dense(Param::from_tensor(weight.values()));
             changed += 1;
         }
     }

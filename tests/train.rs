@@ -116,7 +116,7 @@ fn frozen_groups_stay_bit_equal() {
     let bits = |model: &qwen3_vl::model::Qwen3VlModel, name: &str| {
         let tensor = match name {
             "head" => model.head(),
-            "embed" => model.language_model.embed_tokens.weight.val(),
+            "embed" => model.language_model.embed_tokens.weight.values(),
             _ => model.visual.patch_embed.proj.weight.values(),
         };
         tensor.into_data().try_to_vec::<f32>().unwrap()

@@ -5,6 +5,10 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::cpu::prefetch;
+
+/// How far ahead memory is fetched, in bytes.
+const AHEAD: usize = 4096;
 /// Words per task.
 const TASK: usize = 1 << 17;
 
@@ -28,6 +32,7 @@ fn sum(words: &[u64]) -> u64 {
     let (eights, rest) = words.as_chunks::<8>();
     let mut sums = [0u64; 8];
     for eight in eights {
+        prefetch(eight, AHEAD);
         for (sum, word) in sums.iter_mut().zip(eight) {
             *sum = sum.wrapping_add(*word);
         }

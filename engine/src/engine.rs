@@ -17,7 +17,7 @@ use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
 use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
-use qwen3_vl_weights::{LoadReport, MediaLimits, ModelSource, Progress, Rounding, load_placed};
+use qwen3_vl_weights::{LoadReport, MediaLimits, ModelSource, Progress, load_placed};
 
 use crate::grammar::{Grammars, Start};
 use crate::options::LoadOptions;
@@ -78,9 +78,8 @@ impl Qwen3Vl {
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = options.place(&devices, config, stored)?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
-        let scheme = options.scheme(config);
-        let rounding = options.quant.map(Rounding::new);
-        let how = (precision, rounding.as_ref());
+        let scheme = options.rounding(config).map(|rounding| rounding.scheme);
+        let how = (precision, options.quant.as_ref());
         let (mut model, report) = load_placed(&checkpoint, &placement, how, progress)?;
         if let Some(adapter) = adapter {
             model = adapter.attach(model)?;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use burn::tensor::DType;
-use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{
     DeviceError, DeviceMap, DtypeRequest, MapError, OpenMap, Placement, Precision, device,
 };
@@ -11,9 +10,9 @@ use qwen3_vl_model::Qwen3VlConfig;
 use qwen3_vl_model::cache::KvDtype;
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::processor::VideoRules;
-use qwen3_vl_weights::MediaLimits;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::load::part_sizes;
+use qwen3_vl_weights::{MediaLimits, Rounding};
 
 /// Where and how to load a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -34,9 +33,9 @@ pub struct LoadOptions {
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
-    /// Rounds the linear weights of the language model as they are read; vision tower, mergers, embedding, head and experts
-    /// stay as they are. For checkpoints that are not rounded yet, on the CPU.
-    pub quant: Option<QuantScheme>,
+    /// Rounds weights as they are read, by default the linear ones of the language model. For checkpoints that are not rounded
+    /// yet, on the CPU.
+    pub quant: Option<Rounding>,
     /// The GGUF file of the vision tower, for a model that is a GGUF file; without it, the file beside the model whose name
     /// begins with `mmproj`.
     pub mmproj: Option<PathBuf>,
@@ -68,14 +67,15 @@ impl LoadOptions {
         stored: DType,
     ) -> Result<(Placement, Precision), DeviceError> {
         let precision = Precision::resolve_all(devices.devices(), self.dtype, stored)?;
-        let scheme = self.scheme(config);
-        let placement = devices.place(&part_sizes(config, precision, scheme))?;
+        let rounding = self.rounding(config);
+        let placement = devices.place(&part_sizes(config, precision, rounding.as_ref()))?;
         Ok((placement, precision))
     }
 
-    /// How linear weights are rounded, where they are: as they are read, or in the checkpoint.
-    pub fn scheme(&self, config: &Qwen3VlConfig) -> Option<QuantScheme> {
-        self.quant.or(config.quantisation.map(|stored| stored.scheme))
+    /// Which weights are rounded, and how: as they are read, or in the checkpoint as far as its configuration says.
+    pub fn rounding(&self, config: &Qwen3VlConfig) -> Option<Rounding> {
+        let stored = config.quantisation.as_ref().map(|stored| Rounding::new(stored.scheme));
+        self.quant.clone().or(stored)
     }
 }
 

@@ -6,8 +6,9 @@ use qwen3_vl_backends::ops;
 
 use crate::linear::Linear;
 use crate::model::Qwen3VlModel;
-use crate::text::TextModel;
+use crate::text::TextLayer;
 use crate::vision::VisionTower;
+use crate::weight::Weight;
 
 /// The side path `scale · (x·Aᵀ)·Bᵀ` (Hu et al. 2021). No matrix of the weight's size is made.
 #[derive(Module, Debug)]
@@ -48,21 +49,25 @@ impl Qwen3VlModel {
     /// The linear layers that may have a side path, by module path: those of vision blocks, mergers and text layers,
     /// in the order of the model. Head, router, experts and patch embedding are none.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        linears(&mut self.visual, &mut self.language_model)
+        linears(&mut self.visual, &mut self.language_model.layers)
     }
 
-    /// The linear layers whose weights may be rounded, by module path: those of [`Self::linears_mut`] and the head, where
-    /// it has a weight of its own.
-    pub fn roundable_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        let mut found = linears(&mut self.visual, &mut self.language_model);
-        found.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), head)));
+    /// The weights that may be rounded, by path of their module: those of [`Self::linears_mut`], the embedding, and the head
+    /// where it has a weight of its own.
+    pub fn roundable_mut(&mut self) -> Vec<(String, &mut Weight)> {
+        let (visual, text) = (&mut self.visual, &mut self.language_model);
+        let embedding = &mut text.embed_tokens.weight;
+        let linear = linears(visual, &mut text.layers).into_iter();
+        let mut found: Vec<_> = linear.map(|(path, linear)| (path, &mut linear.weight)).collect();
+        found.push(("language_model.embed_tokens".to_owned(), embedding));
+        found.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), &mut head.weight)));
         found
     }
 }
 
 fn linears<'m>(
     visual: &'m mut VisionTower,
-    text: &'m mut TextModel,
+    layers: &'m mut [TextLayer],
 ) -> Vec<(String, &'m mut Linear)> {
     let mut found = Vec::new();
     for (index, block) in visual.blocks.iter_mut().enumerate() {
@@ -79,7 +84,7 @@ fn linears<'m>(
         found.push((format!("{path}.linear_fc1"), &mut merger.linear_fc1));
         found.push((format!("{path}.linear_fc2"), &mut merger.linear_fc2));
     }
-    for (index, layer) in text.layers.iter_mut().enumerate() {
+    for (index, layer) in layers.iter_mut().enumerate() {
         let path = |name: &str| format!("language_model.layers.{index}.{name}");
         found.push((path("self_attn.q_proj"), &mut layer.self_attn.q_proj));
         found.push((path("self_attn.k_proj"), &mut layer.self_attn.k_proj));

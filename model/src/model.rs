@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::{Placement, Precision, ops};
+use qwen3_vl_backends::{Placement, Precision};
 
 use crate::cache::{KvCache, KvDtype};
 use crate::config::Qwen3VlConfig;
@@ -108,7 +108,7 @@ impl Qwen3VlModel {
 
     /// The device of the language model's embedding; what is uploaded to it takes no part in gradients.
     pub fn device(&self) -> Device {
-        self.language_model.embed_tokens.weight.lazy_device().without_autodiff()
+        self.language_model.embed_tokens.weight.device().without_autodiff()
     }
 
     /// Which device holds which part, where they are on several or run in several stages.
@@ -235,17 +235,17 @@ impl Qwen3VlModel {
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => ops::linear(hidden, self.head()),
+            None => self.language_model.embed_tokens.weight.product(hidden, None),
         };
         logits.cast(DType::F32)
     }
 
     /// Weight of the head, `[vocabulary, hidden]`; the embedding table where the two are tied.
     pub fn head(&self) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => head.weight.values(),
-            None => self.language_model.embed_tokens.weight.val(),
-        }
+        self.lm_head
+            .as_ref()
+            .map_or(&self.language_model.embed_tokens.weight, |head| &head.weight)
+            .values()
     }
 
     fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {

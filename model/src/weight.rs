@@ -1,10 +1,10 @@
-//! The weight of a linear layer: as it was trained, or rounded to a few bits.
+//! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
     Param, ParamId,
 };
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use qwen3_vl_backends::ops;
 use qwen3_vl_backends::quant::QuantScheme;
 
@@ -83,9 +83,17 @@ impl Weight {
     pub fn values(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.val(),
+            Self::Quantised(weight) => weight.expand(weight.codes.val(), weight.scales.val()),
+        }
+    }
+
+    /// The rows of `ids`, as [`Self::values`].
+    pub fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight.val().select(0, ids),
             Self::Quantised(weight) => {
-                let unit = Tensor::<2>::eye(weight.inputs, &self.device()).cast(DType::F32);
-                weight.product(unit).transpose()
+                let codes = weight.codes.val().select(0, ids.clone());
+                weight.expand(codes, weight.scales.val().select(0, ids))
             }
         }
     }
@@ -108,6 +116,10 @@ impl Weight {
 impl Quantised {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear_quantised(x, self.codes.val(), self.scales.val(), self.scheme)
+    }
+
+    fn expand(&self, codes: Tensor<2, Int>, scales: Tensor<2>) -> Tensor<2> {
+        ops::expand_quantised(codes, scales, self.scheme, self.inputs)
     }
 }
 

@@ -9,8 +9,8 @@ use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::sample::GenerationDefaults;
-use qwen3_vl::weights::ModelSource;
 use qwen3_vl::weights::hub::HubOptions;
+use qwen3_vl::weights::{ModelSource, Rounding};
 use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides, nano};
 
 use super::media::MediaSettings;
@@ -96,6 +96,13 @@ pub struct DeviceArgs {
     /// per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding, head and experts stay as they are
     #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
     pub quant: Option<QuantScheme>,
+    /// Round these too (repeat for several): embed_tokens, lm_head (to eight bits, whatever the scheme), or linear layers of
+    /// the vision tower or the mergers
+    #[arg(long, value_name = "PATTERN", requires = "quant")]
+    pub quant_include: Vec<String>,
+    /// Leave these as they are (repeat for several); wins over --quant-include
+    #[arg(long, value_name = "PATTERN", requires = "quant")]
+    pub quant_exclude: Vec<String>,
 }
 
 /// How long a prompt may be, and how it is kept.
@@ -232,9 +239,14 @@ impl DeviceArgs {
             device: self.device.clone(),
             device_map: self.device_map.clone(),
             dtype: dtype.map_err(|error| usage_error(ErrorKind::InvalidValue, error))?,
-            quant: self.quant,
+            quant: self.quant.map(|scheme| self.rounding(scheme)),
             ..LoadOptions::default()
         })
+    }
+
+    fn rounding(&self, scheme: QuantScheme) -> Rounding {
+        let (include, exclude) = (self.quant_include.clone(), self.quant_exclude.clone());
+        Rounding { scheme, include, exclude }
     }
 }
 

@@ -78,9 +78,9 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let (placement, precision) = place(&options, &config, dtype)?;
     let tokens = chat.tokens() + args.max_tokens as usize;
     let (compute, storage) = (precision.compute, options.kv_cache_dtype);
-    let held = match (options.quant, &stored) {
+    let held = match (&options.quant, &stored) {
         (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, precision)?,
-        _ => part_sizes(&config, precision, options.scheme(&config)),
+        _ => part_sizes(&config, precision, options.rounding(&config).as_ref()),
     };
     let needs = Needs {
         sizes: held,

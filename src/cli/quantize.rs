@@ -17,10 +17,10 @@ use super::{Outcome, print};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl quantize ./model -o ./model-int4 --quant int4\n  \
-    qwen3-vl quantize ./model -o ./model-int8 --quant int8-g128 --include 'visual.*' --include lm_head\n  \
+    qwen3-vl quantize ./model -o ./model-int8 --quant int8-g128 --include 'visual.*' --include embed_tokens\n  \
     qwen3-vl quantize ./model -o ./mixed --quant int4 --exclude down_proj --exclude 'layers.0.*'\n\n\
     The linear layers of the language model are rounded; vision tower, mergers, embedding, head, router and experts stay \
-    as they are. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
+    as they are. The embedding and the head get eight bits whatever the scheme. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
     loads as any checkpoint does, without conversion, and is for the CPU; transformers cannot read it.")]
 pub struct QuantizeArgs {
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct QuantizeArgs {
     /// int8 or int4, with -g32, -g64 or -g128 weights per scale [default: 64 for int8, 32 for int4]
     #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
     quant: QuantScheme,
-    /// Round these linear layers too: of the vision tower, the mergers or the head (repeat for several)
+    /// Round these too (repeat for several): embed_tokens, lm_head, or linear layers of the vision tower or the mergers
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
     /// Leave these as they are (repeat for several); wins over --include

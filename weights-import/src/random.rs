@@ -33,7 +33,7 @@ pub fn random_model(
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
     let mut model = Qwen3VlModel::placed(config, placement, precision);
-    let sizes = part_sizes(config, precision, rounding.map(|rounding| rounding.scheme));
+    let sizes = part_sizes(config, precision, rounding);
     let mut maker = Maker {
         placement,
         values: Values::new(precision.weights),
@@ -44,7 +44,7 @@ pub fn random_model(
     };
     if let Some(rounding) = rounding {
         let chosen = rounding.choose(&mut model)?;
-        maker.round(&mut model, &chosen, rounding.scheme)?;
+        maker.round(&mut model, &chosen, rounding)?;
     }
     Ok(model.map(&mut maker))
 }
@@ -65,12 +65,12 @@ impl Maker<'_> {
         &mut self,
         model: &mut Qwen3VlModel,
         chosen: &BTreeSet<String>,
-        scheme: QuantScheme,
+        rounding: &Rounding,
     ) -> Result<(), LoadError> {
-        for (path, linear) in model.roundable_mut() {
+        for (path, weight) in model.roundable_mut() {
             if chosen.contains(&path) {
-                let shape = linear.weight.shape();
-                linear.weight = Weight::Quantised(self.rounded(&path, shape, scheme)?);
+                let (shape, scheme) = (weight.shape(), rounding.scheme_of(&path));
+                *weight = Weight::Quantised(self.rounded(&path, shape, scheme)?);
                 self.tell(&path, scheme.matrix_bytes(shape));
             }
         }
@@ -234,12 +234,12 @@ mod tests {
         let deviation = (moments.squares / moments.count).sqrt();
         assert!((moments.sum / moments.count).abs() < 1e-3, "{}", moments.sum / moments.count);
         assert!((deviation - 0.02).abs() < 1e-3, "{deviation}");
-        let table = model.language_model.embed_tokens.weight.val().into_data();
+        let table = model.language_model.embed_tokens.weight.values().into_data();
         let table = table.try_to_vec::<f32>().unwrap();
         let rows: BTreeSet<Vec<u32>> =
             table.chunks(64).map(|row| row.iter().map(|v| v.to_bits()).collect()).collect();
         assert_eq!(rows.len(), 300);
-        let again = made(None).0.language_model.embed_tokens.weight.val().into_data();
+        let again = made(None).0.language_model.embed_tokens.weight.values().into_data();
         assert_eq!(again.try_to_vec::<f32>().unwrap(), table);
     }
 
@@ -250,7 +250,7 @@ mod tests {
         let schemes = model
             .roundable_mut()
             .into_iter()
-            .map(|(path, linear)| (path.starts_with("language_model."), linear.weight.scheme()));
+            .map(|(path, weight)| (path.starts_with("language_model.layers."), weight.scheme()));
         for (text, scheme) in schemes {
             assert_eq!(scheme, text.then_some(rounding.scheme));
         }

@@ -1,6 +1,7 @@
 //! Which weights of a checkpoint are rounded to a few bits.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlModel;
@@ -9,15 +10,28 @@ use crate::error::LoadError;
 use crate::names::stored_name;
 
 /// What is rounded by default: the linear layers of the language model. The vision tower and the mergers are small beside
-/// it and run once per picture; embedding, head, router and experts stay as they are too.
+/// it and run once per picture; embedding, head, router and experts stay as they are too, unless `include` says otherwise.
 const DEFAULT: &str = "model.language_model.layers.*";
+
+/// Whether a module, by path or by name, has a row for each token: the embedding or the head. Their numbers decide which
+/// token comes, and rounding them to four bits shows.
+pub(crate) fn is_table(name: &str) -> bool {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    matches!(name.rsplit('.').next(), Some("embed_tokens" | "lm_head"))
+}
+
+/// How a table is rounded beside layers that are rounded by `scheme`: to eight bits.
+pub(crate) fn of_table(scheme: QuantScheme) -> QuantScheme {
+    QuantScheme::new(8, scheme.group() as u64).unwrap_or(scheme)
+}
 
 /// Which linear weights are rounded, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rounding {
     pub scheme: QuantScheme,
     /// Patterns of what is rounded besides the linear layers of the language model: names of modules as in the checkpoint,
-    /// whole or their ends, where `*` stands for anything. `visual.*` is the vision tower, `lm_head` the head.
+    /// whole or their ends, where `*` stands for anything. `visual.*` is the vision tower, `embed_tokens` the embedding (and
+    /// the head that is tied to it), `lm_head` a head of its own; these tables get eight bits whatever the scheme.
     pub include: Vec<String>,
     /// Patterns of what is not rounded after all.
     pub exclude: Vec<String>,
@@ -27,6 +41,11 @@ impl Rounding {
     /// The linear layers of the language model.
     pub fn new(scheme: QuantScheme) -> Self {
         Self { scheme, include: Vec::new(), exclude: Vec::new() }
+    }
+
+    /// How the module of this path or name is rounded, if it is.
+    pub fn scheme_of(&self, path: &str) -> QuantScheme {
+        if is_table(path) { of_table(self.scheme) } else { self.scheme }
     }
 
     /// The module paths of the layers of `model` that are rounded.
@@ -47,6 +66,19 @@ impl Rounding {
         });
         let chosen: BTreeSet<String> = chosen.map(|(path, _)| path).collect();
         if chosen.is_empty() { Err(LoadError::NothingToRound) } else { Ok(chosen) }
+    }
+}
+
+impl fmt::Display for Rounding {
+    /// The scheme, and the patterns where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.scheme)?;
+        for (word, patterns) in [("with", &self.include), ("without", &self.exclude)] {
+            if !patterns.is_empty() {
+                write!(f, " {word} {}", patterns.join(", "))?;
+            }
+        }
+        Ok(())
     }
 }
 

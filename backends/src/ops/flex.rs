@@ -18,6 +18,7 @@ mod rotary;
 mod simd;
 mod softmax;
 mod update;
+mod widen;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::ops::FloatTensorOps;
@@ -33,11 +34,12 @@ use crate::quant::QuantScheme;
 use attention::{Heads, Part, Rows, Sizes};
 use quantised::Scales;
 use rotary::Angles;
+use widen::Widen;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
 
-/// From this many rows on, rounded weights are expanded for GEMM, and activations are taken as they are.
+/// From this many rows on, repacking rounded weights costs less than repeated dot products.
 const ROUNDED_ROWS: usize = 16;
 
 impl ModelOps for Flex {
@@ -70,6 +72,25 @@ impl ModelOps for Flex {
             _ => return reference::linear_of_codes::<Self>(x, codes, scales, scheme),
         };
         f32_tensor(out, Shape::new([x.shape()[0], n]))
+    }
+
+    fn matrix_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        let (codes, scales) = (codes.to_contiguous(), scales.to_contiguous());
+        let rows = codes.shape()[0];
+        let out = match (bytes_of(&codes), Scales::of(&scales)) {
+            (Some(codes), Some(scales)) if kernels_on() => {
+                let mut out = vec![0.0; rows * inputs];
+                quantised::Weights { codes, scales, k: inputs, scheme }.expand(0, &mut out);
+                out
+            }
+            _ => return reference::expanded::<Self>(codes, scales, scheme, inputs),
+        };
+        f32_tensor(out, Shape::new([rows, inputs]))
     }
 
     fn grouped_attention(
@@ -310,42 +331,6 @@ impl<'a> Turned<'a> {
     }
 }
 
-/// A weight element that can be widened to f32 without loss.
-pub(super) trait Widen: Copy + Sync {
-    fn widen(self) -> f32;
-
-    /// The same slice, where no widening is needed.
-    fn as_f32(values: &[Self]) -> Option<&[f32]> {
-        let _ = values;
-        None
-    }
-}
-
-impl Widen for f32 {
-    fn as_f32(values: &[Self]) -> Option<&[f32]> {
-        Some(values)
-    }
-
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Widen for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits((self.to_bits() as u32) << 16)
-    }
-}
-
-impl Widen for f16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-}
-
 /// The tensor itself where the rows of each head lie one after the other (as in a view of a cache), else a copy.
 fn by_rows(x: FlexTensor) -> FlexTensor {
     let width = x.layout().shape()[3] as isize;
@@ -385,10 +370,12 @@ fn bytes_of(x: &FlexTensor) -> Option<&[u8]> {
 
 fn product_of_codes(x: &[f32], weights: quantised::Weights<'_>, n: usize) -> Vec<f32> {
     let m = x.len() / weights.k.max(1);
-    match m < ROUNDED_ROWS {
-        true => quantised::rows(x, weights, Level::chosen()),
-        false => panel::by_panels(x, [m, n, weights.k], |first, out| weights.expand(first, out)),
+    if m < ROUNDED_ROWS {
+        return quantised::rows(x, weights, Level::chosen());
     }
+    let expand = |first, out: &mut [f32]| weights.expand(first, out);
+    quantised::many_rows(x, weights, Level::chosen())
+        .unwrap_or_else(|| panel::by_panels(x, [m, n, weights.k], expand))
 }
 
 fn f32_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {

@@ -63,6 +63,16 @@ pub trait ModelOps: Backend {
         reference::linear_of_codes::<Self>(x, codes, scales, scheme)
     }
 
+    /// The weight `[n, inputs]` that codes and scales stand for, see [`expand_quantised`].
+    fn matrix_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        reference::expanded::<Self>(codes, scales, scheme, inputs)
+    }
+
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
     fn grouped_attention(
         q: FloatTensor<Self>,
@@ -170,8 +180,7 @@ pub fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
 /// [`linear`] with a weight `[n, k]` that was rounded by `scheme`, see [`crate::quant`]: `codes` are `[n, ..]` in its code
 /// dtype, `scales` `[n, scale_columns(k)]` in f32, bf16 or f16.
 ///
-/// Kernels for few rows round `x` to eight bits too, group by group, where codes are integers; the reference body takes it
-/// as it is.
+/// Kernels round `x` to eight bits too, group by group, where codes are integers; the reference body takes it as it is.
 pub fn linear_quantised(
     x: Tensor<2>,
     codes: Tensor<2, Int>,
@@ -180,6 +189,17 @@ pub fn linear_quantised(
 ) -> Tensor<2> {
     let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_of_codes(x.into_dispatch(), codes, scales, scheme))
+}
+
+/// The weight `[n, inputs]` of [`linear_quantised`] itself, in f32.
+pub fn expand_quantised(
+    codes: Tensor<2, Int>,
+    scales: Tensor<2>,
+    scheme: QuantScheme,
+    inputs: usize,
+) -> Tensor<2> {
+    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::matrix_of_codes(codes, scales, scheme, inputs))
 }
 
 /// Softmax attention with grouped key/value heads.

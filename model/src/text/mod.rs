@@ -9,7 +9,7 @@ pub mod positions;
 
 use std::ops::Range;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 
 pub use attention::Attention;
@@ -23,12 +23,13 @@ use crate::init::{Init, PlacedInit};
 use crate::norm::RmsNorm;
 use crate::probe::Probe;
 use crate::rope::Rotary;
+use crate::weight::Weight;
 
 /// HF `nn.Embedding`: one row per token id.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[vocabulary, hidden]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
 }
 
 /// HF `Qwen3VLTextModel`.
@@ -105,7 +106,7 @@ impl TextModel {
         let layer = |index| TextLayer::new(config, index, &with_std(init.layer(index)));
         let table = [config.vocab_size, config.hidden_size];
         Self {
-            embed_tokens: Embedding { weight: with_std(init.embed()).normal(table) },
+            embed_tokens: Embedding { weight: Weight::Dense(with_std(init.embed()).normal(table)) },
             layers: (0..config.layers).map(layer).collect(),
             norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, &init.head()),
             compute: init.precision().compute,
@@ -114,7 +115,7 @@ impl TextModel {
 
     /// Embedding rows of `ids`, `[n, hidden]` in the compute dtype.
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        self.embed_tokens.weight.val().select(0, ids).cast(self.compute)
+        self.embed_tokens.weight.rows(ids).cast(self.compute)
     }
 
     /// Through the layers `layers`, which write into the caches but do not move them on.

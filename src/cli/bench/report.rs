@@ -45,8 +45,8 @@ impl Report<'_> {
             "shape": self.args.shape,
             "random": self.subject.random,
             "parameters": parameter_counts(model.config()).values().sum::<u64>(),
-            "weights": match self.subject.scheme {
-                Some(scheme) => scheme.to_string(),
+            "weights": match &self.subject.rounding {
+                Some(rounding) => rounding.to_string(),
                 None => dtype::name(model.precision().weights).to_owned(),
             },
         })
@@ -183,7 +183,7 @@ impl Report<'_> {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
         let streams = model.cache_bytes(1 + self.task.tokens) * self.task.streams as u64;
-        let weights = part_sizes(model.config(), model.precision(), self.subject.scheme);
+        let weights = part_sizes(model.config(), model.precision(), self.subject.rounding.as_ref());
         json!({
             "weight_bytes": weights.total(),
             "cache_bytes": cache,

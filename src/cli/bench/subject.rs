@@ -7,7 +7,6 @@ use anyhow::Context;
 use burn::tensor::DType;
 use qwen3_vl::LoadOptions;
 use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
-use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
@@ -30,7 +29,7 @@ pub struct Subject {
     pub model: Qwen3VlModel,
     pub placement: Placement,
     pub images: ImageProcessor,
-    pub scheme: Option<QuantScheme>,
+    pub rounding: Option<Rounding>,
     /// Whether the weights were made here.
     pub random: bool,
     /// Of loading or making it.
@@ -75,9 +74,8 @@ impl Place {
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
-        let scheme = self.options.scheme(config);
-        check_room(&placement, part_sizes(config, precision, scheme).total())?;
-        let rounding = scheme.map(Rounding::new);
+        let rounding = self.options.rounding(config);
+        check_room(&placement, part_sizes(config, precision, rounding.as_ref()).total())?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
         bar.clear();
@@ -85,7 +83,7 @@ impl Place {
             model,
             placement,
             images: ImageProcessor::new(images),
-            scheme,
+            rounding,
             random: true,
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -99,16 +97,15 @@ impl Place {
         let start = Instant::now();
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
-        let rounding = self.options.quant.map(Rounding::new);
         let mut bar = LoadBar::new(false);
-        let how = (precision, rounding.as_ref());
+        let how = (precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
         bar.clear();
         Ok(Subject {
             model,
             placement,
             images: ImageProcessor::new(images),
-            scheme: self.options.scheme(config),
+            rounding: self.options.rounding(config),
             random: false,
             seconds: start.elapsed().as_secs_f64(),
         })

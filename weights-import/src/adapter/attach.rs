@@ -26,7 +26,7 @@ impl Adapter {
         let mut layers = model.roundable_mut().into_iter();
         let rounded = |path: &str| self.saved.contains_key(&format!("{path}.weight"));
         if let Some((module, _)) =
-            layers.find(|(path, linear)| linear.weight.scheme().is_some() && rounded(path))
+            layers.find(|(path, weight)| weight.scheme().is_some() && rounded(path))
         {
             return Err(AdapterError::Quantised { module });
         }

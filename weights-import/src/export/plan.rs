@@ -91,7 +91,7 @@ impl<'s> Planner<'s> {
         let mut values = Values::of(model);
         let stored = |name: &str| self.source.is_some_and(|s| s.tensors().contains_key(name));
         if model.lm_head.is_none() && stored(HEAD) {
-            let embedding = model.language_model.embed_tokens.weight.val();
+            let embedding = model.language_model.embed_tokens.weight.values();
             values.found.push(Value::new(HEAD.to_owned(), embedding));
         }
         let vision = &model.config().vision;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device};
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
@@ -58,18 +57,18 @@ pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
     counts
 }
 
-/// Bytes of the weights of each part in `precision`, with the linear layers of the language model rounded where a scheme
-/// is given.
+/// Bytes of the weights of each part in `precision`, with those rounded that `rounding` chooses.
 pub fn part_sizes(
     config: &Qwen3VlConfig,
     precision: Precision,
-    scheme: Option<QuantScheme>,
+    rounding: Option<&Rounding>,
 ) -> PartSizes {
     let mut model = unloaded(config);
-    let chosen = scheme.and_then(|scheme| Rounding::new(scheme).choose(&mut model).ok());
+    let chosen = rounding.and_then(|rounding| rounding.choose(&mut model).ok());
     let rounded = |path: &str| {
         let layer = path.strip_suffix(".weight")?;
-        scheme.filter(|_| chosen.as_ref().is_some_and(|chosen| chosen.contains(layer)))
+        let chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(layer));
+        rounding.filter(|_| chosen).map(|rounding| rounding.scheme_of(layer))
     };
     let bytes = |(path, shape): (String, Vec<usize>)| {
         let bytes = match (rounded(&path), &shape[..]) {

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use super::{Item, Loader, Stored, home};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
+use crate::rounding::{is_table, of_table};
 
 /// The scales of a weight in a checkpoint that was rounded.
 pub(crate) fn scales_name(name: &str) -> String {
@@ -28,6 +29,11 @@ pub(super) fn stored<'c>(
     shape: &[usize],
 ) -> Result<Option<Stored<'c>>, LoadError> {
     let Some(scheme) = own(checkpoint) else { return Ok(None) };
+    // Tables have eight bits beside layers of four.
+    let scheme = match codes.dtype() {
+        Some(Dtype::I8) if is_table(name) => of_table(scheme),
+        _ => scheme,
+    };
     let wanted = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
     let (&[rows, inputs], true) = (shape, is_code(codes)) else { return Ok(None) };
     let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
@@ -86,7 +92,7 @@ impl<'c> Loader<'_, 'c> {
         model: &mut Qwen3VlModel,
         mut items: Vec<Item<'c>>,
     ) -> Result<(), LoadError> {
-        for (path, linear) in model.roundable_mut() {
+        for (path, weight) in model.roundable_mut() {
             let path = format!("{path}.weight");
             let of_layer = |item: &Item<'c>| {
                 let foreign = matches!(item.stored, Stored::Foreign(_))
@@ -96,8 +102,8 @@ impl<'c> Loader<'_, 'c> {
             let Some(index) = items.iter().position(of_layer) else { continue };
             let item = items.remove(index);
             self.turn_to(&item);
-            let shape = linear.weight.shape();
-            linear.weight = Weight::Quantised(match &item.stored {
+            let shape = weight.shape();
+            *weight = Weight::Quantised(match &item.stored {
                 Stored::Foreign(foreign) => self.foreign(&item, foreign, shape)?,
                 _ => self.rounded(&item, shape)?,
             });

@@ -5,8 +5,11 @@ use rayon::prelude::*;
 use super::matmul::{Into, Matrix, multiply};
 use super::softmax::exponentials;
 
-/// Query rows per task: their scores against a long context stay in the cache of one core.
-const BLOCK: usize = 64;
+/// Query rows per task.
+const BLOCK: usize = 128;
+
+/// Keys that are looked at together: their scores, they themselves and their values stay in the cache of one core.
+const KEYS: usize = 256;
 
 /// Keys or values of all heads, each head a run of `t` rows of `d` values.
 #[derive(Clone, Copy)]
@@ -60,9 +63,7 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
             let all = seen_of(parts, seen).map(|(part, rows)| {
                 (part.keys.head(batch, group, rows, d), part.values.head(batch, group, rows, d))
             });
-            let (keys, values): (Vec<_>, Vec<_>) = all.unzip();
-            let weights = weights(Matrix::rows(q, d), &keys, past);
-            sum(out, &weights, &values);
+            attend(out, d, Matrix::rows(q, d), all, past);
         });
     });
     out
@@ -80,39 +81,60 @@ fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p 
         .map(move |(part, first)| (part, part.rows.min(seen - first)))
 }
 
-/// `weights · values`, in place of the rows of `out`; the values of all parts follow one another.
-fn sum(out: &mut [f32], weights: &[f32], parts: &[Matrix<'_>]) {
-    let seen = parts.iter().map(|part| part.rows).sum::<usize>();
+/// `softmax(q·kᵀ / sqrt(d)) · v` over the keys and values of all parts, one after the other, in place of rows of `out` that begin
+/// `stride` values apart; with `past`, row `i` sees the first `past + i + 1` keys. Only the scores of [`KEYS`] keys exist at a
+/// time: what has been summed is scaled down when a larger score comes (Milakov and Gimelshein 2018, Dao et al. 2022).
+fn attend<'k>(
+    out: &mut [f32],
+    stride: usize,
+    q: Matrix<'_>,
+    parts: impl Iterator<Item = (Matrix<'k>, Matrix<'k>)>,
+    past: Option<usize>,
+) {
+    let d = q.columns;
+    let scale = (d as f64).powf(-0.5) as f32;
+    let mut scores = vec![0.0; q.rows * KEYS];
+    // The largest score of each row and the sum of its weights.
+    let mut rows = vec![(f32::NEG_INFINITY, 0.0); q.rows];
     let mut first = 0;
-    for values in parts {
-        let d = values.columns;
-        let mine = Matrix {
-            values: &weights[first..],
-            rows: out.len() / d,
-            columns: values.rows,
-            row_stride: seen,
-            column_stride: 1,
-        };
-        let into = if first == 0 { Into::Replace } else { Into::Add };
-        multiply(out, d, 1.0, (mine, *values), into);
-        first += values.rows;
+    for (keys, values) in parts {
+        for start in (0..keys.rows).step_by(KEYS) {
+            let count = KEYS.min(keys.rows - start);
+            let (keys, values) = (keys.part(start, count), values.part(start, count));
+            multiply(&mut scores, count, scale, (q, keys.transposed()), Into::Replace);
+            for (i, (row, (top, sum))) in scores.chunks_mut(count).zip(&mut rows).enumerate() {
+                let seen =
+                    past.map_or(count, |past| (past + i + 1).saturating_sub(first).min(count));
+                let (row, future) = row.split_at_mut(seen);
+                future.fill(0.0);
+                let (larger, more) = exponentials(row, *top);
+                let factor = if larger > *top { (*top - larger).exp() } else { 1.0 };
+                (*top, *sum) = (larger, *sum * factor + more);
+                if first > 0 && factor < 1.0 {
+                    out[i * stride..][..d].iter_mut().for_each(|value| *value *= factor);
+                }
+            }
+            let into = if first == 0 { Into::Replace } else { Into::Add };
+            let weights = Matrix::rows(&scores[..q.rows * count], count);
+            multiply(out, stride, 1.0, (weights, values), into);
+            first += count;
+        }
+    }
+    for (out, (_, sum)) in out.chunks_mut(stride).zip(&rows) {
+        let inverse = 1.0 / sum;
+        out[..d].iter_mut().for_each(|value| *value *= inverse);
     }
 }
 
-/// Softmax over the keys of every query row, those of all parts one after the other; with `past`, row `i` sees the first
-/// `past + i + 1` of them.
-fn weights(q: Matrix<'_>, parts: &[Matrix<'_>], past: Option<usize>) -> Vec<f32> {
-    let seen = parts.iter().map(|part| part.rows).sum::<usize>();
+/// Softmax over the keys of every query row; with `past`, row `i` sees the first `past + i + 1` of them.
+fn weights(q: Matrix<'_>, keys: Matrix<'_>, past: Option<usize>) -> Vec<f32> {
+    let seen = keys.rows;
     let mut scores = vec![0.0; q.rows * seen];
     let scale = (q.columns as f64).powf(-0.5) as f32;
-    let mut first = 0;
-    for keys in parts {
-        multiply(&mut scores[first..], seen, scale, (q, keys.transposed()), Into::Replace);
-        first += keys.rows;
-    }
+    multiply(&mut scores, seen, scale, (q, keys.transposed()), Into::Replace);
     for (i, row) in scores.chunks_mut(seen).enumerate() {
         let (row, future) = row.split_at_mut(past.map_or(seen, |past| past + i + 1));
-        let inverse = 1.0 / exponentials(row).1;
+        let inverse = 1.0 / exponentials(row, f32::NEG_INFINITY).1;
         row.iter_mut().for_each(|weight| *weight *= inverse);
         future.fill(0.0);
     }
@@ -172,10 +194,9 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
         let seen = past.map_or(length, |past| past + rows);
         for head in 0..q.heads {
             let group = head / (q.heads / k.heads);
-            let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
-            let weights = weights(q.head(head, start + first, rows), &[k], past);
-            let operands = (Matrix::rows(&weights, seen), v);
-            multiply(&mut out[head * q.d..], width, 1.0, operands, Into::Replace);
+            let part = (k.head(group, start, seen), v.head(group, start, seen));
+            let q_rows = q.head(head, start + first, rows);
+            attend(&mut out[head * q.d..], width, q_rows, [part].into_iter(), past);
         }
     });
     out
@@ -277,7 +298,7 @@ fn head_grads(
             let seen = past.map_or(length, |past| past + rows);
             let (q, g) = (q.head(head, start + first, rows), grad.head(head, start + first, rows));
             let (k, v) = (k.head(group, start, seen), v.head(group, start, seen));
-            let p = weights(q, &[k], past);
+            let p = weights(q, k, past);
             dp.resize(rows * seen, 0.0);
             multiply(&mut dp, seen, 1.0, (g, v.transposed()), Into::Replace);
             multiply(&mut out.v, d, 1.0, (Matrix::rows(&p, seen).transposed(), g), Into::Add);

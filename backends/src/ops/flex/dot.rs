@@ -4,11 +4,15 @@
 //! Every element is summed in the same order whatever the number of rows, so that a row of a batch gets the same
 //! bits as alone.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use rayon::prelude::*;
 
 use super::Widen;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Level;
+use crate::cpu::prefetch;
 
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
@@ -57,7 +61,7 @@ fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
         // other precondition (it only indexes slices).
         Level::Avx512 => return unsafe { block_avx512(out, weights, x, k) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { block_avx2(out, weights, x, k) },
+        Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
         Level::Portable => {}
     }
     block_with(out, weights, x, k, |w, x, sum| w * x + sum)
@@ -69,13 +73,7 @@ fn block_avx512<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     block_with(out, weights, x, k, f32::mul_add)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn block_avx2<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
-    block_with(out, weights, x, k, f32::mul_add)
-}
-
-/// The one body, compiled for each instruction set: tiles of up to 4 x 4 rows.
+/// The body where the compiler finds the instructions: tiles of up to 4 x 4 rows.
 #[inline(always)]
 fn block_with<W: Widen>(
     out: &mut [f32],
@@ -135,6 +133,10 @@ fn tile<W: Widen, const M: usize, const N: usize>(
     for at in 0..k / LANES {
         let x: [[f32; LANES]; M] = std::array::from_fn(|i| inputs[i][at]);
         for (sums, w) in sums.iter_mut().zip(&wide) {
+            if M == 1 {
+                // The same place of the next tile.
+                prefetch(&w[at], N * k * size_of::<W>());
+            }
             let w: [f32; LANES] = std::array::from_fn(|lane| w[at][lane].widen());
             for (sums, x) in sums.iter_mut().zip(&x) {
                 *sums = std::array::from_fn(|lane| madd(w[lane], x[lane], sums[lane]));
@@ -179,7 +181,7 @@ mod tests {
                 #[cfg(target_arch = "x86_64")]
                 if Level::present().any(|level| level == Level::Avx2) {
                     // SAFETY: the processor has just been asked for the features.
-                    unsafe { block_avx2(&mut avx2, &a, &b, len) };
+                    unsafe { avx2::block(&mut avx2, &a, &b, len) };
                 }
             }
             for found in [dot(&a, &b), portable[0], avx2[0]] {

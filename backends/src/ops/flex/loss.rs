@@ -17,7 +17,7 @@ pub fn cross_entropy(hidden: &[f32], weight: &[f32], targets: &[i64], k: usize) 
         let rows = logits.par_chunks_mut(vocabulary).zip(targets);
         losses.par_iter_mut().zip(rows).for_each(|(loss, (row, target))| {
             let picked = row[*target as usize];
-            let (top, sum) = exponentials(row);
+            let (top, sum) = exponentials(row, f32::NEG_INFINITY);
             *loss = sum.ln() + (top - picked);
         });
     }
@@ -43,7 +43,7 @@ pub fn cross_entropy_grads(
         let mut logits = product(hidden, head.transposed());
         let rows = logits.par_chunks_mut(vocabulary).zip(targets).zip(grad);
         rows.for_each(|((row, target), grad)| {
-            let factor = grad / exponentials(row).1;
+            let factor = grad / exponentials(row, f32::NEG_INFINITY).1;
             row.iter_mut().for_each(|p| *p *= factor);
             row[*target as usize] -= grad;
         });

@@ -20,6 +20,11 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// Some of the rows.
+    pub fn part(self, start: usize, rows: usize) -> Self {
+        Self { values: &self.values[start * self.row_stride..], rows, ..self }
+    }
+
     /// The same numbers with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {

@@ -6,6 +6,7 @@
 //! taken as they are. Whatever the number of rows, a row gets the same bits.
 
 mod float8;
+mod gemm;
 mod inputs;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -18,6 +19,7 @@ use super::Widen;
 use super::dot::{self, transpose};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
+pub use gemm::product as many_rows;
 use inputs::Inputs;
 
 /// Weights of a block: what a kernel does in one step.
@@ -75,11 +77,34 @@ pub struct Weights<'a> {
     pub scheme: QuantScheme,
 }
 
-/// A row of it, with its scales in f32.
+/// Some rows of it, with their scales in f32.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    codes: &'a [u8],
+    /// Bytes of codes of a row.
+    bytes: usize,
+    /// Scales of a row after those of another, with minimums behind them.
+    scales: &'a [f32],
+    columns: usize,
+    groups: usize,
+}
+
+/// One of them.
 #[derive(Clone, Copy)]
 struct Row<'a> {
     codes: &'a [u8],
     scales: &'a [f32],
+}
+
+impl<'a> Rows<'a> {
+    /// Row `row`.
+    #[inline(always)]
+    fn row(self, row: usize) -> Row<'a> {
+        Row {
+            codes: &self.codes[row * self.bytes..][..self.bytes],
+            scales: &self.scales[row * self.columns..][..self.groups],
+        }
+    }
 }
 
 impl<'a> Weights<'a> {
@@ -98,9 +123,9 @@ impl<'a> Weights<'a> {
         vec![0.0; self.scheme.scale_columns(self.k)]
     }
 
-    /// Writes the scales and minimums of a row.
+    /// Writes the scales and minimums of the rows from `row` on.
     fn scales(self, row: usize, out: &mut [f32]) {
-        self.scales.widen(row * out.len(), out);
+        self.scales.widen(row * self.scheme.scale_columns(self.k), out);
     }
 
     /// Writes the rows from `first` on as f32.
@@ -150,47 +175,58 @@ fn task_rows(
     inputs: &Inputs,
     level: Level,
 ) {
-    let (scheme, groups) = (weights.scheme, weights.scheme.groups(weights.k));
-    let mut scales = weights.scratch();
-    for (row, out) in out.chunks_mut(m).enumerate() {
-        weights.scales(first + row, &mut scales);
-        let row = Row { codes: weights.codes(first + row), scales: &scales[..groups] };
-        for (tile, out) in out.chunks_mut(TILE).enumerate() {
-            tile_row(out, row, inputs, tile * TILE, scheme, level);
-        }
-        if scheme.has_minimums() {
-            add_shifts(out, &mut scales, inputs, scheme.codes());
+    let (scheme, count) = (weights.scheme, out.len() / m);
+    let (bytes, columns) = (scheme.row_bytes(weights.k), scheme.scale_columns(weights.k));
+    let mut scales = vec![0.0; count * columns];
+    weights.scales(first, &mut scales);
+    let codes = &weights.codes[first * bytes..][..count * bytes];
+    let groups = scheme.groups(weights.k);
+    let rows = Rows { codes, bytes, scales: &scales, columns, groups };
+    for tile in (0..m).step_by(TILE) {
+        tile_rows(out, (m, tile), rows, inputs, scheme, level);
+    }
+    if scheme.has_minimums() {
+        for (out, scales) in out.chunks_mut(m).zip(scales.chunks_mut(columns)) {
+            add_shifts(out, scales, |row| inputs.sums(row), scheme.codes());
         }
     }
 }
 
-/// The sums for the activation rows from `first` on, with the instructions of `level`.
-fn tile_row(
+/// The sums of all weight rows for up to [`TILE`] activation rows from `first` of `m` on, with the instructions of `level`.
+fn tile_rows(
     out: &mut [f32],
-    row: Row<'_>,
+    (m, first): (usize, usize),
+    rows: Rows<'_>,
     inputs: &Inputs,
-    first: usize,
     scheme: QuantScheme,
     level: Level,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if x86::tile(out, row, inputs, first, scheme, level) {
+    if x86::tile(out, (m, first), rows, inputs, scheme, level) {
         return;
     }
     let _ = level;
-    portable(out, row, inputs, first, scheme);
+    for (row, out) in out.chunks_mut(m).enumerate() {
+        let end = m.min(first + TILE);
+        portable(&mut out[first..end], rows.row(row), inputs, first, scheme);
+    }
 }
 
 /// The kernels take `scale · q`; what is missing to `scale · c - minimum`, where `c` is `q + 8` with four bits and else `q`,
 /// is the same for all weights of a group.
-fn add_shifts(out: &mut [f32], scales: &mut [f32], inputs: &Inputs, codes: Codes) {
+fn add_shifts<'s>(
+    out: &mut [f32],
+    scales: &mut [f32],
+    sums: impl Fn(usize) -> &'s [f32],
+    codes: Codes,
+) {
     let offset = if codes == Codes::Int4 { f32::from(OFFSET_OF_FOUR) } else { 0.0 };
     let (scales, shifts) = scales.split_at_mut(scales.len() / 2);
     for (shift, scale) in shifts.iter_mut().zip(scales) {
         *shift = offset * *scale - *shift;
     }
     for (i, out) in out.iter_mut().enumerate() {
-        *out += dot::dot(shifts, inputs.sums(i));
+        *out += dot::dot(shifts, sums(i));
     }
 }
 

@@ -3,24 +3,28 @@
 use super::simd::vectorised;
 
 vectorised! {
-    /// Replaces the values by `exp(value - largest)` and returns the largest and the sum of the results, which is at
-    /// least 1.
-    pub fn exponentials(row: &mut [f32]) -> (f32, f32) = exponentials_with
+    /// Replaces the values by `exp(value - largest)`, where the largest is `least` if all values are below, and returns it and
+    /// the sum of the results.
+    pub fn exponentials(row: &mut [f32], least: f32) -> (f32, f32) = exponentials_with
 }
 
 /// Independent partial results, so that they vectorise.
 const LANES: usize = 32;
 
 #[inline(always)]
-fn exponentials_with(row: &mut [f32], madd: impl Fn(f32, f32, f32) -> f32 + Copy) -> (f32, f32) {
-    let mut tops = [f32::NEG_INFINITY; LANES];
+fn exponentials_with(
+    row: &mut [f32],
+    least: f32,
+    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
+) -> (f32, f32) {
+    let mut tops = [least; LANES];
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
         for (top, value) in tops.iter_mut().zip(block) {
             *top = if *value > *top { *value } else { *top };
         }
     }
-    let top = tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = tops.iter().chain(rest).copied().fold(least, f32::max);
     let mut sums = [0.0f32; LANES];
     let (blocks, rest) = row.as_chunks_mut::<LANES>();
     for block in blocks {
@@ -77,19 +81,21 @@ mod tests {
     fn every_length_sums_like_f64() {
         for length in [1, 2, 31, 32, 33, 100, 4800] {
             let row: Vec<f32> = (0..length).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
-            let top = row.iter().copied().fold(f32::MIN, f32::max) as f64;
-            let exact: f64 = row.iter().map(|x| (*x as f64 - top).exp()).sum();
-            let mut portable = row.clone();
-            let sums = [
-                exponentials(&mut row.clone()),
-                exponentials_with(&mut portable, |a, b, c| a * b + c),
-            ];
-            for (largest, sum) in sums {
-                assert_eq!(f64::from(largest), top);
-                assert!(
-                    (sum as f64 - exact).abs() / exact < 1e-5,
-                    "{length}: {sum} against {exact}"
-                );
+            for least in [f32::NEG_INFINITY, 25.0] {
+                let top = row.iter().copied().fold(least, f32::max);
+                let exact: f64 = row.iter().map(|x| (*x as f64 - top as f64).exp()).sum();
+                let mut portable = row.clone();
+                let sums = [
+                    exponentials(&mut row.clone(), least),
+                    exponentials_with(&mut portable, least, |a, b, c| a * b + c),
+                ];
+                for (largest, sum) in sums {
+                    assert_eq!(largest, top);
+                    assert!(
+                        (sum as f64 - exact).abs() / exact < 1e-5,
+                        "{length}: {sum} against {exact}"
+                    );
+                }
             }
         }
     }

@@ -12,10 +12,13 @@ pub struct Inputs {
     /// From -127 to 127. For weights of four bits, the even places of a block come before its odd ones, as the low and
     /// the high halves of bytes do.
     codes: Vec<[i8; BLOCK]>,
-    /// For each four codes, what the offset of stored weights adds to their sum of products, negated.
+    /// What the offset of stored weights adds to sums of products, negated: of eight bits for each four codes; of four bits
+    /// for four codes at even places and the four at odd places between them, with zeros behind.
     offsets: Vec<[i32; LANES]>,
     /// Scales of the two halves of a block.
     scales: Vec<[f32; 2]>,
+    /// The same for weights of four bits, four times each.
+    spread: Vec<[f32; 8]>,
     /// The sum of the rounded values in each group of weights, where these have minimums.
     sums: Vec<f32>,
     blocks: usize,
@@ -28,6 +31,7 @@ pub struct Input<'a> {
     pub codes: &'a [[i8; BLOCK]],
     pub offsets: &'a [[i32; LANES]],
     pub scales: &'a [[f32; 2]],
+    pub spread: &'a [[f32; 8]],
 }
 
 impl Inputs {
@@ -40,6 +44,7 @@ impl Inputs {
             codes: Vec::with_capacity(all),
             offsets: Vec::with_capacity(all),
             scales: Vec::with_capacity(all),
+            spread: Vec::with_capacity(if scheme.bits() == 4 { all } else { 0 }),
             sums: Vec::new(),
             blocks,
             groups: scheme.groups(k),
@@ -57,9 +62,9 @@ impl Inputs {
         let scales = match scheme.group() {
             16 | 32 => {
                 let (first, second) = values.split_at(values.len().min(BLOCK / 2));
-                [scale_of(first), scale_of(second)]
+                [scale_of(first, 127.0), scale_of(second, 127.0)]
             }
-            _ => [scale_of(values); 2],
+            _ => [scale_of(values, 127.0); 2],
         };
         let mut sums = [0.0; 2];
         let several = values.len() > BLOCK / 2;
@@ -82,9 +87,19 @@ impl Inputs {
             };
             let four = codes.as_chunks::<4>().0;
             let sum = |lane: usize| four[lane].iter().map(|q| i32::from(*q)).sum::<i32>();
-            self.offsets.push(std::array::from_fn(|lane| -offset * sum(lane)));
+            let both = |lane: usize| match lane < LANES / 2 {
+                true => sum(lane) + sum(lane + LANES / 2),
+                false => 0,
+            };
+            self.offsets.push(match scheme.bits() {
+                8 => std::array::from_fn(|lane| -offset * sum(lane)),
+                _ => std::array::from_fn(|lane| -offset * both(lane)),
+            });
             self.codes.push(codes);
             self.scales.push(scales);
+            if scheme.bits() == 4 {
+                self.spread.push(std::array::from_fn(|lane| scales[lane / 4]));
+            }
         }
         if scheme.has_minimums() {
             match (scheme.group(), several) {
@@ -93,6 +108,11 @@ impl Inputs {
                 _ => self.sums.push(sums[0] + sums[1]),
             }
         }
+    }
+
+    /// Groups of weights of a row.
+    pub fn groups(&self) -> usize {
+        self.groups
     }
 
     /// The sums of the groups of row `row`.
@@ -106,19 +126,20 @@ impl Inputs {
         Input {
             codes: &self.codes[range.clone()],
             offsets: &self.offsets[range.clone()],
-            scales: &self.scales[range],
+            scales: &self.scales[range.clone()],
+            spread: self.spread.get(range).unwrap_or(&[]),
         }
     }
 }
 
-/// The largest magnitude over 127; 0 where the inverse would leave the range of f32, NaN for what is not finite.
-fn scale_of(values: &[f32]) -> f32 {
+/// The largest magnitude over the largest code; 0 where the inverse would leave the range of f32, NaN for what is not finite.
+pub fn scale_of(values: &[f32], code: f32) -> f32 {
     // Magnitudes as bits are in the order of the numbers, with infinity and NaN above them.
     let largest = values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
     match f32::from_bits(largest) {
         largest if !largest.is_finite() => f32::NAN,
         largest if largest < 1e-30 => 0.0,
-        largest => largest / 127.0,
+        largest => largest / code,
     }
 }
 

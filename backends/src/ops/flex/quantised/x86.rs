@@ -3,47 +3,61 @@
 use std::arch::x86_64::*;
 
 use super::inputs::{Input, Inputs, LANES};
-use super::{BLOCK, Row, quarters};
-use crate::cpu::Level;
+use super::{BLOCK, Row, Rows, quarters};
+use crate::cpu::{Level, prefetch};
 use crate::quant::QuantScheme;
 
-/// Writes the sums for the activation rows from `first` on, up to four; `false` where `level` has no kernel here.
+/// How far ahead of the products codes are fetched, in bytes.
+const AHEAD: usize = 4096;
+
+/// Writes the sums of all weight rows for the activation rows from `first` of `m` on, up to four; `false` where `level` has no
+/// kernel here.
 pub fn tile(
     out: &mut [f32],
-    row: Row<'_>,
+    (m, first): (usize, usize),
+    rows: Rows<'_>,
     inputs: &Inputs,
-    first: usize,
     scheme: QuantScheme,
     level: Level,
 ) -> bool {
-    match out.len() {
-        4 => sized::<4>(out, row, std::array::from_fn(|i| inputs.row(first + i)), scheme, level),
-        3 => sized::<3>(out, row, std::array::from_fn(|i| inputs.row(first + i)), scheme, level),
-        2 => sized::<2>(out, row, std::array::from_fn(|i| inputs.row(first + i)), scheme, level),
-        _ => sized::<1>(out, row, [inputs.row(first)], scheme, level),
+    let place = Place { m, first };
+    match m - first {
+        1 => sized::<1>(out, place, rows, inputs, scheme, level),
+        2 => sized::<2>(out, place, rows, inputs, scheme, level),
+        3 => sized::<3>(out, place, rows, inputs, scheme, level),
+        _ => sized::<4>(out, place, rows, inputs, scheme, level),
     }
+}
+
+/// Where results go: activation row `first + i` of `m` and weight row `j` have theirs at `j · m + first + i`.
+#[derive(Clone, Copy)]
+struct Place {
+    m: usize,
+    first: usize,
 }
 
 fn sized<const M: usize>(
     out: &mut [f32],
-    row: Row<'_>,
-    inputs: [Input<'_>; M],
+    place: Place,
+    rows: Rows<'_>,
+    inputs: &Inputs,
     scheme: QuantScheme,
     level: Level,
 ) -> bool {
-    let sums = match (level, scheme.bits()) {
+    let inputs: [Input<'_>; M] = std::array::from_fn(|i| inputs.row(place.first + i));
+    match (level, scheme.bits()) {
         (Level::Avx512, bits) if is_x86_feature_detected!("avx512vnni") => {
             assert!(level_is_present(level));
             // SAFETY: the processor has just been asked for the features; there is no other precondition.
             unsafe {
                 match (bits, scheme.group()) {
-                    (8, 16) => avx512::<8, 16, M>(row, inputs),
-                    (8, 32) => avx512::<8, 32, M>(row, inputs),
-                    (8, 64) => avx512::<8, 64, M>(row, inputs),
-                    (8, _) => avx512::<8, 128, M>(row, inputs),
-                    (_, 32) => avx512::<4, 32, M>(row, inputs),
-                    (_, 64) => avx512::<4, 64, M>(row, inputs),
-                    _ => avx512::<4, 128, M>(row, inputs),
+                    (8, 16) => avx512::<8, 16, M>(out, place, rows, inputs),
+                    (8, 32) => avx512::<8, 32, M>(out, place, rows, inputs),
+                    (8, 64) => avx512::<8, 64, M>(out, place, rows, inputs),
+                    (8, _) => avx512::<8, 128, M>(out, place, rows, inputs),
+                    (_, 32) => avx512::<4, 32, M>(out, place, rows, inputs),
+                    (_, 64) => avx512::<4, 64, M>(out, place, rows, inputs),
+                    _ => avx512::<4, 128, M>(out, place, rows, inputs),
                 }
             }
         }
@@ -52,19 +66,18 @@ fn sized<const M: usize>(
             // SAFETY: as above.
             unsafe {
                 match (bits, scheme.group()) {
-                    (8, 16) => avx2::<8, 16, M>(row, inputs),
-                    (8, 32) => avx2::<8, 32, M>(row, inputs),
-                    (8, 64) => avx2::<8, 64, M>(row, inputs),
-                    (8, _) => avx2::<8, 128, M>(row, inputs),
-                    (_, 32) => avx2::<4, 32, M>(row, inputs),
-                    (_, 64) => avx2::<4, 64, M>(row, inputs),
-                    _ => avx2::<4, 128, M>(row, inputs),
+                    (8, 16) => avx2::<8, 16, M>(out, place, rows, inputs),
+                    (8, 32) => avx2::<8, 32, M>(out, place, rows, inputs),
+                    (8, 64) => avx2::<8, 64, M>(out, place, rows, inputs),
+                    (8, _) => avx2::<8, 128, M>(out, place, rows, inputs),
+                    (_, 32) => avx2::<4, 32, M>(out, place, rows, inputs),
+                    (_, 64) => avx2::<4, 64, M>(out, place, rows, inputs),
+                    _ => avx2::<4, 128, M>(out, place, rows, inputs),
                 }
             }
         }
         (Level::Portable, _) => return false,
-    };
-    out.copy_from_slice(&sums);
+    }
     true
 }
 
@@ -78,46 +91,52 @@ fn level_is_present(level: Level) -> bool {
     }
 }
 
-/// The blocks of `N` bytes of a row: whole ones, and the last one filled with zeros where it is not whole.
-fn blocks<const N: usize>(codes: &[u8]) -> (&[[u8; N]], Option<[u8; N]>) {
+/// The whole blocks of `N` bytes of a row, and what is left, filled up with zeros.
+fn blocks<const N: usize>(codes: &[u8]) -> (&[[u8; N]], [u8; N]) {
     let (whole, rest) = codes.as_chunks::<N>();
-    let last = (!rest.is_empty()).then(|| {
-        let mut last = [0; N];
-        last[..rest.len()].copy_from_slice(rest);
-        last
-    });
+    let mut last = [0; N];
+    last[..rest.len()].copy_from_slice(rest);
     (whole, last)
-}
-
-/// Calls `$step(block, codes)` for every block of the row.
-macro_rules! each_block {
-    ($row:ident, $bytes:literal, $step:expr) => {{
-        let (whole, last) = blocks::<$bytes>($row.codes);
-        for (block, codes) in whole.iter().enumerate() {
-            $step(block, codes);
-        }
-        if let Some(codes) = &last {
-            $step(whole.len(), codes);
-        }
-    }};
 }
 
 /// `VPDPBUSD` multiplies unsigned weights (with their offset) with signed activations; the sums begin with what the offset
 /// adds, negated.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512<const BITS: usize, const GROUP: usize, const M: usize>(
-    row: Row<'_>,
+    out: &mut [f32],
+    Place { m, first }: Place,
+    rows: Rows<'_>,
     inputs: [Input<'_>; M],
+) {
+    for (j, out) in out.chunks_exact_mut(m).enumerate() {
+        let sums = match BITS {
+            8 => sums_512::<8, GROUP, M, BLOCK>(rows.row(j), &inputs),
+            _ => sums_512::<4, GROUP, M, { BLOCK / 2 }>(rows.row(j), &inputs),
+        };
+        out[first..first + M].copy_from_slice(&sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn sums_512<const BITS: usize, const GROUP: usize, const M: usize, const BYTES: usize>(
+    row: Row<'_>,
+    inputs: &[Input<'_>; M],
 ) -> [f32; M] {
+    let (whole, last) = blocks::<BYTES>(row.codes);
+    let all = inputs[0].codes.len();
     let mut sums = [_mm512_setzero_ps(); M];
-    let mut step = |block: usize, weights: __m512i| {
+    for block in 0..all {
+        let codes = if block < whole.len() { &whole[block] } else { &last };
+        prefetch(codes, AHEAD);
+        let weights = weights_512(codes);
         let scales = spread_512::<BITS, GROUP>(quarters(row.scales, GROUP, block));
-        for (sum, input) in sums.iter_mut().zip(&inputs) {
-            let (x, offsets) = (&input.codes[block], &input.offsets[block]);
+        for i in 0..M {
             // SAFETY: both references are to 64 bytes.
-            let (x, offsets) = unsafe { (load_512(x), load_512(offsets)) };
+            let (x, offsets) =
+                unsafe { (load_512(&inputs[i].codes[block]), load_512(&inputs[i].offsets[block])) };
             let products = _mm512_dpbusd_epi32(offsets, weights, x);
-            let [first, second] = input.scales[block];
+            let [first, second] = inputs[i].scales[block];
             let halves = [first, first, second, second];
             // Activations have no groups smaller than half a block.
             let inputs = match GROUP {
@@ -125,24 +144,32 @@ fn avx512<const BITS: usize, const GROUP: usize, const M: usize>(
                 _ => spread_512::<BITS, GROUP>(halves),
             };
             let scales = _mm512_mul_ps(scales, inputs);
-            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, *sum);
+            sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, sums[i]);
         }
-    };
-    match BITS {
-        8 => each_block!(row, 64, |block, codes: &[u8; 64]| {
-            // SAFETY: the reference is to 64 bytes.
-            let signed = unsafe { load_512(codes) };
-            step(block, _mm512_xor_si512(signed, _mm512_set1_epi8(i8::MIN)));
-        }),
-        _ => each_block!(row, 32, |block, codes: &[u8; 32]| {
-            // SAFETY: the reference is to 32 bytes.
-            let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-            let low = _mm512_castsi256_si512(pairs);
-            let both = _mm512_inserti64x4::<1>(low, _mm256_srli_epi16::<4>(pairs));
-            step(block, _mm512_and_si512(both, _mm512_set1_epi8(15)));
-        }),
     }
-    sums.map(|sum| _mm512_reduce_add_ps(sum))
+    let mut totals = [0.0; M];
+    for i in 0..M {
+        totals[i] = _mm512_reduce_add_ps(sums[i]);
+    }
+    totals
+}
+
+/// A block of weights as bytes without sign: those of eight bits with an offset of 128, those of four the even places before
+/// the odd ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn weights_512<const BYTES: usize>(codes: &[u8; BYTES]) -> __m512i {
+    if BYTES == BLOCK {
+        // SAFETY: the reference is to 64 bytes.
+        let signed = unsafe { load_512::<[u8; BYTES]>(codes) };
+        return _mm512_xor_si512(signed, _mm512_set1_epi8(i8::MIN));
+    }
+    const { assert!(BYTES == BLOCK || BYTES == BLOCK / 2) };
+    // SAFETY: the reference is to 32 bytes.
+    let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+    let low = _mm512_castsi256_si512(pairs);
+    let both = _mm512_inserti64x4::<1>(low, _mm256_srli_epi16::<4>(pairs));
+    _mm512_and_si512(both, _mm512_set1_epi8(15))
 }
 
 /// # Safety
@@ -174,59 +201,92 @@ fn spread_512<const BITS: usize, const GROUP: usize>(quarters: [f32; 4]) -> __m5
 /// with their signs on the activations; weights of four bits with their offset.
 #[target_feature(enable = "avx2,fma")]
 fn avx2<const BITS: usize, const GROUP: usize, const M: usize>(
-    row: Row<'_>,
+    out: &mut [f32],
+    Place { m, first }: Place,
+    rows: Rows<'_>,
     inputs: [Input<'_>; M],
+) {
+    for (j, out) in out.chunks_exact_mut(m).enumerate() {
+        let sums = match BITS {
+            8 => eight_256::<GROUP, M>(rows.row(j), &inputs),
+            _ => four_256::<GROUP, M>(rows.row(j), &inputs),
+        };
+        out[first..first + M].copy_from_slice(&sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn eight_256<const GROUP: usize, const M: usize>(
+    row: Row<'_>,
+    inputs: &[Input<'_>; M],
 ) -> [f32; M] {
     let ones = _mm256_set1_epi16(1);
+    let (whole, last) = blocks::<BLOCK>(row.codes);
+    let all = inputs[0].codes.len();
     let mut sums = [_mm256_setzero_ps(); M];
-    let mut add = |i: usize, products: __m256i, scales: __m256| {
-        sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums[i]);
-    };
-    match BITS {
-        8 => each_block!(row, 64, |block: usize, codes: &[u8; 64]| {
-            let weight_scales = quarters(row.scales, GROUP, block);
-            let weights = two_256(codes);
-            let sizes = weights.map(|w| _mm256_abs_epi8(w));
-            for (i, input) in inputs.iter().enumerate() {
-                let x = two_256(&input.codes[block]);
-                let half = |h: usize| {
-                    let pairs = _mm256_maddubs_epi16(sizes[h], _mm256_sign_epi8(x[h], weights[h]));
-                    _mm256_madd_epi16(pairs, ones)
-                };
-                let scale = |h: usize| {
-                    let one = input.scales[block][h];
-                    let two = [weight_scales[2 * h] * one, weight_scales[2 * h + 1] * one];
-                    if GROUP == 16 { spread_256::<32>(two) } else { _mm256_set1_ps(two[0]) }
-                };
-                match GROUP {
-                    16 | 32 => (0..2).for_each(|h| add(i, half(h), scale(h))),
-                    _ => add(i, _mm256_add_epi32(half(0), half(1)), scale(0)),
-                }
+    for block in 0..all {
+        let codes = if block < whole.len() { &whole[block] } else { &last };
+        prefetch(codes, AHEAD);
+        let weight_scales = quarters(row.scales, GROUP, block);
+        let weights = two_256(codes);
+        let sizes = [_mm256_abs_epi8(weights[0]), _mm256_abs_epi8(weights[1])];
+        for i in 0..M {
+            let (x, input_scales) = (two_256(&inputs[i].codes[block]), inputs[i].scales[block]);
+            let mut products = [_mm256_setzero_si256(); 2];
+            for h in 0..2 {
+                let signed = _mm256_sign_epi8(x[h], weights[h]);
+                products[h] = _mm256_madd_epi16(_mm256_maddubs_epi16(sizes[h], signed), ones);
             }
-        }),
-        _ => each_block!(row, 32, |block: usize, codes: &[u8; 32]| {
-            let [first, _, second, _] = quarters(row.scales, GROUP, block);
-            let weight_scales = spread_256::<GROUP>([first, second]);
-            // SAFETY: the reference is to 32 bytes.
-            let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-            let mask = _mm256_set1_epi8(15);
-            let low = _mm256_and_si256(pairs, mask);
-            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
-            for (i, input) in inputs.iter().enumerate() {
-                let [even, odd] = two_256(&input.codes[block]);
-                let pairs = _mm256_add_epi16(
-                    _mm256_maddubs_epi16(low, even),
-                    _mm256_maddubs_epi16(high, odd),
-                );
-                let [a, b] = offsets_256(&input.offsets[block]);
-                let products = _mm256_madd_epi16(pairs, ones);
-                let products = _mm256_add_epi32(products, _mm256_add_epi32(a, b));
-                let scales = spread_256::<GROUP>(input.scales[block]);
-                add(i, products, _mm256_mul_ps(weight_scales, scales));
+            if GROUP >= BLOCK {
+                let products = _mm256_cvtepi32_ps(_mm256_add_epi32(products[0], products[1]));
+                let scale = _mm256_set1_ps(weight_scales[0] * input_scales[0]);
+                sums[i] = _mm256_fmadd_ps(products, scale, sums[i]);
+                continue;
             }
-        }),
+            for h in 0..2 {
+                let [first, second] = [weight_scales[2 * h], weight_scales[2 * h + 1]];
+                let input_scale = input_scales[h];
+                let scale = match GROUP {
+                    16 => spread_256::<32>([first * input_scale, second * input_scale]),
+                    _ => _mm256_set1_ps(first * input_scale),
+                };
+                sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[h]), scale, sums[i]);
+            }
+        }
     }
-    sums.map(|sum| total_256(sum))
+    totals_256(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn four_256<const GROUP: usize, const M: usize>(row: Row<'_>, inputs: &[Input<'_>; M]) -> [f32; M] {
+    let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
+    let (whole, last) = blocks::<{ BLOCK / 2 }>(row.codes);
+    let all = inputs[0].codes.len();
+    let mut sums = [_mm256_setzero_ps(); M];
+    for block in 0..all {
+        let codes = if block < whole.len() { &whole[block] } else { &last };
+        prefetch(codes, AHEAD);
+        let [first, _, second, _] = quarters(row.scales, GROUP, block);
+        let weight_scales = spread_256::<GROUP>([first, second]);
+        // SAFETY: the reference is to 32 bytes.
+        let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        let low = _mm256_and_si256(pairs, mask);
+        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
+        for i in 0..M {
+            let [even, odd] = two_256(&inputs[i].codes[block]);
+            let pairs =
+                _mm256_add_epi16(_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd));
+            let offsets = half_256(&inputs[i].offsets[block]);
+            let products = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), offsets);
+            // SAFETY: the reference is to eight values, and unaligned access is allowed.
+            let scales = unsafe { _mm256_loadu_ps(inputs[i].spread[block].as_ptr()) };
+            let scales = _mm256_mul_ps(weight_scales, scales);
+            sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums[i]);
+        }
+    }
+    totals_256(sums)
 }
 
 #[inline]
@@ -240,10 +300,9 @@ fn two_256<T: Copy>(values: &[T; BLOCK]) -> [__m256i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn offsets_256(values: &[i32; LANES]) -> [__m256i; 2] {
-    let start = values.as_ptr().cast::<__m256i>();
-    // SAFETY: the array has 64 bytes, read as two halves that need no alignment.
-    unsafe { [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))] }
+fn half_256(values: &[i32; LANES]) -> __m256i {
+    // SAFETY: the array has 64 bytes, of which 32 are read, and unaligned access is allowed.
+    unsafe { _mm256_loadu_si256(values.as_ptr().cast()) }
 }
 
 #[inline]
@@ -254,6 +313,16 @@ fn spread_256<const GROUP: usize>([first, second]: [f32; 2]) -> __m256 {
         32 => _mm256_blend_ps::<0xf0>(first, _mm256_set1_ps(second)),
         _ => first,
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn totals_256<const M: usize>(sums: [__m256; M]) -> [f32; M] {
+    let mut totals = [0.0; M];
+    for i in 0..M {
+        totals[i] = total_256(sums[i]);
+    }
+    totals
 }
 
 #[inline]

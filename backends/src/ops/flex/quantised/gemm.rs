@@ -1,0 +1,306 @@
+//! Products of many activation rows with rounded weights, in integers.
+//!
+//! Activations are rounded as for a few rows, and the products inside a group are the same exact sums; the order of the sum
+//! over groups is another. For weights of eight bits, which are multiplied as numbers of sixteen anyway, activations are
+//! rounded to sixteen. Weights are read once, and repacked as far as fits into a cache: a column of a tile is a weight
+//! row, a word holds two neighbours along the summed axis as sixteen bits or, of weights with four bits, four neighbours as
+//! bytes. What a row gets does not depend on the other rows.
+
+mod x86;
+
+use rayon::prelude::*;
+
+use super::inputs::{Inputs, scale_of};
+use super::{BLOCK, Weights};
+use crate::cpu::Level;
+use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, nearest};
+
+/// Weight rows of a panel.
+const COLUMNS: usize = 16;
+/// Panels of a task, which read the same activations from the nearest cache.
+const PANELS: usize = 4;
+/// Blocks along the summed axis that are repacked at a time: the panels of a task fit into the cache of a core.
+const DEPTH: usize = 8;
+
+/// Activation rows as words.
+struct Left {
+    words: Vec<i32>,
+    /// Of each run.
+    scales: Vec<f32>,
+    /// What the sums of a run begin with: the offset of stored weights, as two numbers of sixteen bits.
+    offsets: Vec<i32>,
+    /// The sum of the rounded values in each group of weights, where these have minimums.
+    sums: Vec<f32>,
+    groups: usize,
+}
+
+/// A part of a row: words, and scales and offsets of the runs that these make up.
+#[derive(Clone, Copy)]
+struct LeftRow<'a> {
+    words: &'a [i32],
+    scales: &'a [f32],
+    offsets: &'a [i32],
+}
+
+/// A part of [`COLUMNS`] weight rows, as [`LeftRow`].
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    words: &'a [[i32; COLUMNS]],
+    scales: &'a [[f32; COLUMNS]],
+}
+
+/// How a block is divided.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Words of a block.
+    words: usize,
+    /// Sums of integers of a block: as long as a group, as far as sixteen bits hold the sums of four-bit weights.
+    runs: usize,
+}
+
+impl Layout {
+    fn of(scheme: QuantScheme) -> Self {
+        match scheme.bits() {
+            8 => Self { words: BLOCK / 2, runs: BLOCK / scheme.group().min(BLOCK) },
+            _ => Self { words: BLOCK / 4, runs: 2 },
+        }
+    }
+}
+
+/// `x [m, k] · wᵀ -> [m, n]`; `None` where there is no kernel for the codes or the processor.
+pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>> {
+    let (n, k, scheme) = (weights.rows(), weights.k, weights.scheme);
+    if scheme.codes() == Codes::Float8 || level == Level::Portable || !cfg!(target_arch = "x86_64")
+    {
+        return None;
+    }
+    let m = x.len() / k.max(1);
+    let mut out = vec![0.0; m * n];
+    if m == 0 || n == 0 {
+        return Some(out);
+    }
+    let (layout, left) = (Layout::of(scheme), Left::new(x, k, scheme));
+    columns(&mut out, n).into_par_iter().enumerate().for_each(|(task, mut out)| {
+        let first = task * PANELS * COLUMNS;
+        let mut right = Right::default();
+        for start in (0..k.div_ceil(BLOCK)).step_by(DEPTH) {
+            let blocks = start..k.div_ceil(BLOCK).min(start + DEPTH);
+            right.pack((weights, first..n.min(first + PANELS * COLUMNS)), blocks.clone(), layout);
+            let rows = |row| left.row(row, k.div_ceil(BLOCK), blocks.clone(), layout);
+            x86::tiles(&mut out, rows, &right, (scheme.bits(), blocks.len() * layout.runs), level);
+        }
+        if scheme.has_minimums() {
+            add_minimums(&mut out, &left, (weights, first));
+        }
+    });
+    Some(out)
+}
+
+/// The rows of each task's columns.
+fn columns(out: &mut [f32], n: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+    tasks.resize_with(n.div_ceil(PANELS * COLUMNS), || Vec::with_capacity(out.len() / n));
+    for row in out.chunks_mut(n) {
+        row.chunks_mut(PANELS * COLUMNS).zip(&mut tasks).for_each(|(part, task)| task.push(part));
+    }
+    tasks
+}
+
+/// As [`super::add_shifts`], for the columns from weight row `first` on.
+fn add_minimums(out: &mut [&mut [f32]], left: &Left, (weights, first): (Weights<'_>, usize)) {
+    let (mut scales, columns) = (weights.scratch(), out.first().map_or(0, |out| out.len()));
+    let mut column = vec![0.0; out.len()];
+    for j in 0..columns {
+        weights.scales(first + j, &mut scales);
+        column.fill(0.0);
+        super::add_shifts(&mut column, &mut scales, |row| left.sums(row), weights.scheme.codes());
+        out.iter_mut().zip(&column).for_each(|(out, shift)| out[j] += shift);
+    }
+}
+
+impl Left {
+    fn new(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
+        match scheme.bits() {
+            8 => Self::wide(x, k, scheme),
+            _ => Self::narrow(&Inputs::round(x, k, scheme), x.len() / k, scheme),
+        }
+    }
+
+    /// Room for `m` rows.
+    fn empty(m: usize, k: usize, scheme: QuantScheme) -> Self {
+        let (layout, blocks) = (Layout::of(scheme), m * k.div_ceil(BLOCK));
+        let groups = if scheme.has_minimums() { m * scheme.groups(k) } else { 0 };
+        Self {
+            words: vec![0; blocks * layout.words],
+            scales: Vec::with_capacity(blocks * layout.runs),
+            offsets: Vec::with_capacity(blocks * layout.runs),
+            sums: Vec::with_capacity(groups),
+            groups: scheme.groups(k),
+        }
+    }
+
+    /// For weights of eight bits, rounded to sixteen bits run by run.
+    fn wide(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
+        let layout = Layout::of(scheme);
+        let mut left = Self::empty(x.len() / k, k, scheme);
+        let length = BLOCK / layout.runs;
+        let mut words = left.words.chunks_exact_mut(length / 2);
+        for row in x.chunks_exact(k) {
+            let mut sums = vec![0.0; if scheme.has_minimums() { left.groups } else { 0 }];
+            for run in 0..k.div_ceil(BLOCK) * layout.runs {
+                let values = row.get(run * length..).unwrap_or_default();
+                let values = &values[..values.len().min(length)];
+                let scale = scale_of(values, f32::from(i16::MAX));
+                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+                let code = |value: &f32| nearest(value * inverse) as i16;
+                let words = words.next().expect("words for every run");
+                for (word, pair) in words.iter_mut().zip(values.chunks(2)) {
+                    let high = pair.get(1).map_or(0, code);
+                    *word = i32::from(code(&pair[0]) as u16) | i32::from(high) << 16;
+                }
+                left.scales.push(scale);
+                left.offsets.push(0);
+                if let Some(sum) = sums.get_mut(run * length / scheme.group()) {
+                    *sum += values.iter().map(|value| i32::from(code(value))).sum::<i32>() as f32
+                        * scale;
+                }
+            }
+            left.sums.extend(sums);
+        }
+        left
+    }
+
+    /// For weights of four bits, from rows that were rounded to eight.
+    fn narrow(inputs: &Inputs, m: usize, scheme: QuantScheme) -> Self {
+        let layout = Layout::of(scheme);
+        let mut left = Self::empty(m, inputs.row(0).codes.len() * BLOCK, scheme);
+        left.groups = inputs.groups();
+        let mut words = left.words.chunks_exact_mut(layout.words);
+        for row in 0..m {
+            let input = inputs.row(row);
+            for ((codes, scales), words) in input.codes.iter().zip(input.scales).zip(&mut words) {
+                fours(codes, words);
+                for (words, scale) in words.chunks_exact(layout.words / layout.runs).zip(scales) {
+                    left.scales.push(*scale);
+                    left.offsets.push(offset(words));
+                }
+            }
+            if scheme.has_minimums() {
+                left.sums.extend(inputs.sums(row));
+            }
+        }
+        left
+    }
+
+    /// The sums of the groups of row `row`.
+    fn sums(&self, row: usize) -> &[f32] {
+        &self.sums[row * self.groups..][..self.groups]
+    }
+
+    /// Some blocks of a row of `all` blocks.
+    fn row(
+        &self,
+        row: usize,
+        all: usize,
+        blocks: std::ops::Range<usize>,
+        layout: Layout,
+    ) -> LeftRow<'_> {
+        let (first, end) = (row * all + blocks.start, row * all + blocks.end);
+        LeftRow {
+            words: &self.words[first * layout.words..end * layout.words],
+            scales: &self.scales[first * layout.runs..end * layout.runs],
+            offsets: &self.offsets[first * layout.runs..end * layout.runs],
+        }
+    }
+}
+
+/// The words of a block of which the even places come first: those of the first half of the block, then those of the second,
+/// of each the even ones before the odd ones.
+fn fours(codes: &[i8; BLOCK], words: &mut [i32]) {
+    let fours = codes.as_chunks::<4>().0;
+    for (word, place) in
+        words.iter_mut().zip([0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
+    {
+        *word = i32::from_le_bytes(fours[place].map(|code| code as u8));
+    }
+}
+
+/// What the offset of four-bit weights adds to the sums of products of a run, negated, for each half of a word.
+fn offset(words: &[i32]) -> i32 {
+    let sum = |first: usize| {
+        let bytes = words.iter().map(|word| word.to_le_bytes().map(|byte| i32::from(byte as i8)));
+        -i32::from(OFFSET_OF_FOUR) * bytes.map(|bytes| bytes[first] + bytes[first + 1]).sum::<i32>()
+    };
+    i32::from(sum(0) as i16 as u16) | sum(2) << 16
+}
+
+/// The panels of a task.
+#[derive(Default)]
+struct Right {
+    words: Vec<[i32; COLUMNS]>,
+    scales: Vec<[f32; COLUMNS]>,
+    row: Vec<f32>,
+}
+
+impl Right {
+    /// Repacks some blocks of some rows.
+    fn pack(
+        &mut self,
+        (weights, rows): (Weights<'_>, std::ops::Range<usize>),
+        blocks: std::ops::Range<usize>,
+        layout: Layout,
+    ) {
+        let (scheme, panels) = (weights.scheme, rows.len().div_ceil(COLUMNS));
+        let (words, runs) = (blocks.len() * layout.words, blocks.len() * layout.runs);
+        self.words.resize(panels * words, [0; COLUMNS]);
+        self.scales.resize(panels * runs, [0.0; COLUMNS]);
+        self.row.resize(scheme.scale_columns(weights.k), 0.0);
+        let bytes = BLOCK * scheme.bits() / 8;
+        for (place, row) in rows.enumerate() {
+            let (panel, column) = (place / COLUMNS, place % COLUMNS);
+            weights.scales(row, &mut self.row);
+            let groups = &self.row[..scheme.groups(weights.k)];
+            let scales = &mut self.scales[panel * runs..][..runs];
+            for (run, to) in scales.iter_mut().enumerate() {
+                let value = (blocks.start * layout.runs + run) * BLOCK / layout.runs;
+                to[column] = groups.get(value / scheme.group()).copied().unwrap_or(0.0);
+            }
+            let codes = weights.codes(row);
+            let codes = &codes[blocks.start * bytes..codes.len().min(blocks.end * bytes)];
+            let to = self.words[panel * words..][..words].chunks_exact_mut(layout.words);
+            match scheme.bits() {
+                8 => to.zip(whole::<64>(codes)).for_each(|(to, codes)| {
+                    for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
+                        to[column] = i32::from(*low as i8 as u16) | i32::from(*high as i8) << 16;
+                    }
+                }),
+                _ => to.zip(whole::<32>(codes)).for_each(|(to, codes)| {
+                    let halves = codes.as_chunks::<16>().0;
+                    for (to, half) in to.chunks_exact_mut(8).zip(halves) {
+                        for (word, eight) in half.as_chunks::<4>().0.iter().enumerate() {
+                            let eight = u32::from_le_bytes(*eight);
+                            to[word][column] = (eight & 0x0f0f_0f0f) as i32;
+                            to[word + 4][column] = (eight >> 4 & 0x0f0f_0f0f) as i32;
+                        }
+                    }
+                }),
+            }
+        }
+    }
+
+    /// The panels, each of `runs` runs.
+    fn panels(&self, runs: usize) -> impl Iterator<Item = Panel<'_>> {
+        let scales = self.scales.chunks_exact(runs);
+        let words = self.words.chunks_exact(self.words.len() / scales.len().max(1));
+        words.zip(scales).map(|(words, scales)| Panel { words, scales })
+    }
+}
+
+/// Blocks of `N` bytes, the last one filled with zeros.
+fn whole<const N: usize>(codes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    codes.chunks(N).map(|codes| {
+        let mut block = [0; N];
+        block[..codes.len()].copy_from_slice(codes);
+        block
+    })
+}

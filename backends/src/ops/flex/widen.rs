@@ -1,0 +1,74 @@
+//! Weights that become f32 without loss.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use burn::tensor::{bf16, f16};
+
+/// A weight element that can be widened to f32 without loss.
+pub trait Widen: Copy + Sync {
+    fn widen(self) -> f32;
+
+    /// Eight of them.
+    ///
+    /// # Safety
+    /// The processor must have AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn widen_256(values: &[Self; 8]) -> __m256;
+
+    /// The same slice, where no widening is needed.
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        let _ = values;
+        None
+    }
+}
+
+impl Widen for f32 {
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn widen_256(values: &[Self; 8]) -> __m256 {
+        // SAFETY: the reference is to eight values, and unaligned access is allowed.
+        unsafe { _mm256_loadu_ps(values.as_ptr()) }
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits((self.to_bits() as u32) << 16)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn widen_256(values: &[Self; 8]) -> __m256 {
+        // SAFETY: as above.
+        let halves = unsafe { _mm_loadu_si128(values.as_ptr().cast()) };
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+    }
+}
+
+impl Widen for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn widen_256(values: &[Self; 8]) -> __m256 {
+        // SAFETY: as above.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+    }
+}
