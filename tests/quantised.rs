@@ -157,15 +157,16 @@ fn a_written_checkpoint_is_the_one_that_is_rounded_on_load() {
     }
 }
 
-/// Flex rounds the activations of few rows too, and ndarray takes the reference body.
+/// Flex rounds the activations too, and ndarray takes the reference body. Where that sends a row to another expert, its logits
+/// are others.
 #[test]
 fn the_cpu_backends_agree() {
     if common::cpu_devices().len() < 2 {
         println!("skipped: only one CPU backend is compiled in");
         return;
     }
-    for model in ["dense_tied", "moe"] {
-        for scheme in ["int8", "int4"] {
+    for (model, bounds) in [("dense_tied", [0.999, 0.999]), ("moe", [0.999, 0.99])] {
+        for (scheme, bound) in ["int8", "int4"].into_iter().zip(bounds) {
             let of = |device| {
                 common::logits_of_two_images(
                     load(&fixture(model), device, Some(scheme)).unwrap().model(),
@@ -176,7 +177,7 @@ fn the_cpu_backends_agree() {
             let dot =
                 |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
-            assert!(cosine > 0.999, "{model} {scheme}: {cosine}");
+            assert!(cosine > bound, "{model} {scheme}: {cosine}");
         }
     }
 }

@@ -17,7 +17,7 @@ QUESTIONS = [
     (SHAPES, "What color is the square?"),
     (SHAPES, "How many objects are there?"),
     (SHAPES, "Is the circle to the left of the square?"),
-    (SHAPES, "Locate the green triangle in JSON format."),
+    (SHAPES, "Give the bounding box of the green triangle in JSON."),
     (TEXT, "What does the text say?"),
 ]
 NEW_TOKENS = 160

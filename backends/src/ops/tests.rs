@@ -79,8 +79,8 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
             });
             let size = linear(x.clone().abs(), w.clone().abs()).max().into_scalar::<f32>();
             let found = linear_quantised(x.clone(), codes.clone(), scales.clone(), scheme);
-            // Below sixteen rows activations are rounded too.
-            let bound = if m < 16 { 0.004 } else { 1e-5 };
+            // Activations are rounded too: those of many rows beside weights of eight bits to sixteen.
+            let bound = if m >= 16 && scheme.bits() == 8 { 3e-5 } else { 0.004 };
             let difference = largest_difference(found, expected.clone());
             assert!(difference < bound * size, "{name} {m}x{n}x{k}: {difference} of {size}");
             let rounding = if scheme.bits() == 8 { 0.01 } else { 0.12 };
@@ -90,7 +90,7 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
     }
 }
 
-/// The reference body expands what the host expands, on every CPU backend.
+/// What codes stand for is what the host expands, on every CPU backend.
 #[test]
 fn rounded_weights_mean_the_same_on_every_backend() {
     let devices = [
@@ -127,8 +127,7 @@ fn rounded_weights_mean_the_same_on_every_backend() {
             let codes = Tensor::<2, Int>::from_data(codes, (&device, dtype));
             let scales = TensorData::new(scales, [n, scheme.scale_columns(k)]);
             let scales = Tensor::<2>::from_data(scales, (&device, DType::F32));
-            let unit = Tensor::<2>::eye(k, &device).cast(DType::F32);
-            let found = linear_quantised(unit, codes, scales, scheme).transpose();
+            let found = expand_quantised(codes, scales, scheme, k);
             let found = found.to_data().to_vec::<f32>().unwrap();
             let far = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(far < 1e-6, "{device:?} {scheme}: {far}");
