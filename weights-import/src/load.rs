@@ -178,8 +178,7 @@ impl<'c> LoadPlan<'c> {
         let is_chosen =
             |path: &str| path.strip_suffix(".weight").is_some_and(|path| chosen.contains(path));
         for item in self.items.iter_mut().filter(|item| is_chosen(&item.path)) {
-            let path = item.path.strip_suffix(".weight").unwrap_or_default();
-            item.stored = Stored::Round { scheme: rounding.scheme_of(path) };
+            item.stored = Stored::Round { scheme: rounding.scheme_of(&item.path) };
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::names::stored_name;
 /// it and run once per picture; embedding, head, router and experts stay as they are too, unless `include` says otherwise.
 const DEFAULT: &str = "model.language_model.layers.*";
 
-/// Whether a module, by path or by name, has a row for each token: the embedding or the head. Their numbers decide which
+/// Whether a module, or its weight, by path or by name, has a row for each token: the embedding or the head. Their numbers decide which
 /// token comes, and rounding them to four bits shows.
 pub(crate) fn is_table(name: &str) -> bool {
     let name = name.strip_suffix(".weight").unwrap_or(name);
@@ -43,7 +43,7 @@ impl Rounding {
         Self { scheme, include: Vec::new(), exclude: Vec::new() }
     }
 
-    /// How the module of this path or name is rounded, if it is.
+    /// How the module of this path or name, or its weight, is rounded, if it is.
     pub fn scheme_of(&self, path: &str) -> QuantScheme {
         if is_table(path) { of_table(self.scheme) } else { self.scheme }
     }

@@ -80,7 +80,7 @@ fn rounded<'c>(
     (name, entry): (&'c str, &'c TensorEntry),
     rounding: &Rounding,
 ) -> [LazyTensor<'c>; 2] {
-    let scheme = rounding.scheme_of(name.strip_suffix(".weight").unwrap_or_default());
+    let scheme = rounding.scheme_of(name);
     let (rows, inputs) = (entry.shape[0], entry.shape[1]);
     let both = move || {
         let file = checkpoint.file(entry);
