@@ -81,7 +81,7 @@ fn sized<const M: usize>(
     true
 }
 
-fn level_is_present(level: Level) -> bool {
+pub fn level_is_present(level: Level) -> bool {
     match level {
         Level::Portable => true,
         Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),

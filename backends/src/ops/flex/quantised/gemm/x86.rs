@@ -3,6 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::super::x86::level_is_present;
 use super::{COLUMNS, LeftRow, Panel, Right};
 use crate::cpu::Level;
 
@@ -66,8 +68,8 @@ fn sums<const M: usize>(
     level: Level,
 ) -> [[f32; COLUMNS]; M] {
     if level == Level::Avx512 && is_x86_feature_detected!("avx512vnni") {
-        // SAFETY: a level is passed only where the processor has its features and those before it, and VNNI has just been
-        // asked for; the functions have no other precondition.
+        assert!(level_is_present(level));
+        // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
         return unsafe {
             match (bits, right.words.len() / right.scales.len().max(1)) {
                 (8, 8) => avx512::<8, 8, M>(left, right),
@@ -77,7 +79,7 @@ fn sums<const M: usize>(
             }
         };
     }
-    assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+    assert!(level_is_present(Level::Avx2));
     // SAFETY: as above.
     unsafe {
         match (bits, right.words.len() / right.scales.len().max(1)) {
