@@ -9,6 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_vl::train::data::{self, Dataset, SourceOptions};
 use qwen3_vl::train::metrics::{Figures, Score, Tally};
+use qwen3_vl::weights::partial;
 use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request, Requests};
 use serde_json::json;
 
@@ -28,9 +29,15 @@ use super::{Outcome, print, size};
     turns that stand before it in the file. Greedy unless the file generation_config.json is asked for by --sample. Exit code \
     1 when a row could not be answered.")]
 pub struct EvalArgs {
-    /// Checkpoint folder, or hub id
+    /// Checkpoint folder, GGUF file, or hub id
     #[arg(value_name = "MODEL")]
     model: String,
+    /// Branch, tag or commit of a hub id
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
+    /// Vision tower of a GGUF file [default: the file beside it whose name begins with mmproj]
+    #[arg(long, value_name = "FILE.gguf")]
+    mmproj: Option<PathBuf>,
     /// Rows with the right answers: a JSON list or JSONL
     #[arg(value_name = "DATA")]
     data: PathBuf,
@@ -72,8 +79,8 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
     let source = SourceOptions { root: args.root.clone(), ..SourceOptions::new(&args.data) };
     let set = data::read(source)?;
-    let (positional, mmproj) = (Some(args.model.clone()), None);
-    let name = ModelArgs { positional, model: None, revision: None, mmproj };
+    let (positional, mmproj) = (Some(args.model.clone()), args.mmproj.clone());
+    let name = ModelArgs { positional, model: None, revision: args.revision.clone(), mmproj };
     let options = load_options(&args.device, &args.context, &args.settings)?;
     let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
     let model = load(&name, options, args.quiet)?;
@@ -120,9 +127,7 @@ impl<'m> Work<'m> {
         let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(rows as u64) };
         bar.set_style(ProgressStyle::with_template("answering {bar:30} {pos}/{len} rows {eta}")?);
         let out = args.out.as_ref().map(|path| {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-            tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))
-                .with_context(|| format!("cannot write {}", path.display()))
+            partial::beside(path).with_context(|| format!("cannot write {}", path.display()))
         });
         Ok(Self {
             model,

@@ -8,6 +8,7 @@ use image::codecs::png::PngEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use qwen3_vl_model::processor::image::RgbImage;
+use qwen3_vl_weights::partial;
 use tempfile::NamedTempFile;
 
 /// Quality of JPEG files, of 100.
@@ -63,7 +64,7 @@ pub fn check_output(path: &Path) -> Result<Format, SaveError> {
     if path.is_dir() {
         return Err(SaveError::IsFolder { path: named() });
     }
-    if !folder(path).is_dir() {
+    if !partial::folder_of(path).is_dir() {
         return Err(SaveError::NoFolder { path: named() });
     }
     temporary(path)?;
@@ -105,22 +106,7 @@ fn write(image: &RgbImage, format: Format, writer: impl Write) -> image::ImageRe
     }
 }
 
-/// The folder that a file is in.
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => Path::new("."),
-    }
-}
-
 /// A file beside `path`, which goes away unless it is given its name.
 fn temporary(path: &Path) -> Result<NamedTempFile, SaveError> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".qwen3-vl-");
-    // As any new file; otherwise only its owner could read it.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder(path));
-    file.map_err(|source| SaveError::Write { path: path.to_owned(), source })
+    partial::beside(path).map_err(|source| SaveError::Write { path: path.to_owned(), source })
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
+use qwen3_vl_weights::partial;
 
 use crate::run::StepReport;
 
@@ -40,7 +41,7 @@ impl Log {
         for report in &kept {
             text.push_str(&line(report));
         }
-        let mut temporary = tempfile::NamedTempFile::new_in(output).map_err(io)?;
+        let mut temporary = partial::beside(&path).map_err(io)?;
         temporary.write_all(text.as_bytes()).map_err(io)?;
         temporary.persist(&path).map_err(|error| io(error.error))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(io)?;

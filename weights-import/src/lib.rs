@@ -13,6 +13,7 @@ pub mod hub;
 pub mod load;
 pub mod media;
 pub mod names;
+pub mod partial;
 pub mod processor;
 pub mod random;
 pub mod report;

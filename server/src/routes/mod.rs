@@ -86,17 +86,22 @@ async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> R
             request.extensions_mut().insert(body::KeyDigest(key));
             next.run(request).await
         }
-        Err(error) => error.into_response(),
+        Err(error) => {
+            body::discard(request.into_body()).await;
+            error.into_response()
+        }
     }
 }
 
 async fn unknown(request: Request) -> ApiError {
     let message = format!("there is no endpoint {}", request.uri().path());
+    body::discard(request.into_body()).await;
     ApiError::of(StatusCode::NOT_FOUND, "not_found", message)
 }
 
 async fn wrong_method(request: Request) -> ApiError {
     let message = format!("{} does not take {}", request.uri().path(), request.method());
+    body::discard(request.into_body()).await;
     ApiError::of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 

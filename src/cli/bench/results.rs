@@ -1,11 +1,13 @@
 //! What figures need beside them: when, where, of which server, by which command; and the file that keeps all of it.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use qwen3_vl::backends::device;
 use qwen3_vl::model::processor::template::utc;
+use qwen3_vl::weights::partial;
 use serde_json::{Value, json};
 
 use super::super::size;
@@ -43,10 +45,11 @@ impl File {
         match self {
             Self::Json(path) => {
                 let text = serde_json::to_string_pretty(report)? + "\n";
-                std::fs::write(path, text).with_context(|| failed(path))
+                let mut file = partial::beside(path).with_context(|| failed(path))?;
+                file.write_all(text.as_bytes()).with_context(|| failed(path))?;
+                file.persist(path).map(drop).with_context(|| failed(path))
             }
             Self::Markdown(path) => {
-                use std::io::Write as _;
                 let mut file = std::fs::File::options()
                     .append(true)
                     .create(true)

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use qwen3_vl_weights::partial;
+
 use super::tokenizer::{self, TrainTokenizerError};
 use super::{Channel, Drawn, Mixture, SynthMedia, SynthRow, channel_row, row};
 
@@ -102,7 +104,7 @@ pub fn write_dataset(
 ) -> Result<(), SynthError> {
     fs::create_dir_all(folder).map_err(SynthError::write(folder))?;
     let target = folder.join("data.jsonl");
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(SynthError::write(&target))?;
+    let file = partial::beside(&target).map_err(SynthError::write(&target))?;
     let mut lines = BufWriter::new(file);
     for index in 0..options.rows {
         let line = write_row(folder, index, &options.row(index))?;
@@ -123,7 +125,7 @@ pub fn write_dataset(
 pub fn write_tokenizer(folder: &Path, seed: u64) -> Result<(), SynthError> {
     let text = tokenizer::train(seed)?;
     let target = folder.join("tokenizer.json");
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+    let written = partial::beside(&target).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         Ok(file.persist(&target)?)

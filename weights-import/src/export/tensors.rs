@@ -12,6 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::ExportError;
 use crate::load::Progress;
+use crate::partial;
 
 type Read<'a> = dyn FnOnce() -> Result<TensorData, ExportError> + 'a;
 
@@ -112,23 +113,13 @@ pub fn save_tensors<'a, T: Into<LazyTensor<'a>>>(
     path: &Path,
     tensors: impl IntoIterator<Item = T>,
 ) -> Result<u64, ExportError> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let io = || ExportError::io(path);
-    let partial = partial().tempfile_in(folder).map_err(io())?;
+    let partial = partial::beside(path).map_err(io())?;
     let tensors = tensors.into_iter().map(Into::into).collect();
     let bytes = write_tensors(partial.as_file(), path, tensors)?;
     partial.persist(path).map_err(|error| io()(error.error))?;
-    sync_folder(folder).map_err(io())?;
+    sync_folder(partial::folder_of(path)).map_err(io())?;
     Ok(bytes)
-}
-
-/// How files and folders begin that are not complete; they are as readable as any other new file.
-pub(super) fn partial() -> tempfile::Builder<'static, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".partial-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder
 }
 
 /// Makes new names in a folder last; systems that cannot open folders need no such call.

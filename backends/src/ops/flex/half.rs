@@ -1,12 +1,14 @@
 //! Products of operands rounded to bf16 and summed in f32, as tensor cores and torch's autocast compute them.
 //!
-//! Processors with AVX-512 BF16 multiply pairs: the operands are packed as 32-bit words that hold two neighbours along
-//! the summed axis. Others round the operands and use f32 GEMM; the sums differ in their order alone.
+//! Processors that are fast at it (AVX-512 BF16 on AMD's) multiply pairs: the operands are packed as 32-bit words that hold two
+//! neighbours along the summed axis. Others round the operands and use f32 GEMM; the sums differ in their order alone.
 
-use burn::tensor::bf16;
 use rayon::prelude::*;
 
 use super::matmul::{Into, Matrix, exact};
+use super::simd::vectorised;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::bf16_pairs_are_fast;
 
 /// A product to be written.
 pub struct Product<'a> {
@@ -26,20 +28,70 @@ impl Product<'_> {
     /// When the shapes do not belong together or reach past a slice.
     pub fn write(self, out: &mut [f32], out_stride: usize) {
         #[cfg(target_arch = "x86_64")]
-        if avx512::usable() && self.operands.0.is_dense() && self.operands.1.is_dense() {
+        if avx512::usable()
+            && bf16_pairs_are_fast()
+            && self.operands.0.is_dense()
+            && self.operands.1.is_dense()
+        {
             return avx512::multiply(out, out_stride, &self);
         }
+        self.write_rounded(out, out_stride);
+    }
+
+    /// [`Self::write`] by f32 GEMM.
+    fn write_rounded(self, out: &mut [f32], out_stride: usize) {
         let (a, b) = self.operands;
-        let (a_values, b_values) = (rounded(a.values), rounded(b.values));
-        let a = Matrix { values: &a_values, ..a };
-        let b = Matrix { values: &b_values, ..b };
-        exact(out, out_stride, &Product { operands: (a, b), ..self });
+        let [a_values, b_values] = [a, b].map(|operand| rounded(operand, self.parallel));
+        let operands = (packed(a, &a_values), packed(b, &b_values));
+        exact(out, out_stride, &Product { operands, ..self });
     }
 }
 
-/// Every value rounded to the nearest bf16, ties to even.
-fn rounded(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()
+/// Every value of the matrix rounded to the nearest bf16, ties to even: line after line, rows or columns as they lie.
+fn rounded(matrix: Matrix<'_>, parallel: bool) -> Vec<f32> {
+    const LINES: usize = 1 << 14;
+    let lines = if matrix.column_stride == 1 { matrix } else { matrix.transposed() };
+    if lines.column_stride != 1 {
+        let (rows, columns) = (0..lines.rows, 0..lines.columns);
+        let at = |i, j| lines.values[i * lines.row_stride + j * lines.column_stride];
+        let mut out: Vec<f32> = rows.flat_map(|i| columns.clone().map(move |j| at(i, j))).collect();
+        round(&mut out);
+        return out;
+    }
+    let width = lines.columns.max(1);
+    let each = (LINES / width).max(1);
+    let mut out = vec![0.0; lines.rows * lines.columns];
+    let fill = |(part, out): (usize, &mut [f32])| {
+        for (i, out) in out.chunks_mut(width).enumerate() {
+            out.copy_from_slice(&lines.values[(part * each + i) * lines.row_stride..][..width]);
+        }
+        round(out);
+    };
+    match parallel {
+        true => out.par_chunks_mut(each * width).enumerate().for_each(fill),
+        false => out.chunks_mut(each * width).enumerate().for_each(fill),
+    }
+    out
+}
+
+/// The matrix whose values [`rounded`] has put line after line.
+fn packed<'v>(matrix: Matrix<'_>, values: &'v [f32]) -> Matrix<'v> {
+    match matrix.column_stride {
+        1 => Matrix::rows(values, matrix.columns),
+        _ => Matrix::rows(values, matrix.rows).transposed(),
+    }
+}
+
+vectorised! { fn round(values: &mut [f32]) = round_body }
+
+#[inline(always)]
+fn round_body(values: &mut [f32], _: impl Fn(f32, f32, f32) -> f32) {
+    for value in values {
+        let bits = value.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+        let kept = (bits | 0x0040_0000) & 0xffff_0000;
+        *value = f32::from_bits(if value.is_nan() { kept } else { nearest });
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -349,6 +401,8 @@ mod avx512 {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::bf16;
+
     use super::*;
     use crate::ops::flex::values;
 
@@ -365,6 +419,32 @@ mod tests {
             }
         }
         out
+    }
+
+    type Way = fn(Product<'_>, &mut [f32], usize);
+
+    /// Every way to a product that this processor has, whichever is the fastest here.
+    fn ways() -> Vec<Way> {
+        let mut ways: Vec<Way> = vec![|product, out, stride| product.write_rounded(out, stride)];
+        #[cfg(target_arch = "x86_64")]
+        if avx512::usable() {
+            ways.push(|product, out, stride| avx512::multiply(out, stride, &product));
+        }
+        ways
+    }
+
+    #[test]
+    fn values_are_rounded_as_bf16_is() {
+        let odd = [f32::NAN, -f32::NAN, f32::INFINITY, f32::MAX, f32::MIN_POSITIVE / 8.0, -0.0];
+        let mut all = values(4099, 3);
+        all.extend(odd);
+        all.extend((0..4096).map(|i| f32::from_bits(0x3f80_0000 + 0x800 * i)));
+        for parallel in [false, true] {
+            for (found, x) in rounded(Matrix::rows(&all, 1), parallel).into_iter().zip(&all) {
+                let expected = bf16::from_f32(*x).to_f32();
+                assert_eq!(found.to_bits(), expected.to_bits(), "{x}");
+            }
+        }
     }
 
     #[test]
@@ -384,19 +464,22 @@ mod tests {
                         0 => Matrix::rows(&right, n),
                         _ => Matrix::rows(&right, k).transposed(),
                     };
-                    let mut out = vec![f32::NAN; m * (n + 3)];
-                    let parts = [(Into::Replace, 0.5, true), (Into::Add, 1.5, false)];
-                    for (into, scale, parallel) in parts {
-                        let product = Product { operands: (a, b), scale, into, parallel };
-                        product.write(&mut out[..m * (n + 3) - 3], n + 3);
+                    let expected = expected(a, b);
+                    for write in ways() {
+                        let mut out = vec![f32::NAN; m * (n + 3)];
+                        let parts = [(Into::Replace, 0.5, true), (Into::Add, 1.5, false)];
+                        for (into, scale, parallel) in parts {
+                            let product = Product { operands: (a, b), scale, into, parallel };
+                            write(product, &mut out[..m * (n + 3) - 3], n + 3);
+                        }
+                        for (place, (sum, size)) in expected.iter().enumerate() {
+                            let found = f64::from(out[place / n * (n + 3) + place % n]) / 2.0;
+                            let near = (found - sum).abs() <= 1e-5 * size + 1e-30;
+                            assert!(near, "{m} x {k} x {n}, {turned}: {found}, not {sum}");
+                        }
+                        let gaps = out.chunks(n + 3).flat_map(|row| &row[n..]);
+                        assert!(gaps.into_iter().all(|gap| gap.is_nan()), "written past a row");
                     }
-                    for (place, (sum, size)) in expected(a, b).into_iter().enumerate() {
-                        let found = f64::from(out[place / n * (n + 3) + place % n]) / 2.0;
-                        let near = (found - sum).abs() <= 1e-5 * size + 1e-30;
-                        assert!(near, "{m} x {k} x {n}, {turned}: {found}, not {sum}");
-                    }
-                    let gaps = out.chunks(n + 3).flat_map(|row| &row[n..]);
-                    assert!(gaps.into_iter().all(|gap| gap.is_nan()), "written past a row");
                 }
             }
         }
