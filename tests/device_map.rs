@@ -137,7 +137,7 @@ fn answer(
     if in_stages {
         let mut session = Session::new(model);
         let first = session.prefill(model, inputs, chunk).unwrap().logits;
-        let steps = [40, 41].map(|id| values(session.step(model, id)));
+        let steps = [40, 41].map(|id| values(session.step(model, &[id])));
         return [vec![values(first)], steps.to_vec()].concat();
     }
     let mut prompt = model.prepare(inputs, &mut Probe::off()).unwrap();

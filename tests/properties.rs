@@ -7,12 +7,12 @@ use qwen3_vl::Qwen3Vl;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::cache::KvDtype;
-use qwen3_vl::model::generate::{GenerateOptions, Generation, PromptLogprob, SessionSlot};
+use qwen3_vl::model::generate::{GenerateOptions, Generation, Lookup, PromptLogprob, SessionSlot};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, VisionSpan};
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::processor::image::Grid;
 use qwen3_vl::model::processor::message::MediaKind;
-use qwen3_vl::model::sample::{TokenLogprobs, logprobs};
+use qwen3_vl::model::sample::{SamplingParams, TokenLogprobs, logprobs};
 use qwen3_vl::model::session::Session;
 
 fn model() -> Qwen3Vl {
@@ -77,7 +77,7 @@ fn sequences_decoded_together_equal_each_alone() {
     for (index, inputs) in inputs.iter().enumerate() {
         let mut session = Session::new(model.model());
         session.prefill(model.model(), inputs, usize::MAX).unwrap();
-        alone.extend(values(session.step(model.model(), 40 + index as u32)));
+        alone.extend(values(session.step(model.model(), &[40 + index as u32])));
         let mut prepared = model.model().prepare(inputs, &mut Probe::off()).unwrap();
         let (rows, mut cache) = (0..prepared.len(), model.model().new_cache());
         model.model().prefill(&mut prepared, rows, &mut cache, &mut Probe::off());
@@ -119,6 +119,60 @@ fn alone(model: &Qwen3Vl, inputs: &[ModelInputs], options: &GenerateOptions) -> 
         answer.unwrap().map(|token| token.unwrap().id).collect()
     };
     inputs.iter().map(answer).collect()
+}
+
+#[test]
+fn guessing_ahead_changes_no_answer() {
+    let model = model();
+    let text = ModelInputs::text((0..60).map(|i| 3 + i % 7).collect());
+    let sampled = SamplingParams { do_sample: true, seed: Some(5), ..SamplingParams::greedy() };
+    let sampled = SamplingParams { temperature: 0.2, top_k: 3, ..sampled };
+    let penalised = SamplingParams { repetition_penalty: 1.3, ..SamplingParams::greedy() };
+    let (mut drafted, mut accepted) = (0, 0);
+    for sampling in [SamplingParams::greedy(), sampled, penalised] {
+        for inputs in [prompt(&model, 1), prompt(&model, 2), text.clone()] {
+            let options = GenerateOptions {
+                max_new_tokens: 48,
+                sampling: sampling.clone(),
+                ..Default::default()
+            };
+            let expected = alone(&model, std::slice::from_ref(&inputs), &options).remove(0);
+            for tokens in [1, 3, 8] {
+                let lookup = Some(Lookup { tokens, matched: (1, 3) });
+                let options = GenerateOptions { lookup, ..options.clone() };
+                let session = SessionSlot::Owned(Box::new(Session::new(model.model())));
+                let mut answer =
+                    Generation::start(model.model(), session, &inputs, options).unwrap();
+                let found: Vec<u32> = answer.by_ref().map(|token| token.unwrap().id).collect();
+                assert_eq!(found, expected, "{tokens} tokens, {sampling:?}");
+                drafted += answer.timings().drafted_tokens;
+                accepted += answer.timings().accepted_tokens;
+            }
+        }
+    }
+    assert!(accepted > 100 && drafted > accepted, "{accepted} of {drafted}");
+}
+
+#[test]
+fn a_session_goes_on_behind_guesses() {
+    let model = model();
+    let lookup = Some(Lookup { tokens: 8, matched: (1, 3) });
+    let options = GenerateOptions { max_new_tokens: 48, lookup, ..GenerateOptions::default() };
+    let text = ModelInputs::text((0..60).map(|i| 3 + i % 7).collect());
+    for end in 1..20 {
+        let mut session = Session::new(model.model());
+        let slot = SessionSlot::Borrowed(&mut session);
+        let answer = Generation::start(model.model(), slot, &text, options.clone()).unwrap();
+        let said: Vec<u32> = answer.take(end).map(|token| token.unwrap().id).collect();
+        let next = ModelInputs::text([&text.ids[..], &said[..], &[9, 8][..]].concat());
+        let found = session.prefill(model.model(), &next, usize::MAX).unwrap();
+        assert!(found.reused >= text.ids.len() + end - 1);
+        let found = [values(found.logits), values(session.step(model.model(), &[40]))].concat();
+        let mut fresh = Session::new(model.model());
+        let expected = fresh.prefill(model.model(), &next, usize::MAX).unwrap();
+        let expected = [values(expected.logits), values(fresh.step(model.model(), &[40]))].concat();
+        assert_close(&expected, &found, &format!("after {end} tokens"));
+    }
 }
 
 #[test]
@@ -296,7 +350,7 @@ fn a_cache_of_bytes_stays_close() {
         let run = |model: &Qwen3VlModel| {
             let mut session = Session::new(model);
             session.prefill(model, &inputs, 3).unwrap();
-            values(session.step(model, 40))
+            values(session.step(model, &[40]))
         };
         let small = exact.model().clone().with_cache_dtype(storage);
         let (exact, small) = (run(exact.model()), run(&small));
@@ -367,7 +421,7 @@ fn a_generated_placeholder_is_text() {
     let mut session = Session::new(model.model());
     session.prefill(model.model(), &prompt(&model, 1), usize::MAX).unwrap();
     let placeholder = model.model().config().image_token_id;
-    let found = values(session.step(model.model(), placeholder));
+    let found = values(session.step(model.model(), &[placeholder]));
     assert!(found.iter().all(|value| value.is_finite()));
 }
 

@@ -352,6 +352,7 @@ impl Qwen3Vl {
             prompt_logprobs: request.prompt_logprobs,
             prefill_chunk: PREFILL_CHUNK,
             context: self.model.config().text.max_position_embeddings,
+            lookup: request.lookup,
         })
     }
 }

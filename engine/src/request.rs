@@ -1,5 +1,6 @@
 //! What is asked of the model.
 
+use qwen3_vl_model::generate::Lookup;
 use qwen3_vl_model::processor::message::{Conversation, Message};
 use qwen3_vl_model::sample::SamplingOverrides;
 use serde_json::{Map, Value};
@@ -32,6 +33,8 @@ pub struct Request {
     pub format: Format,
     /// Most tokens of reasoning; behind them it is closed, and the answer begins.
     pub reasoning_budget: Option<usize>,
+    /// Guesses tokens from prompt and answer, where one answer is written at a time; it does not change the answer.
+    pub lookup: Option<Lookup>,
 }
 
 /// What an answer must look like; it begins behind the reasoning of Thinking checkpoints.

@@ -1,9 +1,11 @@
 //! Token by token: sample, stop, feed back.
 
+mod draft;
 mod score;
 
 use std::time::{Duration, Instant};
 
+pub use draft::Lookup;
 pub use score::PromptLogprob;
 pub(crate) use score::read_rows;
 
@@ -13,6 +15,7 @@ use crate::sample::{
     Constraint, ConstraintError, SampleError, Sampler, SamplingParams, TokenLogprobs, logprobs,
 };
 use crate::session::{PREFILL_CHUNK, Session};
+use draft::Drafts;
 use score::Scores;
 
 /// How to generate.
@@ -31,6 +34,8 @@ pub struct GenerateOptions {
     pub prefill_chunk: usize,
     /// Most tokens of prompt and answer together.
     pub context: usize,
+    /// Guesses several tokens ahead; for one answer at a time ([`Generation`]), not in a batch.
+    pub lookup: Option<Lookup>,
 }
 
 impl Default for GenerateOptions {
@@ -43,6 +48,7 @@ impl Default for GenerateOptions {
             prompt_logprobs: None,
             prefill_chunk: PREFILL_CHUNK,
             context: usize::MAX,
+            lookup: None,
         }
     }
 }
@@ -110,6 +116,9 @@ pub struct Timings {
     pub decode: Duration,
     /// Tokens of the prompt that an earlier turn had left in the cache.
     pub reused_tokens: usize,
+    /// Tokens that were guessed and run, and how many of these the answer has.
+    pub drafted_tokens: usize,
+    pub accepted_tokens: usize,
 }
 
 /// The session that an answer extends: the caller's, or one of its own.
@@ -183,11 +192,9 @@ impl Answer {
         };
         self.generated.push(id);
         let is_eos = self.options.eos_token_ids.contains(&id);
-        let full = self.generated.len() >= self.options.max_new_tokens
-            || self.prompt.len() + self.generated.len() >= self.options.context;
-        self.finish = match (is_eos || complete, full) {
+        self.finish = match (is_eos || complete, self.room()) {
             (true, _) => Some(FinishReason::Stop),
-            (_, true) => Some(FinishReason::Length),
+            (_, 0) => Some(FinishReason::Length),
             _ => None,
         };
         Ok(GeneratedToken { id, is_eos, logprobs })
@@ -202,6 +209,12 @@ impl Answer {
         constraint.restrict(&mut allowed)?;
         let id = self.sampler.sample(&allowed, &self.prompt, &self.generated)?;
         Ok((id, constraint.accept(id)?))
+    }
+
+    /// How many more tokens the answer may have.
+    fn room(&self) -> usize {
+        let context = self.options.context.saturating_sub(self.prompt.len());
+        self.options.max_new_tokens.min(context).saturating_sub(self.generated.len())
     }
 
     /// Ids generated so far.
@@ -227,6 +240,7 @@ pub struct Generation<'a> {
     answer: Answer,
     /// Logits after the last token that was run.
     logits: Vec<f32>,
+    drafts: Option<Drafts>,
     failed: bool,
     timings: Timings,
 }
@@ -243,6 +257,7 @@ impl<'a> Generation<'a> {
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
         let chunk = options.prefill_chunk;
+        let drafts = options.lookup.map(|lookup| Drafts::new(lookup, &inputs.ids));
         let mut answer = Answer::new(options, inputs.ids.clone())?;
         let prefill = session.get().prefill_for(Some(&mut answer), model, inputs, chunk)?;
         let start = Instant::now();
@@ -250,10 +265,10 @@ impl<'a> Generation<'a> {
         let timings = Timings {
             vision: prefill.vision,
             prefill: prefill.language + start.elapsed(),
-            decode: Duration::ZERO,
             reused_tokens: prefill.reused,
+            ..Timings::default()
         };
-        Ok(Self { model, session, answer, logits, failed: false, timings })
+        Ok(Self { model, session, answer, logits, drafts, failed: false, timings })
     }
 
     /// The answer so far.
@@ -276,11 +291,31 @@ impl<'a> Generation<'a> {
     fn advance(&mut self) -> Result<GeneratedToken, GenerateError> {
         if let Some(last) = self.answer.generated.last() {
             let start = Instant::now();
-            let logits = self.session.get().step(self.model, *last);
-            self.logits = read_rows(logits).swap_remove(0);
+            self.logits = self.logits_after(*last);
             self.timings.decode += start.elapsed();
         }
         self.answer.sample(&self.logits)
+    }
+
+    /// Runs the token that was chosen last, and a draft behind it; or has that done already.
+    fn logits_after(&mut self, last: u32) -> Vec<f32> {
+        let session = self.session.get();
+        let Some(drafts) = &mut self.drafts else {
+            return read_rows(session.step(self.model, &[last])).swap_remove(0);
+        };
+        if let Some(logits) = drafts.take(last) {
+            self.timings.accepted_tokens += 1;
+            return logits;
+        }
+        session.take_back(drafts.drop_wrong());
+        let mut ids = vec![last];
+        // The last token of an answer is not run.
+        ids.extend(drafts.guess(self.answer.room().saturating_sub(1)));
+        let mut rows = read_rows(session.step(self.model, &ids)).into_iter();
+        let logits = rows.next().expect("a row of logits for each token");
+        self.timings.drafted_tokens += ids.len() - 1;
+        drafts.keep(ids.split_off(1), rows);
+        logits
     }
 }
 

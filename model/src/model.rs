@@ -51,8 +51,8 @@ pub struct Qwen3VlModel {
 pub enum Work<'a> {
     /// Tokens `rows` of a prompt; the cache holds exactly the tokens before.
     Prompt { prompt: &'a mut Prompt, rows: Range<usize> },
-    /// One generated token, at `position` on all axes.
-    Token { id: u32, position: u32 },
+    /// Generated tokens, the first of them at `position` on all axes.
+    Tokens { ids: &'a [u32], position: u32 },
 }
 
 /// The work of one sequence, and the cache that it extends.
@@ -182,7 +182,7 @@ impl Qwen3VlModel {
     /// `[sequences, vocabulary]` in f32.
     pub fn decode(&self, tokens: &[(u32, u32)], caches: &mut [&mut KvCache]) -> Tensor<2> {
         let step = |((id, position), cache): (&(u32, u32), _)| {
-            let work = Work::Token { id: *id, position: *position };
+            let work = Work::Tokens { ids: std::slice::from_ref(id), position: *position };
             Step { work, cache }
         };
         let pairs = tokens.iter().zip(caches.iter_mut().map(|cache| &mut **cache));

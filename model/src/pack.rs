@@ -20,11 +20,11 @@ pub(crate) struct Pack {
 impl Pack {
     pub fn add(&mut self, work: &Work<'_>) {
         match work {
-            Work::Token { id, position } => {
-                self.ids.push(i64::from(*id));
-                self.positions.push(Position([*position; 3]));
-                self.visual.push(false);
-                self.lengths.push(1);
+            Work::Tokens { ids, position } => {
+                self.ids.extend(ids.iter().map(|id| i64::from(*id)));
+                self.positions.extend((*position..).zip(*ids).map(|(at, _)| Position([at; 3])));
+                self.visual.extend(ids.iter().map(|_| false));
+                self.lengths.push(ids.len());
             }
             Work::Prompt { prompt, rows } => {
                 self.ids.extend(prompt.ids[rows.clone()].iter().map(|id| i64::from(*id)));

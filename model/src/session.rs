@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use crate::cache::KvCache;
 use crate::generate::{Answer, read_rows};
 use crate::inputs::{InputError, ModelInputs};
-use crate::model::Qwen3VlModel;
+use crate::model::{Qwen3VlModel, Step, Work};
 use crate::prefix::Trace;
 use crate::probe::Probe;
 use crate::prompt::Prompt;
@@ -115,12 +115,24 @@ impl Session {
         Ok(read_rows(last).swap_remove(0))
     }
 
-    /// Runs one generated token and returns the logits after it, `[1, vocabulary]`.
-    pub fn step(&mut self, model: &Qwen3VlModel, id: u32) -> Tensor<2> {
-        let logits = model.decode(&[(id, self.next_position)], &mut [&mut self.cache]);
-        self.trace.ids.push(id);
-        self.next_position += 1;
+    /// Runs generated tokens and returns the logits after each, `[tokens, vocabulary]`.
+    pub fn step(&mut self, model: &Qwen3VlModel, ids: &[u32]) -> Tensor<2> {
+        let work = Work::Tokens { ids, position: self.next_position };
+        let mut steps = [Step { work, cache: &mut self.cache }];
+        let logits = model.logits(model.forward(&mut steps, &mut Probe::off()));
+        self.trace.ids.extend_from_slice(ids);
+        self.next_position += ids.len() as u32;
         logits
+    }
+
+    /// Takes back the last `count` tokens of [`Self::step`].
+    ///
+    /// # Panics
+    /// When fewer tokens are held.
+    pub fn take_back(&mut self, count: usize) {
+        self.cache.truncate(self.cache.len() - count);
+        self.trace.ids.truncate(self.cache.len());
+        self.next_position -= count as u32;
     }
 
     /// Runs what the cache lacks of a prompt, and returns the hidden state after its last token, `[1, hidden]`.

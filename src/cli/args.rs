@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
 use clap::error::ErrorKind;
+use clap::{Args, ValueEnum};
 use qwen3_vl::backends::DeviceMap;
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
+use qwen3_vl::model::generate::Lookup;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::{ModelSource, Rounding};
@@ -201,6 +202,34 @@ pub struct SamplingArgs {
     /// Go on past end-of-sequence tokens
     #[arg(long)]
     pub ignore_eos: bool,
+}
+
+/// Whether tokens are guessed ahead.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct SpeculativeArgs {
+    /// Guess tokens and check several in one step, which is faster where the answer repeats what stood before and does not
+    /// change it. ngram takes what followed the last two to four tokens where they stood before
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub speculative: Option<Speculative>,
+    /// Most tokens that are guessed at a time
+    #[arg(long, visible_alias = "draft-max", value_name = "N", default_value_t = 8, requires = "speculative",
+          value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub speculative_tokens: u8,
+}
+
+/// How tokens are guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Speculative {
+    /// From prompt and answer
+    Ngram,
+}
+
+impl SpeculativeArgs {
+    /// The same for the library.
+    pub fn lookup(self) -> Option<Lookup> {
+        let tokens = usize::from(self.speculative_tokens);
+        self.speculative.map(|Speculative::Ngram| Lookup { tokens, ..Lookup::default() })
+    }
 }
 
 impl SamplingArgs {

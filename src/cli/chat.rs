@@ -10,7 +10,8 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, load,
+    load_options,
 };
 use super::interrupt::Streaming;
 use super::media::MediaArgs;
@@ -47,6 +48,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    speculative: SpeculativeArgs,
+    #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -67,6 +70,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
         sampling: args.sampling.overrides()?,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.sampling.ignore_eos,
+        lookup: args.speculative.lookup(),
         ..Request::default()
     };
     let options = load_options(&args.device, &args.context, &args.media.settings)?;

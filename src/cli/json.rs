@@ -59,6 +59,8 @@ fn timings(model: &Qwen3Vl, response: &Response) -> Value {
         "prefill_tok_s": (prefill > 0.0).then(|| prefilled as f64 / prefill),
         "decode_s": timings.decode.as_secs_f64(),
         "decode_tok_s": decode_rate(response),
+        "drafted_tokens": timings.drafted_tokens,
+        "accepted_tokens": timings.accepted_tokens,
     })
 }
 

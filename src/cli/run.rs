@@ -4,10 +4,12 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
+use qwen3_vl::model::generate::Timings;
 use qwen3_vl::{AnswerStream, Conversation, LoadOptions, Request, Response, StreamEvent};
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, load, load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, load,
+    load_options,
 };
 use super::grounding::GroundingArgs;
 use super::interrupt::{self, Streaming};
@@ -23,6 +25,7 @@ use super::{Outcome, input, json, print, progress};
     qwen3-vl run ./model --video clip.mp4 --fps 1 -p \"What happens, and when?\"\n  \
     qwen3-vl run ./model --video film.mp4 --num-frames 64 --video-start 60 --video-end 120 -p \"Describe this minute.\"\n  \
     qwen3-vl run ./model --messages conversation.json --temperature 0.7 --seed 1\n  \
+    qwen3-vl run ./model --image page.png -p \"Read this page.\" --greedy --speculative ngram\n  \
     echo \"Say hello\" | qwen3-vl run ./model\n\n\
     A messages file holds a list of messages, or an object with `messages` and `tools`, with OpenAI or Qwen content \
     parts. A part without source, {\"type\": \"image\"} or {\"type\": \"video\"}, takes the next --image or --video.")]
@@ -40,6 +43,8 @@ pub struct RunArgs {
     messages: Option<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculative: SpeculativeArgs,
     #[command(flatten)]
     adapter: AdapterArgs,
     #[command(flatten)]
@@ -98,6 +103,7 @@ fn request(args: &RunArgs) -> anyhow::Result<Request> {
         stop: args.sampling.stop.clone(),
         logprobs: args.logprobs.map(usize::from),
         ignore_eos: args.sampling.ignore_eos,
+        lookup: args.speculative.lookup(),
         ..Request::default()
     })
 }
@@ -184,12 +190,20 @@ impl Writer {
     }
 }
 
+/// How far guesses were right.
+fn drafted(timings: &Timings) -> String {
+    match (timings.accepted_tokens, timings.drafted_tokens) {
+        (_, 0) => String::new(),
+        (accepted, drafted) => format!(", {accepted} of {drafted} guessed ones right"),
+    }
+}
+
 fn summary(response: &Response) -> String {
     let usage = &response.usage;
     let timings = &response.timings;
     format!(
         "[{} prompt tokens ({} of pictures and videos, {} cached): vision {:.2} s, prefill {:.2} s; \
-         {} tokens at {:.1} tok/s; {}]\n",
+         {} tokens at {:.1} tok/s{}; {}]\n",
         usage.prompt_tokens,
         usage.image_tokens + usage.video_tokens,
         usage.cached_tokens,
@@ -197,6 +211,7 @@ fn summary(response: &Response) -> String {
         timings.prefill.as_secs_f64(),
         usage.completion_tokens,
         json::decode_rate(response).unwrap_or(0.0),
+        drafted(timings),
         response.finish_reason.as_str(),
     )
 }

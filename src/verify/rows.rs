@@ -114,7 +114,7 @@ fn greedy(
     let mut logits = session.prefill(model, inputs, inputs.ids.len())?.logits;
     let mut ids = vec![best(logits)];
     while ids.len() < steps {
-        logits = session.step(model, ids[ids.len() - 1] as u32);
+        logits = session.step(model, &[ids[ids.len() - 1] as u32]);
         ids.push(best(logits));
     }
     Ok(ids)

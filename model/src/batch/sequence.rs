@@ -43,7 +43,7 @@ impl Sequence {
         let work = match self.answer.generated().last() {
             Some(id) if self.rows == 1 && held >= self.prompt.len() => {
                 let position = self.prompt.positions().next + (held - self.prompt.len()) as u32;
-                Work::Token { id: *id, position }
+                Work::Tokens { ids: std::slice::from_ref(id), position }
             }
             _ => Work::Prompt { prompt: &mut self.prompt, rows: held..held + self.rows },
         };

@@ -233,7 +233,7 @@ impl<'a> Task<'a> {
 
 impl Subject {
     fn step(&self, session: &mut Session, id: u32) {
-        wait_for(session.step(&self.model, id));
+        wait_for(session.step(&self.model, &[id]));
     }
 }
 
