@@ -5,12 +5,14 @@
 //! [`ops`] holds the speed-critical operations (a reference body that is generic over Burn's `Backend` trait,
 //! overridden where a backend can do better), [`cpu`] says which instructions those for the processor use, [`quant`] rounds
 //! weights to a few bits, [`bandwidth`] measures how fast memory is read and [`peak`] how fast matrices are multiplied,
-//! [`memmap`] maps weight files into memory, [`threads`] says how many there are.
+//! [`memmap`] maps weight files into memory, [`threads`] says how many there are, and
+//! [`allocator`] keeps the memory of intermediate results.
 
 #![recursion_limit = "256"]
 // Burn marks its ndarray backend as deprecated; it is this project's CPU reference.
 #![allow(deprecated)]
 
+pub mod allocator;
 pub mod bandwidth;
 pub mod cpu;
 pub mod device;

@@ -181,12 +181,12 @@ impl Qwen3VlModel {
     /// Runs one generated token per sequence, each at its position on all axes, and returns logits
     /// `[sequences, vocabulary]` in f32.
     pub fn decode(&self, tokens: &[(u32, u32)], caches: &mut [&mut KvCache]) -> Tensor<2> {
-        let step = |((id, position), cache): (&(u32, u32), _)| {
+        let caches = caches.iter_mut().map(|cache| &mut **cache);
+        let pairs = tokens.iter().zip(caches).map(|((id, position), cache)| {
             let work = Work::Tokens { ids: std::slice::from_ref(id), position: *position };
             Step { work, cache }
-        };
-        let pairs = tokens.iter().zip(caches.iter_mut().map(|cache| &mut **cache));
-        let mut steps: Vec<Step<'_>> = pairs.map(step).collect();
+        });
+        let mut steps: Vec<Step<'_>> = pairs.collect();
         self.logits(self.forward(&mut steps, &mut Probe::off()))
     }
 

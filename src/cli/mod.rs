@@ -92,6 +92,7 @@ enum Outcome {
 
 /// Parses the command line and runs its verb.
 pub fn main() -> ExitCode {
+    qwen3_vl::backends::allocator::keep_freed_memory();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         // A graphics library that is not there is no error: wgpu merely tries the next one.
         .unwrap_or_else(|_| {

@@ -6,6 +6,7 @@
 //! taken as they are. Whatever the number of rows, a row gets the same bits.
 
 mod float8;
+#[cfg(target_arch = "x86_64")]
 mod gemm;
 mod inputs;
 #[cfg(target_arch = "x86_64")]
@@ -19,8 +20,15 @@ use super::Widen;
 use super::dot::{self, transpose};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
+#[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;
 use inputs::Inputs;
+
+/// Other processors have no kernel for many rows.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level) -> Option<Vec<f32>> {
+    None
+}
 
 /// Weights of a block: what a kernel does in one step.
 const BLOCK: usize = 64;
@@ -126,6 +134,12 @@ impl<'a> Weights<'a> {
     /// Writes the scales and minimums of the rows from `row` on.
     fn scales(self, row: usize, out: &mut [f32]) {
         self.scales.widen(row * self.scheme.scale_columns(self.k), out);
+    }
+
+    /// Writes scales of a row from the group `first` on.
+    #[cfg(target_arch = "x86_64")]
+    fn some_scales(self, row: usize, first: usize, out: &mut [f32]) {
+        self.scales.widen(row * self.scheme.scale_columns(self.k) + first, out);
     }
 
     /// Writes the rows from `first` on as f32.

@@ -6,6 +6,7 @@
 //! row, a word holds two neighbours along the summed axis as sixteen bits or, of weights with four bits, four neighbours as
 //! bytes. What a row gets does not depend on the other rows.
 
+mod pack;
 mod x86;
 
 use rayon::prelude::*;
@@ -14,13 +15,12 @@ use super::inputs::{Inputs, scale_of};
 use super::{BLOCK, Weights};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, nearest};
+use pack::Right;
 
 /// Weight rows of a panel.
 const COLUMNS: usize = 16;
 /// Panels of a task, which read the same activations from the nearest cache.
 const PANELS: usize = 4;
-/// Blocks along the summed axis that are repacked at a time: the panels of a task fit into the cache of a core.
-const DEPTH: usize = 8;
 
 /// Activation rows as words.
 struct Left {
@@ -42,13 +42,6 @@ struct LeftRow<'a> {
     offsets: &'a [i32],
 }
 
-/// A part of [`COLUMNS`] weight rows, as [`LeftRow`].
-#[derive(Clone, Copy)]
-struct Panel<'a> {
-    words: &'a [[i32; COLUMNS]],
-    scales: &'a [[f32; COLUMNS]],
-}
-
 /// How a block is divided.
 #[derive(Clone, Copy)]
 struct Layout {
@@ -56,13 +49,15 @@ struct Layout {
     words: usize,
     /// Sums of integers of a block: as long as a group, as far as sixteen bits hold the sums of four-bit weights.
     runs: usize,
+    /// Blocks that are repacked at a time: two panels of so many take 32 KiB, which the nearest cache of a core holds.
+    depth: usize,
 }
 
 impl Layout {
     fn of(scheme: QuantScheme) -> Self {
         match scheme.bits() {
-            8 => Self { words: BLOCK / 2, runs: BLOCK / scheme.group().min(BLOCK) },
-            _ => Self { words: BLOCK / 4, runs: 2 },
+            8 => Self { words: BLOCK / 2, runs: BLOCK / scheme.group().min(BLOCK), depth: 8 },
+            _ => Self { words: BLOCK / 4, runs: 2, depth: 16 },
         }
     }
 }
@@ -70,8 +65,7 @@ impl Layout {
 /// `x [m, k] · wᵀ -> [m, n]`; `None` where there is no kernel for the codes or the processor.
 pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>> {
     let (n, k, scheme) = (weights.rows(), weights.k, weights.scheme);
-    if scheme.codes() == Codes::Float8 || level == Level::Portable || !cfg!(target_arch = "x86_64")
-    {
+    if scheme.codes() == Codes::Float8 || level == Level::Portable {
         return None;
     }
     let m = x.len() / k.max(1);
@@ -83,11 +77,11 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>
     columns(&mut out, n).into_par_iter().enumerate().for_each(|(task, mut out)| {
         let first = task * PANELS * COLUMNS;
         let mut right = Right::default();
-        for start in (0..k.div_ceil(BLOCK)).step_by(DEPTH) {
-            let blocks = start..k.div_ceil(BLOCK).min(start + DEPTH);
+        for start in (0..k.div_ceil(BLOCK)).step_by(layout.depth) {
+            let blocks = start..k.div_ceil(BLOCK).min(start + layout.depth);
             right.pack((weights, first..n.min(first + PANELS * COLUMNS)), blocks.clone(), layout);
             let rows = |row| left.row(row, k.div_ceil(BLOCK), blocks.clone(), layout);
-            x86::tiles(&mut out, rows, &right, (scheme.bits(), blocks.len() * layout.runs), level);
+            x86::tiles(&mut out, rows, &right, scheme.bits(), level);
         }
         if scheme.has_minimums() {
             add_minimums(&mut out, &left, (weights, first));
@@ -119,11 +113,24 @@ fn add_minimums(out: &mut [&mut [f32]], left: &Left, (weights, first): (Weights<
 }
 
 impl Left {
+    /// All rows, rounded on all cores.
     fn new(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
-        match scheme.bits() {
+        let rows = (x.len() / k).div_ceil(rayon::current_num_threads()).max(1);
+        let part = |x: &[f32]| match scheme.bits() {
             8 => Self::wide(x, k, scheme),
             _ => Self::narrow(&Inputs::round(x, k, scheme), x.len() / k, scheme),
-        }
+        };
+        let parts: Vec<Self> = x.par_chunks(rows * k).map(part).collect();
+        parts.into_iter().reduce(Self::before).expect("there are rows")
+    }
+
+    /// These rows, and then those of `other`.
+    fn before(mut self, other: Self) -> Self {
+        self.words.extend(other.words);
+        self.scales.extend(other.scales);
+        self.offsets.extend(other.offsets);
+        self.sums.extend(other.sums);
+        self
     }
 
     /// Room for `m` rows.
@@ -232,75 +239,4 @@ fn offset(words: &[i32]) -> i32 {
         -i32::from(OFFSET_OF_FOUR) * bytes.map(|bytes| bytes[first] + bytes[first + 1]).sum::<i32>()
     };
     i32::from(sum(0) as i16 as u16) | sum(2) << 16
-}
-
-/// The panels of a task.
-#[derive(Default)]
-struct Right {
-    words: Vec<[i32; COLUMNS]>,
-    scales: Vec<[f32; COLUMNS]>,
-    row: Vec<f32>,
-}
-
-impl Right {
-    /// Repacks some blocks of some rows.
-    fn pack(
-        &mut self,
-        (weights, rows): (Weights<'_>, std::ops::Range<usize>),
-        blocks: std::ops::Range<usize>,
-        layout: Layout,
-    ) {
-        let (scheme, panels) = (weights.scheme, rows.len().div_ceil(COLUMNS));
-        let (words, runs) = (blocks.len() * layout.words, blocks.len() * layout.runs);
-        self.words.resize(panels * words, [0; COLUMNS]);
-        self.scales.resize(panels * runs, [0.0; COLUMNS]);
-        self.row.resize(scheme.scale_columns(weights.k), 0.0);
-        let bytes = BLOCK * scheme.bits() / 8;
-        for (place, row) in rows.enumerate() {
-            let (panel, column) = (place / COLUMNS, place % COLUMNS);
-            weights.scales(row, &mut self.row);
-            let groups = &self.row[..scheme.groups(weights.k)];
-            let scales = &mut self.scales[panel * runs..][..runs];
-            for (run, to) in scales.iter_mut().enumerate() {
-                let value = (blocks.start * layout.runs + run) * BLOCK / layout.runs;
-                to[column] = groups.get(value / scheme.group()).copied().unwrap_or(0.0);
-            }
-            let codes = weights.codes(row);
-            let codes = &codes[blocks.start * bytes..codes.len().min(blocks.end * bytes)];
-            let to = self.words[panel * words..][..words].chunks_exact_mut(layout.words);
-            match scheme.bits() {
-                8 => to.zip(whole::<64>(codes)).for_each(|(to, codes)| {
-                    for (to, [low, high]) in to.iter_mut().zip(codes.as_chunks::<2>().0) {
-                        to[column] = i32::from(*low as i8 as u16) | i32::from(*high as i8) << 16;
-                    }
-                }),
-                _ => to.zip(whole::<32>(codes)).for_each(|(to, codes)| {
-                    let halves = codes.as_chunks::<16>().0;
-                    for (to, half) in to.chunks_exact_mut(8).zip(halves) {
-                        for (word, eight) in half.as_chunks::<4>().0.iter().enumerate() {
-                            let eight = u32::from_le_bytes(*eight);
-                            to[word][column] = (eight & 0x0f0f_0f0f) as i32;
-                            to[word + 4][column] = (eight >> 4 & 0x0f0f_0f0f) as i32;
-                        }
-                    }
-                }),
-            }
-        }
-    }
-
-    /// The panels, each of `runs` runs.
-    fn panels(&self, runs: usize) -> impl Iterator<Item = Panel<'_>> {
-        let scales = self.scales.chunks_exact(runs);
-        let words = self.words.chunks_exact(self.words.len() / scales.len().max(1));
-        words.zip(scales).map(|(words, scales)| Panel { words, scales })
-    }
-}
-
-/// Blocks of `N` bytes, the last one filled with zeros.
-fn whole<const N: usize>(codes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    codes.chunks(N).map(|codes| {
-        let mut block = [0; N];
-        block[..codes.len()].copy_from_slice(codes);
-        block
-    })
 }

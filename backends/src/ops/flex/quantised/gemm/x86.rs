@@ -1,125 +1,108 @@
 //! Tiles of the result with AVX2, and with AVX-512 VNNI.
 
-#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-#[cfg(target_arch = "x86_64")]
 use super::super::x86::level_is_present;
-use super::{COLUMNS, LeftRow, Panel, Right};
+use super::pack::{Panel, Right};
+use super::{COLUMNS, LeftRow};
 use crate::cpu::Level;
 
 /// Activation rows of a tile, whose sums stay in registers.
 const ROWS: usize = 6;
 
-/// Adds the products of `rows` with the panels to `out`.
+/// Adds the products of `rows` with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
 pub fn tiles<'a>(
     out: &mut [&mut [f32]],
     rows: impl Fn(usize) -> LeftRow<'a>,
     right: &Right,
-    (bits, runs): (usize, usize),
+    bits: usize,
     level: Level,
 ) {
-    for (tile, out) in out.chunks_mut(ROWS).enumerate() {
-        let first = tile * ROWS;
-        for (panel, right) in right.panels(runs).enumerate() {
-            let column = panel * COLUMNS;
-            match out.len() {
-                6 => sized::<6>(out, column, |i| rows(first + i), right, bits, level),
-                5 => sized::<5>(out, column, |i| rows(first + i), right, bits, level),
-                4 => sized::<4>(out, column, |i| rows(first + i), right, bits, level),
-                3 => sized::<3>(out, column, |i| rows(first + i), right, bits, level),
-                2 => sized::<2>(out, column, |i| rows(first + i), right, bits, level),
-                _ => sized::<1>(out, column, |i| rows(first + i), right, bits, level),
+    let wide = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    assert!(level_is_present(if wide { level } else { Level::Avx2 }));
+    let (panels, together) = (right.panels().collect::<Vec<_>>(), if wide { 2 } else { 1 });
+    for (index, panels) in panels.chunks(together).enumerate() {
+        let column = index * together * COLUMNS;
+        for (tile, out) in out.chunks_mut(ROWS).enumerate() {
+            // Rows that are missing in the last tile are computed as the last one, and not written.
+            let last = out.len() - 1;
+            let left = std::array::from_fn(|i| rows(tile * ROWS + i.min(last)));
+            let target = Target { out, column };
+            // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
+            unsafe {
+                match panels {
+                    [first, second] => avx512_of::<2>(left, [*first, *second], bits, target),
+                    [only] if wide => avx512_of::<1>(left, [*only], bits, target),
+                    [only] => avx2_of(left, *only, bits, target),
+                    _ => unreachable!("chunks of one or two panels"),
+                }
             }
         }
     }
 }
 
-fn sized<'a, const M: usize>(
-    out: &mut [&mut [f32]],
+/// Where sums are added: rows, of which values from `column` on.
+struct Target<'t, 'o> {
+    out: &'t mut [&'o mut [f32]],
     column: usize,
-    row: impl Fn(usize) -> LeftRow<'a>,
-    right: Panel<'_>,
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, bits: usize, target: Target<'_, '_>) {
+    let sums = match (bits, right.words.len() / right.scales.len().max(1)) {
+        (8, 8) => avx2::<8, 8>(left, right),
+        (8, 16) => avx2::<8, 16>(left, right),
+        (8, _) => avx2::<8, 32>(left, right),
+        _ => avx2::<4, 8>(left, right),
+    };
+    for (out, sums) in target.out.iter_mut().zip(&sums) {
+        out[target.column..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn avx512_of<const P: usize>(
+    left: [LeftRow<'_>; ROWS],
+    right: [Panel<'_>; P],
     bits: usize,
-    level: Level,
+    target: Target<'_, '_>,
 ) {
-    let left: [LeftRow<'_>; M] = std::array::from_fn(row);
-    let sums = sums(left, right, bits, level);
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        out[column..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn sums<const M: usize>(
-    _: [LeftRow<'_>; M],
-    _: Panel<'_>,
-    _: usize,
-    _: Level,
-) -> [[f32; COLUMNS]; M] {
-    unreachable!("kernels of another processor")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn sums<const M: usize>(
-    left: [LeftRow<'_>; M],
-    right: Panel<'_>,
-    bits: usize,
-    level: Level,
-) -> [[f32; COLUMNS]; M] {
-    if level == Level::Avx512 && is_x86_feature_detected!("avx512vnni") {
-        assert!(level_is_present(level));
-        // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
-        return unsafe {
-            match (bits, right.words.len() / right.scales.len().max(1)) {
-                (8, 8) => avx512::<8, 8, M>(left, right),
-                (8, 16) => avx512::<8, 16, M>(left, right),
-                (8, _) => avx512::<8, 32, M>(left, right),
-                _ => avx512::<4, 8, M>(left, right),
-            }
-        };
-    }
-    assert!(level_is_present(Level::Avx2));
-    // SAFETY: as above.
-    unsafe {
-        match (bits, right.words.len() / right.scales.len().max(1)) {
-            (8, 8) => avx2::<8, 8, M>(left, right),
-            (8, 16) => avx2::<8, 16, M>(left, right),
-            (8, _) => avx2::<8, 32, M>(left, right),
-            _ => avx2::<4, 8, M>(left, right),
-        }
+    match (bits, right[0].words.len() / right[0].scales.len().max(1)) {
+        (8, 8) => avx512::<8, 8, P>(left, right, target),
+        (8, 16) => avx512::<8, 16, P>(left, right, target),
+        (8, _) => avx512::<8, 32, P>(left, right, target),
+        _ => avx512::<4, 8, P>(left, right, target),
     }
 }
 
 /// `VPMADDWD` adds pairs of products of sixteen bits. Weights of four bits are bytes without sign for `VPMADDUBSW`, whose
 /// results are summed in sixteen bits: with the offset, a run of 32 gives at most 8 · 127 · 16 in each half of a word, whatever
 /// part of it has been added.
-#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<const BITS: usize, const WORDS: usize, const M: usize>(
-    left: [LeftRow<'_>; M],
+fn avx2<const BITS: usize, const WORDS: usize>(
+    left: [LeftRow<'_>; ROWS],
     right: Panel<'_>,
-) -> [[f32; COLUMNS]; M] {
+) -> [[f32; COLUMNS]; ROWS] {
     // Loops over indices: a closure would be compiled without the instructions.
-    let mut out = [[_mm256_setzero_ps(); 2]; M];
+    let mut out = [[_mm256_setzero_ps(); 2]; ROWS];
     let runs = right.scales.len();
     let words = &right.words.as_chunks::<WORDS>().0[..runs];
-    let mut lines: [&[[i32; WORDS]]; M] = [&[]; M];
-    let mut numbers: [(&[f32], &[i32]); M] = [(&[], &[]); M];
-    for i in 0..M {
+    let mut lines: [&[[i32; WORDS]]; ROWS] = [&[]; ROWS];
+    let mut numbers: [(&[f32], &[i32]); ROWS] = [(&[], &[]); ROWS];
+    for i in 0..ROWS {
         lines[i] = &left[i].words.as_chunks::<WORDS>().0[..runs];
         numbers[i] = (&left[i].scales[..runs], &left[i].offsets[..runs]);
     }
     for run in 0..runs {
-        let mut sums = [[_mm256_setzero_si256(); 2]; M];
+        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         if BITS == 4 {
-            for i in 0..M {
+            for i in 0..ROWS {
                 sums[i] = [_mm256_set1_epi32(numbers[i].1[run]); 2];
             }
         }
         for place in 0..WORDS {
             let weights = halves(&words[run][place]);
-            for i in 0..M {
+            for i in 0..ROWS {
                 let x = _mm256_set1_epi32(lines[i][run][place]);
                 for half in 0..2 {
                     sums[i][half] = match BITS {
@@ -132,7 +115,7 @@ fn avx2<const BITS: usize, const WORDS: usize, const M: usize>(
             }
         }
         let scales = halves(&right.scales[run]);
-        for i in 0..M {
+        for i in 0..ROWS {
             let scale = _mm256_set1_ps(numbers[i].0[run]);
             for half in 0..2 {
                 let sum = match BITS {
@@ -144,8 +127,8 @@ fn avx2<const BITS: usize, const WORDS: usize, const M: usize>(
             }
         }
     }
-    let mut rows = [[0.0; COLUMNS]; M];
-    for i in 0..M {
+    let mut rows = [[0.0; COLUMNS]; ROWS];
+    for i in 0..ROWS {
         for half in 0..2 {
             // SAFETY: each half of the row has eight values, and unaligned access is allowed.
             unsafe { _mm256_storeu_ps(rows[i][8 * half..].as_mut_ptr(), out[i][half]) }
@@ -155,7 +138,6 @@ fn avx2<const BITS: usize, const WORDS: usize, const M: usize>(
 }
 
 /// Sixteen values of 32 bits in two registers.
-#[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
 fn halves<T: Copy>(values: &[T; COLUMNS]) -> [__m256i; 2] {
@@ -165,57 +147,79 @@ fn halves<T: Copy>(values: &[T; COLUMNS]) -> [__m256i; 2] {
     unsafe { [_mm256_loadu_si256(start), _mm256_loadu_si256(start.add(1))] }
 }
 
-/// `VPDPWSSD` and `VPDPBUSD` multiply and add in 32 bits.
-#[cfg(target_arch = "x86_64")]
+/// `VPDPWSSD` and `VPDPBUSD` multiply and add in 32 bits. Twelve sums at a time keep both of their units busy.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn avx512<const BITS: usize, const WORDS: usize, const M: usize>(
-    left: [LeftRow<'_>; M],
-    right: Panel<'_>,
-) -> [[f32; COLUMNS]; M] {
+fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
+    left: [LeftRow<'_>; ROWS],
+    right: [Panel<'_>; P],
+    target: Target<'_, '_>,
+) {
     // Loops over indices, as above.
-    let mut out = [_mm512_setzero_ps(); M];
-    let runs = right.scales.len();
-    let words = &right.words.as_chunks::<WORDS>().0[..runs];
-    let mut lines: [&[[i32; WORDS]]; M] = [&[]; M];
-    let mut numbers: [(&[f32], &[i32]); M] = [(&[], &[]); M];
-    for i in 0..M {
+    let mut out = [[_mm512_setzero_ps(); P]; ROWS];
+    let runs = right[0].scales.len();
+    let mut panels: [(&[[[i32; COLUMNS]; WORDS]], &[[f32; COLUMNS]]); P] = [(&[], &[]); P];
+    for p in 0..P {
+        panels[p] = (&right[p].words.as_chunks::<WORDS>().0[..runs], &right[p].scales[..runs]);
+    }
+    let mut lines: [&[[i32; WORDS]]; ROWS] = [&[]; ROWS];
+    let mut numbers: [(&[f32], &[i32]); ROWS] = [(&[], &[]); ROWS];
+    for i in 0..ROWS {
         lines[i] = &left[i].words.as_chunks::<WORDS>().0[..runs];
         numbers[i] = (&left[i].scales[..runs], &left[i].offsets[..runs]);
     }
     for run in 0..runs {
-        let mut sums = [_mm512_setzero_si512(); M];
+        let mut sums = [[_mm512_setzero_si512(); P]; ROWS];
         if BITS == 4 {
-            for i in 0..M {
+            for i in 0..ROWS {
                 let offset = numbers[i].1[run];
-                sums[i] = _mm512_set1_epi32(i32::from(offset as i16) + (offset >> 16));
+                sums[i] = [_mm512_set1_epi32(i32::from(offset as i16) + (offset >> 16)); P];
             }
         }
         for place in 0..WORDS {
-            let weights = all(&words[run][place]);
-            for i in 0..M {
+            let mut weights = [_mm512_setzero_si512(); P];
+            for p in 0..P {
+                weights[p] = all(&panels[p].0[run][place]);
+            }
+            for i in 0..ROWS {
                 let x = _mm512_set1_epi32(lines[i][run][place]);
-                sums[i] = match BITS {
-                    8 => _mm512_dpwssd_epi32(sums[i], weights, x),
-                    _ => _mm512_dpbusd_epi32(sums[i], weights, x),
-                };
+                for p in 0..P {
+                    sums[i][p] = match BITS {
+                        8 => _mm512_dpwssd_epi32(sums[i][p], weights[p], x),
+                        _ => _mm512_dpbusd_epi32(sums[i][p], weights[p], x),
+                    };
+                }
             }
         }
-        let scales = _mm512_castsi512_ps(all(&right.scales[run]));
-        for i in 0..M {
-            let scale = _mm512_mul_ps(scales, _mm512_set1_ps(numbers[i].0[run]));
-            out[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i]), scale, out[i]);
+        for p in 0..P {
+            let scales = _mm512_castsi512_ps(all(&panels[p].1[run]));
+            for i in 0..ROWS {
+                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(numbers[i].0[run]));
+                out[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, out[i][p]);
+            }
         }
     }
-    let mut rows = [[0.0; COLUMNS]; M];
-    for i in 0..M {
-        // SAFETY: the row has sixteen values, and unaligned access is allowed.
-        unsafe { _mm512_storeu_ps(rows[i].as_mut_ptr(), out[i]) }
+    for i in 0..target.out.len().min(ROWS) {
+        for p in 0..P {
+            add(target.out[i], target.column + p * COLUMNS, out[i][p]);
+        }
     }
-    rows
+}
+
+/// Adds sixteen sums, as many as `line` has room for from `column` on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add(line: &mut [f32], column: usize, sums: __m512) {
+    let count = line.len().saturating_sub(column).min(COLUMNS);
+    let mask = ((1u32 << count) - 1) as __mmask16;
+    let place = line.as_mut_ptr().wrapping_add(column);
+    // SAFETY: the mask leaves `count` values, which the line has from `column` on; unaligned access is allowed.
+    unsafe {
+        let before = _mm512_maskz_loadu_ps(mask, place);
+        _mm512_mask_storeu_ps(place, mask, _mm512_add_ps(before, sums));
+    }
 }
 
 /// Sixteen values of 32 bits.
-#[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn all<T: Copy>(values: &[T; COLUMNS]) -> __m512i {
