@@ -35,7 +35,7 @@ const BLOCK: usize = 64;
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
 /// Activation rows whose sums stay in registers.
-const TILE: usize = 4;
+const TILE: usize = 8;
 
 /// Scales and minimums, as they are stored.
 #[derive(Clone, Copy)]
@@ -265,9 +265,9 @@ fn quarters(scales: &[f32], group: usize, block: usize) -> [f32; 4] {
 fn portable(out: &mut [f32], row: Row<'_>, inputs: &Inputs, first: usize, scheme: QuantScheme) {
     let block_bytes = BLOCK * scheme.bits() / 8;
     for (i, out) in out.iter_mut().enumerate() {
-        let input = inputs.row(first + i);
-        let blocks = row.codes.chunks(block_bytes).zip(input.codes).zip(input.scales).enumerate();
-        *out = blocks.fold(0.0, |sum, (block, ((codes, x), scales))| {
+        let blocks = row.codes.chunks(block_bytes).zip(inputs.row(first + i)).enumerate();
+        *out = blocks.fold(0.0, |sum, (block, (codes, input))| {
+            let (x, scales) = (&input.codes, input.scales());
             let weight_scales = quarters(row.scales, scheme.group(), block);
             let parts = if scheme.bits() == 8 { eight(codes, x) } else { four(codes, x) };
             (0..4).fold(sum, |sum, q| sum + parts[q] as f32 * (weight_scales[q] * scales[q / 2]))

@@ -180,15 +180,15 @@ impl Left {
     /// For weights of four bits, from rows that were rounded to eight.
     fn narrow(inputs: &Inputs, m: usize, scheme: QuantScheme) -> Self {
         let layout = Layout::of(scheme);
-        let mut left = Self::empty(m, inputs.row(0).codes.len() * BLOCK, scheme);
+        let mut left = Self::empty(m, inputs.row(0).len() * BLOCK, scheme);
         left.groups = inputs.groups();
         let mut words = left.words.chunks_exact_mut(layout.words);
         for row in 0..m {
-            let input = inputs.row(row);
-            for ((codes, scales), words) in input.codes.iter().zip(input.scales).zip(&mut words) {
-                fours(codes, words);
-                for (words, scale) in words.chunks_exact(layout.words / layout.runs).zip(scales) {
-                    left.scales.push(*scale);
+            for (input, words) in inputs.row(row).iter().zip(&mut words) {
+                fours(&input.codes, words);
+                let halves = words.chunks_exact(layout.words / layout.runs);
+                for (words, scale) in halves.zip(input.scales()) {
+                    left.scales.push(scale);
                     left.offsets.push(offset(words));
                 }
             }

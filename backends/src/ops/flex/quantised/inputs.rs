@@ -7,31 +7,35 @@ use super::BLOCK;
 /// Codes of four neighbours become one sum.
 pub const LANES: usize = BLOCK / 4;
 
-/// Rows in blocks of [`BLOCK`] values, the last one filled with zeros.
-pub struct Inputs {
+/// [`BLOCK`] neighbouring values of a row, with zeros behind its end.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Input {
     /// From -127 to 127. For weights of four bits, the even places of a block come before its odd ones, as the low and
     /// the high halves of bytes do.
-    codes: Vec<[i8; BLOCK]>,
+    pub codes: [i8; BLOCK],
     /// What the offset of stored weights adds to sums of products, negated: of eight bits for each four codes; of four bits
     /// for four codes at even places and the four at odd places between them, with zeros behind.
-    offsets: Vec<[i32; LANES]>,
-    /// Scales of the two halves of a block.
-    scales: Vec<[f32; 2]>,
-    /// The same for weights of four bits, four times each.
-    spread: Vec<[f32; 8]>,
+    pub offsets: [i32; LANES],
+    /// Scales of the two halves, four times each.
+    pub spread: [f32; 8],
+}
+
+impl Input {
+    /// Scales of the two halves.
+    #[inline(always)]
+    pub fn scales(&self) -> [f32; 2] {
+        [self.spread[0], self.spread[4]]
+    }
+}
+
+/// Rows in blocks.
+pub struct Inputs {
+    all: Vec<Input>,
     /// The sum of the rounded values in each group of weights, where these have minimums.
     sums: Vec<f32>,
     blocks: usize,
     groups: usize,
-}
-
-/// One of the rows.
-#[derive(Clone, Copy)]
-pub struct Input<'a> {
-    pub codes: &'a [[i8; BLOCK]],
-    pub offsets: &'a [[i32; LANES]],
-    pub scales: &'a [[f32; 2]],
-    pub spread: &'a [[f32; 8]],
 }
 
 impl Inputs {
@@ -41,10 +45,7 @@ impl Inputs {
         let blocks = k.div_ceil(BLOCK);
         let all = x.len() / k.max(1) * blocks;
         let mut inputs = Self {
-            codes: Vec::with_capacity(all),
-            offsets: Vec::with_capacity(all),
-            scales: Vec::with_capacity(all),
-            spread: Vec::with_capacity(if scheme.bits() == 4 { all } else { 0 }),
+            all: Vec::with_capacity(all),
             sums: Vec::new(),
             blocks,
             groups: scheme.groups(k),
@@ -91,15 +92,12 @@ impl Inputs {
                 true => sum(lane) + sum(lane + LANES / 2),
                 false => 0,
             };
-            self.offsets.push(match scheme.bits() {
+            let offsets = match scheme.bits() {
                 8 => std::array::from_fn(|lane| -offset * sum(lane)),
                 _ => std::array::from_fn(|lane| -offset * both(lane)),
-            });
-            self.codes.push(codes);
-            self.scales.push(scales);
-            if scheme.bits() == 4 {
-                self.spread.push(std::array::from_fn(|lane| scales[lane / 4]));
-            }
+            };
+            let spread = std::array::from_fn(|lane| scales[lane / 4]);
+            self.all.push(Input { codes, offsets, spread });
         }
         if scheme.has_minimums() {
             match (scheme.group(), several) {
@@ -120,15 +118,9 @@ impl Inputs {
         &self.sums[row * self.groups..][..self.groups]
     }
 
-    /// Row `row`.
-    pub fn row(&self, row: usize) -> Input<'_> {
-        let range = row * self.blocks..(row + 1) * self.blocks;
-        Input {
-            codes: &self.codes[range.clone()],
-            offsets: &self.offsets[range.clone()],
-            scales: &self.scales[range.clone()],
-            spread: self.spread.get(range).unwrap_or(&[]),
-        }
+    /// The blocks of row `row`.
+    pub fn row(&self, row: usize) -> &[Input] {
+        &self.all[row * self.blocks..][..self.blocks]
     }
 }
 

@@ -1,17 +1,18 @@
 //! The same sums with AVX2, and with AVX-512 VNNI.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::inputs::{Input, Inputs, LANES};
-use super::{BLOCK, Row, Rows, quarters};
+use super::{BLOCK, Row, Rows, TILE, quarters};
 use crate::cpu::{Level, prefetch};
 use crate::quant::QuantScheme;
 
 /// How far ahead of the products codes are fetched, in bytes.
 const AHEAD: usize = 4096;
 
-/// Writes the sums of all weight rows for the activation rows from `first` of `m` on, up to four; `false` where `level` has no
-/// kernel here.
+/// Writes the sums of all weight rows for the activation rows from `first` of `m` on, up to [`TILE`]; `false` where `level` has
+/// no kernel here.
 pub fn tile(
     out: &mut [f32],
     (m, first): (usize, usize),
@@ -20,65 +21,80 @@ pub fn tile(
     scheme: QuantScheme,
     level: Level,
 ) -> bool {
-    let place = Place { m, first };
-    match m - first {
-        1 => sized::<1>(out, place, rows, inputs, scheme, level),
-        2 => sized::<2>(out, place, rows, inputs, scheme, level),
-        3 => sized::<3>(out, place, rows, inputs, scheme, level),
-        _ => sized::<4>(out, place, rows, inputs, scheme, level),
+    let wide = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    if level == Level::Portable {
+        return false;
     }
+    assert!(level_is_present(if wide { level } else { Level::Avx2 }));
+    let end = m.min(first + TILE);
+    match (wide, end - first) {
+        (true, 7..) => sized_512::<8>(out, m, first..end, rows, inputs, scheme),
+        (true, 5 | 6) => sized_512::<6>(out, m, first..end, rows, inputs, scheme),
+        (true, 4) => sized_512::<4>(out, m, first..end, rows, inputs, scheme),
+        (true, 3) => sized_512::<3>(out, m, first..end, rows, inputs, scheme),
+        (true, 2) => sized_512::<2>(out, m, first..end, rows, inputs, scheme),
+        (true, _) => sized_512::<1>(out, m, first..end, rows, inputs, scheme),
+        (false, _) => (first..end).step_by(4).for_each(|first| match end - first {
+            4.. => sized_256::<4>(out, m, first..first + 4, rows, inputs, scheme),
+            3 => sized_256::<3>(out, m, first..end, rows, inputs, scheme),
+            2 => sized_256::<2>(out, m, first..end, rows, inputs, scheme),
+            _ => sized_256::<1>(out, m, first..end, rows, inputs, scheme),
+        }),
+    }
+    true
 }
 
-/// Where results go: activation row `first + i` of `m` and weight row `j` have theirs at `j · m + first + i`.
-#[derive(Clone, Copy)]
-struct Place {
-    m: usize,
-    first: usize,
+/// The activation rows `some`, up to `M`; behind them the last one again, whose sums are not written.
+fn some_of<'i, const M: usize>(inputs: &'i Inputs, some: &Range<usize>) -> [&'i [Input]; M] {
+    std::array::from_fn(|i| inputs.row((some.start + i).min(some.end - 1)))
 }
 
-fn sized<const M: usize>(
+/// Activation row `i` of `m` and weight row `j` have their sum at `j · m + i`.
+fn sized_512<const M: usize>(
     out: &mut [f32],
-    place: Place,
+    m: usize,
+    some: Range<usize>,
     rows: Rows<'_>,
     inputs: &Inputs,
     scheme: QuantScheme,
-    level: Level,
-) -> bool {
-    let inputs: [Input<'_>; M] = std::array::from_fn(|i| inputs.row(place.first + i));
-    match (level, scheme.bits()) {
-        (Level::Avx512, bits) if is_x86_feature_detected!("avx512vnni") => {
-            assert!(level_is_present(level));
-            // SAFETY: the processor has just been asked for the features; there is no other precondition.
-            unsafe {
-                match (bits, scheme.group()) {
-                    (8, 16) => avx512::<8, 16, M>(out, place, rows, inputs),
-                    (8, 32) => avx512::<8, 32, M>(out, place, rows, inputs),
-                    (8, 64) => avx512::<8, 64, M>(out, place, rows, inputs),
-                    (8, _) => avx512::<8, 128, M>(out, place, rows, inputs),
-                    (_, 32) => avx512::<4, 32, M>(out, place, rows, inputs),
-                    (_, 64) => avx512::<4, 64, M>(out, place, rows, inputs),
-                    _ => avx512::<4, 128, M>(out, place, rows, inputs),
-                }
-            }
+) {
+    let inputs: [&[Input]; M] = some_of(inputs, &some);
+    // SAFETY: [`tile`] has just asked the processor for the features; there is no other precondition.
+    unsafe {
+        match (scheme.bits(), scheme.group()) {
+            (8, 16) => avx512::<8, 16, M>(out, m, some, rows, inputs),
+            (8, 32) => avx512::<8, 32, M>(out, m, some, rows, inputs),
+            (8, 64) => avx512::<8, 64, M>(out, m, some, rows, inputs),
+            (8, _) => avx512::<8, 128, M>(out, m, some, rows, inputs),
+            (_, 32) => avx512::<4, 32, M>(out, m, some, rows, inputs),
+            (_, 64) => avx512::<4, 64, M>(out, m, some, rows, inputs),
+            _ => avx512::<4, 128, M>(out, m, some, rows, inputs),
         }
-        (Level::Avx512 | Level::Avx2, bits) => {
-            assert!(level_is_present(Level::Avx2));
-            // SAFETY: as above.
-            unsafe {
-                match (bits, scheme.group()) {
-                    (8, 16) => avx2::<8, 16, M>(out, place, rows, inputs),
-                    (8, 32) => avx2::<8, 32, M>(out, place, rows, inputs),
-                    (8, 64) => avx2::<8, 64, M>(out, place, rows, inputs),
-                    (8, _) => avx2::<8, 128, M>(out, place, rows, inputs),
-                    (_, 32) => avx2::<4, 32, M>(out, place, rows, inputs),
-                    (_, 64) => avx2::<4, 64, M>(out, place, rows, inputs),
-                    _ => avx2::<4, 128, M>(out, place, rows, inputs),
-                }
-            }
-        }
-        (Level::Portable, _) => return false,
     }
-    true
+}
+
+/// As [`sized_512`].
+fn sized_256<const M: usize>(
+    out: &mut [f32],
+    m: usize,
+    some: Range<usize>,
+    rows: Rows<'_>,
+    inputs: &Inputs,
+    scheme: QuantScheme,
+) {
+    let inputs: [&[Input]; M] = some_of(inputs, &some);
+    // SAFETY: as above.
+    unsafe {
+        match (scheme.bits(), scheme.group()) {
+            (8, 16) => avx2::<8, 16, M>(out, m, some, rows, inputs),
+            (8, 32) => avx2::<8, 32, M>(out, m, some, rows, inputs),
+            (8, 64) => avx2::<8, 64, M>(out, m, some, rows, inputs),
+            (8, _) => avx2::<8, 128, M>(out, m, some, rows, inputs),
+            (_, 32) => avx2::<4, 32, M>(out, m, some, rows, inputs),
+            (_, 64) => avx2::<4, 64, M>(out, m, some, rows, inputs),
+            _ => avx2::<4, 128, M>(out, m, some, rows, inputs),
+        }
+    }
 }
 
 pub fn level_is_present(level: Level) -> bool {
@@ -100,58 +116,123 @@ fn blocks<const N: usize>(codes: &[u8]) -> (&[[u8; N]], [u8; N]) {
 }
 
 /// `VPDPBUSD` multiplies unsigned weights (with their offset) with signed activations; the sums begin with what the offset
-/// adds, negated.
+/// adds, negated. Two weight rows are computed together, so that activations are read half as often.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512<const BITS: usize, const GROUP: usize, const M: usize>(
     out: &mut [f32],
-    Place { m, first }: Place,
+    m: usize,
+    some: Range<usize>,
     rows: Rows<'_>,
-    inputs: [Input<'_>; M],
+    inputs: [&[Input]; M],
 ) {
-    for (j, out) in out.chunks_exact_mut(m).enumerate() {
-        let sums = match BITS {
-            8 => sums_512::<8, GROUP, M, BLOCK>(rows.row(j), &inputs),
-            _ => sums_512::<4, GROUP, M, { BLOCK / 2 }>(rows.row(j), &inputs),
-        };
-        out[first..first + M].copy_from_slice(&sums);
+    let count = out.len() / m;
+    let mut j = 0;
+    while j + 1 < count {
+        let [first, second] =
+            pair_512::<BITS, GROUP, M, 2>([rows.row(j), rows.row(j + 1)], &inputs);
+        out[j * m..][some.clone()].copy_from_slice(&first[..some.len()]);
+        out[(j + 1) * m..][some.clone()].copy_from_slice(&second[..some.len()]);
+        j += 2;
+    }
+    if j < count {
+        let [only] = pair_512::<BITS, GROUP, M, 1>([rows.row(j)], &inputs);
+        out[j * m..][some.clone()].copy_from_slice(&only[..some.len()]);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn sums_512<const BITS: usize, const GROUP: usize, const M: usize, const BYTES: usize>(
-    row: Row<'_>,
-    inputs: &[Input<'_>; M],
-) -> [f32; M] {
-    let (whole, last) = blocks::<BYTES>(row.codes);
-    let all = inputs[0].codes.len();
-    let mut sums = [_mm512_setzero_ps(); M];
-    for block in 0..all {
-        let codes = if block < whole.len() { &whole[block] } else { &last };
-        prefetch(codes, AHEAD);
-        let weights = weights_512(codes);
-        let scales = spread_512::<BITS, GROUP>(quarters(row.scales, GROUP, block));
+fn pair_512<const BITS: usize, const GROUP: usize, const M: usize, const P: usize>(
+    rows: [Row<'_>; P],
+    inputs: &[&[Input]; M],
+) -> [[f32; M]; P] {
+    match BITS {
+        8 => sums_512::<8, GROUP, M, P, BLOCK>(rows, inputs),
+        _ => sums_512::<4, GROUP, M, P, { BLOCK / 2 }>(rows, inputs),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn sums_512<
+    const BITS: usize,
+    const GROUP: usize,
+    const M: usize,
+    const P: usize,
+    const BYTES: usize,
+>(
+    rows: [Row<'_>; P],
+    inputs: &[&[Input]; M],
+) -> [[f32; M]; P] {
+    // Loops over indices: a closure would be compiled without the instructions.
+    let mut codes: [&[[u8; BYTES]]; P] = [&[]; P];
+    let mut last = [[0; BYTES]; P];
+    for p in 0..P {
+        (codes[p], last[p]) = blocks::<BYTES>(rows[p].codes);
+    }
+    let (all, whole) = (inputs[0].len(), codes[0].len().min(inputs[0].len()));
+    let mut lines = *inputs;
+    for i in 0..M {
+        lines[i] = &lines[i][..all];
+    }
+    for p in 0..P {
+        codes[p] = &codes[p][..whole];
+    }
+    let mut sums = [[_mm512_setzero_ps(); P]; M];
+    for block in 0..whole {
+        let mut weights = [_mm512_setzero_si512(); P];
+        let mut scales = [_mm512_setzero_ps(); P];
+        for p in 0..P {
+            prefetch(&codes[p][block], AHEAD);
+            weights[p] = weights_512(&codes[p][block]);
+            scales[p] = spread_512::<BITS, GROUP>(quarters(rows[p].scales, GROUP, block));
+        }
         for i in 0..M {
-            // SAFETY: both references are to 64 bytes.
-            let (x, offsets) =
-                unsafe { (load_512(&inputs[i].codes[block]), load_512(&inputs[i].offsets[block])) };
-            let products = _mm512_dpbusd_epi32(offsets, weights, x);
-            let [first, second] = inputs[i].scales[block];
-            let halves = [first, first, second, second];
-            // Activations have no groups smaller than half a block.
-            let inputs = match GROUP {
-                16 => spread_512::<BITS, 32>(halves),
-                _ => spread_512::<BITS, GROUP>(halves),
-            };
-            let scales = _mm512_mul_ps(scales, inputs);
-            sums[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scales, sums[i]);
+            add_512::<BITS, GROUP, P>(&mut sums[i], &lines[i][block], weights, scales);
         }
     }
-    let mut totals = [0.0; M];
-    for i in 0..M {
-        totals[i] = _mm512_reduce_add_ps(sums[i]);
+    for block in whole..all {
+        for p in 0..P {
+            let weights = [weights_512(&last[p])];
+            let scales = [spread_512::<BITS, GROUP>(quarters(rows[p].scales, GROUP, block))];
+            for i in 0..M {
+                let mut sum = [sums[i][p]];
+                add_512::<BITS, GROUP, 1>(&mut sum, &lines[i][block], weights, scales);
+                sums[i][p] = sum[0];
+            }
+        }
+    }
+    let mut totals = [[0.0; M]; P];
+    for p in 0..P {
+        for i in 0..M {
+            totals[p][i] = _mm512_reduce_add_ps(sums[i][p]);
+        }
     }
     totals
+}
+
+/// Adds the products of a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_512<const BITS: usize, const GROUP: usize, const P: usize>(
+    sums: &mut [__m512; P],
+    input: &Input,
+    weights: [__m512i; P],
+    scales: [__m512; P],
+) {
+    // SAFETY: both references are to 64 bytes.
+    let (x, offsets) = unsafe { (load_512(&input.codes), load_512(&input.offsets)) };
+    let [first, second] = input.scales();
+    let halves = [first, first, second, second];
+    // Activations have no groups smaller than half a block.
+    let input_scales = match GROUP {
+        16 => spread_512::<BITS, 32>(halves),
+        _ => spread_512::<BITS, GROUP>(halves),
+    };
+    for p in 0..P {
+        let products = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(offsets, weights[p], x));
+        sums[p] = _mm512_fmadd_ps(products, _mm512_mul_ps(scales[p], input_scales), sums[p]);
+    }
 }
 
 /// A block of weights as bytes without sign: those of eight bits with an offset of 128, those of four the even places before
@@ -202,28 +283,26 @@ fn spread_512<const BITS: usize, const GROUP: usize>(quarters: [f32; 4]) -> __m5
 #[target_feature(enable = "avx2,fma")]
 fn avx2<const BITS: usize, const GROUP: usize, const M: usize>(
     out: &mut [f32],
-    Place { m, first }: Place,
+    m: usize,
+    some: Range<usize>,
     rows: Rows<'_>,
-    inputs: [Input<'_>; M],
+    inputs: [&[Input]; M],
 ) {
     for (j, out) in out.chunks_exact_mut(m).enumerate() {
         let sums = match BITS {
             8 => eight_256::<GROUP, M>(rows.row(j), &inputs),
             _ => four_256::<GROUP, M>(rows.row(j), &inputs),
         };
-        out[first..first + M].copy_from_slice(&sums);
+        out[some.clone()].copy_from_slice(&sums);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn eight_256<const GROUP: usize, const M: usize>(
-    row: Row<'_>,
-    inputs: &[Input<'_>; M],
-) -> [f32; M] {
+fn eight_256<const GROUP: usize, const M: usize>(row: Row<'_>, inputs: &[&[Input]; M]) -> [f32; M] {
     let ones = _mm256_set1_epi16(1);
     let (whole, last) = blocks::<BLOCK>(row.codes);
-    let all = inputs[0].codes.len();
+    let all = inputs[0].len();
     let mut sums = [_mm256_setzero_ps(); M];
     for block in 0..all {
         let codes = if block < whole.len() { &whole[block] } else { &last };
@@ -232,7 +311,8 @@ fn eight_256<const GROUP: usize, const M: usize>(
         let weights = two_256(codes);
         let sizes = [_mm256_abs_epi8(weights[0]), _mm256_abs_epi8(weights[1])];
         for i in 0..M {
-            let (x, input_scales) = (two_256(&inputs[i].codes[block]), inputs[i].scales[block]);
+            let input = &inputs[i][block];
+            let (x, input_scales) = (two_256(&input.codes), input.scales());
             let mut products = [_mm256_setzero_si256(); 2];
             for h in 0..2 {
                 let signed = _mm256_sign_epi8(x[h], weights[h]);
@@ -260,10 +340,10 @@ fn eight_256<const GROUP: usize, const M: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn four_256<const GROUP: usize, const M: usize>(row: Row<'_>, inputs: &[Input<'_>; M]) -> [f32; M] {
+fn four_256<const GROUP: usize, const M: usize>(row: Row<'_>, inputs: &[&[Input]; M]) -> [f32; M] {
     let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
     let (whole, last) = blocks::<{ BLOCK / 2 }>(row.codes);
-    let all = inputs[0].codes.len();
+    let all = inputs[0].len();
     let mut sums = [_mm256_setzero_ps(); M];
     for block in 0..all {
         let codes = if block < whole.len() { &whole[block] } else { &last };
@@ -275,13 +355,14 @@ fn four_256<const GROUP: usize, const M: usize>(row: Row<'_>, inputs: &[Input<'_
         let low = _mm256_and_si256(pairs, mask);
         let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
         for i in 0..M {
-            let [even, odd] = two_256(&inputs[i].codes[block]);
+            let input = &inputs[i][block];
+            let [even, odd] = two_256(&input.codes);
             let pairs =
                 _mm256_add_epi16(_mm256_maddubs_epi16(low, even), _mm256_maddubs_epi16(high, odd));
-            let offsets = half_256(&inputs[i].offsets[block]);
+            let offsets = half_256(&input.offsets);
             let products = _mm256_add_epi32(_mm256_madd_epi16(pairs, ones), offsets);
             // SAFETY: the reference is to eight values, and unaligned access is allowed.
-            let scales = unsafe { _mm256_loadu_ps(inputs[i].spread[block].as_ptr()) };
+            let scales = unsafe { _mm256_loadu_ps(input.spread.as_ptr()) };
             let scales = _mm256_mul_ps(weight_scales, scales);
             sums[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums[i]);
         }
