@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use super::Widen;
 use super::dot::{self, transpose};
+use super::simd::vectorised;
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 #[cfg(target_arch = "x86_64")]
@@ -57,14 +58,19 @@ impl<'a> Scales<'a> {
     fn widen(self, first: usize, out: &mut [f32]) {
         match self {
             Self::F32(scales) => out.copy_from_slice(&scales[first..][..out.len()]),
-            Self::Bf16(scales) => {
-                out.iter_mut().zip(&scales[first..]).for_each(|(to, from)| *to = from.widen());
-            }
+            Self::Bf16(scales) => widen_bf16(out, &scales[first..]),
             Self::F16(scales) => {
                 out.iter_mut().zip(&scales[first..]).for_each(|(to, from)| *to = finite(*from));
             }
         }
     }
+}
+
+vectorised! { fn widen_bf16(out: &mut [f32], scales: &[bf16]) = widen_bf16_body }
+
+#[inline(always)]
+fn widen_bf16_body(out: &mut [f32], scales: &[bf16], _: impl Fn(f32, f32, f32) -> f32) {
+    out.iter_mut().zip(scales).for_each(|(to, from)| *to = from.widen());
 }
 
 /// A finite f16 in f32, without a call for each.

@@ -17,15 +17,15 @@ pub struct Input {
     /// What the offset of stored weights adds to sums of products, negated: of eight bits for each four codes; of four bits
     /// for four codes at even places and the four at odd places between them, with zeros behind.
     pub offsets: [i32; LANES],
-    /// Scales of the two halves, four times each.
-    pub spread: [f32; 8],
+    /// The scale of each four codes' sum.
+    pub spread: [f32; LANES],
 }
 
 impl Input {
     /// Scales of the two halves.
     #[inline(always)]
     pub fn scales(&self) -> [f32; 2] {
-        [self.spread[0], self.spread[4]]
+        [self.spread[0], self.spread[LANES - 1]]
     }
 }
 
@@ -96,7 +96,8 @@ impl Inputs {
                 8 => std::array::from_fn(|lane| -offset * sum(lane)),
                 _ => std::array::from_fn(|lane| -offset * both(lane)),
             };
-            let spread = std::array::from_fn(|lane| scales[lane / 4]);
+            let half = |lane: usize| if scheme.bits() == 8 { lane / 8 } else { lane / 4 % 2 };
+            let spread = std::array::from_fn(|lane| scales[half(lane)]);
             self.all.push(Input { codes, offsets, spread });
         }
         if scheme.has_minimums() {

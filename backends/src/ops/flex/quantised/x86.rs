@@ -178,6 +178,9 @@ fn sums_512<
     for p in 0..P {
         codes[p] = &codes[p][..whole];
     }
+    for row in rows {
+        assert!(row.scales.len() * GROUP >= whole * BLOCK, "a scale for every group");
+    }
     let mut sums = [[_mm512_setzero_ps(); P]; M];
     for block in 0..whole {
         let mut weights = [_mm512_setzero_si512(); P];
@@ -185,10 +188,11 @@ fn sums_512<
         for p in 0..P {
             prefetch(&codes[p][block], AHEAD);
             weights[p] = weights_512(&codes[p][block]);
-            scales[p] = spread_512::<BITS, GROUP>(quarters(rows[p].scales, GROUP, block));
+            // SAFETY: the assertion says so for the last of these blocks.
+            scales[p] = unsafe { scales_512::<BITS, GROUP>(rows[p].scales, block) };
         }
         for i in 0..M {
-            add_512::<BITS, GROUP, P>(&mut sums[i], &lines[i][block], weights, scales);
+            add_512(&mut sums[i], &lines[i][block], weights, scales);
         }
     }
     for block in whole..all {
@@ -197,7 +201,7 @@ fn sums_512<
             let scales = [spread_512::<BITS, GROUP>(quarters(rows[p].scales, GROUP, block))];
             for i in 0..M {
                 let mut sum = [sums[i][p]];
-                add_512::<BITS, GROUP, 1>(&mut sum, &lines[i][block], weights, scales);
+                add_512(&mut sum, &lines[i][block], weights, scales);
                 sums[i][p] = sum[0];
             }
         }
@@ -214,26 +218,54 @@ fn sums_512<
 /// Adds the products of a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn add_512<const BITS: usize, const GROUP: usize, const P: usize>(
+fn add_512<const P: usize>(
     sums: &mut [__m512; P],
     input: &Input,
     weights: [__m512i; P],
     scales: [__m512; P],
 ) {
-    // SAFETY: both references are to 64 bytes.
-    let (x, offsets) = unsafe { (load_512(&input.codes), load_512(&input.offsets)) };
-    let [first, second] = input.scales();
-    let halves = [first, first, second, second];
-    // Activations have no groups smaller than half a block.
-    let input_scales = match GROUP {
-        16 => spread_512::<BITS, 32>(halves),
-        _ => spread_512::<BITS, GROUP>(halves),
+    // SAFETY: all references are to 64 bytes.
+    let (x, offsets, input_scales) = unsafe {
+        let spread = _mm512_castsi512_ps(load_512(&input.spread));
+        (load_512(&input.codes), load_512(&input.offsets), spread)
     };
     for p in 0..P {
         let products = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(offsets, weights[p], x));
         sums[p] = _mm512_fmadd_ps(products, _mm512_mul_ps(scales[p], input_scales), sums[p]);
     }
 }
+
+/// The scales of a block in the lanes where their sums are.
+///
+/// # Safety
+/// There must be scales for all of the block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn scales_512<const BITS: usize, const GROUP: usize>(
+    scales: &[f32],
+    block: usize,
+) -> __m512 {
+    let first = scales.as_ptr().wrapping_add(block * BLOCK / GROUP);
+    // SAFETY: the caller vouches for as many scales as the block has groups.
+    unsafe {
+        match (GROUP, BITS) {
+            (16, _) => {
+                let four = _mm512_castps128_ps512(_mm_loadu_ps(first));
+                let lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                _mm512_permutexvar_ps(lanes, four)
+            }
+            (32, _) => {
+                let second = _mm512_set1_ps(*first.add(1));
+                let lanes = if BITS == 8 { 0xff00 } else { 0xf0f0 };
+                _mm512_mask_blend_ps(lanes, _mm512_set1_ps(*first), second)
+            }
+            _ => _mm512_set1_ps(*first),
+        }
+    }
+}
+
+/// Four for each sixteen bits.
+const HIGH: i64 = 0x0004_0004_0004_0004;
 
 /// A block of weights as bytes without sign: those of eight bits with an offset of 128, those of four the even places before
 /// the odd ones.
@@ -248,8 +280,9 @@ fn weights_512<const BYTES: usize>(codes: &[u8; BYTES]) -> __m512i {
     const { assert!(BYTES == BLOCK || BYTES == BLOCK / 2) };
     // SAFETY: the reference is to 32 bytes.
     let pairs = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-    let low = _mm512_castsi256_si512(pairs);
-    let both = _mm512_inserti64x4::<1>(low, _mm256_srli_epi16::<4>(pairs));
+    // The even places below, the odd ones above, which are the high halves.
+    let shifts = _mm512_set_epi64(HIGH, HIGH, HIGH, HIGH, 0, 0, 0, 0);
+    let both = _mm512_srlv_epi16(_mm512_broadcast_i64x4(pairs), shifts);
     _mm512_and_si512(both, _mm512_set1_epi8(15))
 }
 
