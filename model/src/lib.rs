@@ -26,6 +26,7 @@ pub mod probe;
 pub mod processor;
 pub mod prompt;
 pub mod rope;
+pub mod roundable;
 pub mod sample;
 pub mod session;
 mod stages;

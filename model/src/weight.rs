@@ -1,11 +1,11 @@
-//! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits.
+//! The weight of a linear layer, of an embedding or of the experts of a layer: as it was trained, or rounded to a few bits.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
     Param, ParamId,
 };
 use burn::tensor::{Device, Int, Tensor};
-use qwen3_vl_backends::ops;
+use qwen3_vl_backends::ops::{self, Share};
 use qwen3_vl_backends::quant::QuantScheme;
 
 /// `[out, in]`. As a module it is what it holds, under no name of its own, so that a weight as it was trained has the path
@@ -13,6 +13,15 @@ use qwen3_vl_backends::quant::QuantScheme;
 #[derive(Debug, Clone)]
 pub enum Weight {
     Dense(Param<Tensor<2>>),
+    Quantised(Quantised),
+}
+
+/// The matrices of all experts of a layer, which have one shape; as a module, like [`Weight`].
+#[derive(Debug, Clone)]
+pub enum Stack {
+    /// `[experts, out, in]`.
+    Dense(Param<Tensor<3>>),
+    /// One matrix after the other.
     Quantised(Quantised),
 }
 
@@ -24,6 +33,8 @@ pub struct Quantised {
     #[module(skip)]
     scheme: QuantScheme,
     inputs: usize,
+    /// How many matrices of as many rows lie one after the other.
+    matrices: usize,
 }
 
 impl Quantised {
@@ -45,7 +56,24 @@ impl Quantised {
             scales: Param::initialized(ParamId::new(), scales),
             scheme,
             inputs,
+            matrices: 1,
         }
+    }
+
+    /// The same rows as `matrices` matrices, one after the other.
+    ///
+    /// # Panics
+    /// When the rows cannot be divided so.
+    #[must_use]
+    pub fn stacked(self, matrices: usize) -> Self {
+        let rows = self.rows();
+        assert!(rows.is_multiple_of(matrices.max(1)), "{rows} rows are not {matrices} matrices");
+        Self { matrices, ..self }
+    }
+
+    /// Rows of all matrices.
+    fn rows(&self) -> usize {
+        self.codes.lazy_shape()[0]
     }
 
     /// How it is rounded.
@@ -59,7 +87,7 @@ impl Weight {
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.lazy_shape().dims(),
-            Self::Quantised(weight) => [weight.codes.lazy_shape()[0], weight.inputs],
+            Self::Quantised(weight) => [weight.rows(), weight.inputs],
         }
     }
 
@@ -113,6 +141,54 @@ impl Weight {
     }
 }
 
+impl Stack {
+    /// `[experts, out, in]`; nothing is allocated.
+    pub fn shape(&self) -> [usize; 3] {
+        match self {
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Quantised(weight) => {
+                let matrices = weight.matrices;
+                [matrices, weight.rows() / matrices.max(1), weight.inputs]
+            }
+        }
+    }
+
+    /// How it is rounded, if it is.
+    pub fn scheme(&self) -> Option<QuantScheme> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Quantised(weight) => Some(weight.scheme),
+        }
+    }
+
+    /// The numbers themselves, `[experts, out, in]`; rounded ones are expanded to f32.
+    pub fn values(&self) -> Tensor<3> {
+        match self {
+            Self::Dense(weight) => weight.val(),
+            Self::Quantised(weight) => {
+                let values = weight.expand(weight.codes.val(), weight.scales.val());
+                values.reshape(self.shape())
+            }
+        }
+    }
+
+    /// `x [n, in] -> [n, out]` in the dtype of `x`: each share of rows times the matrix of its expert.
+    pub fn product(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => ops::linear_of_experts(x, weight.val(), shares),
+            Self::Quantised(weight) => {
+                let [experts, rows, _] = self.shape();
+                let (codes, scales) = (weight.codes.val(), weight.scales.val());
+                let of_experts = |width| [experts, rows, width];
+                let codes_shape = of_experts(codes.dims()[1]);
+                let scales_shape = of_experts(scales.dims()[1]);
+                let stack = (codes.reshape(codes_shape), scales.reshape(scales_shape));
+                ops::linear_of_rounded_experts(x, stack, weight.scheme, shares)
+            }
+        }
+    }
+}
+
 impl Quantised {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear_quantised(x, self.codes.val(), self.scales.val(), self.scheme)
@@ -123,61 +199,80 @@ impl Quantised {
     }
 }
 
-/// Does the same to either kind.
-macro_rules! either {
-    ($weight:expr, $held:ident => $value:expr) => {
-        match $weight {
-            Weight::Dense($held) => $value,
-            Weight::Quantised($held) => $value,
+/// Makes a module of a type that holds one of two modules, which is what that one is. The derived code for an enum would put
+/// the variant's name into every path.
+macro_rules! module_of_either {
+    ($name:ident) => {
+        impl Module for $name {
+            fn collect_devices(&self, devices: Devices) -> Devices {
+                match self {
+                    Self::Dense(held) => Module::collect_devices(held, devices),
+                    Self::Quantised(held) => Module::collect_devices(held, devices),
+                }
+            }
+
+            fn fork(self, device: &Device) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::fork(held, device)),
+                    Self::Quantised(held) => Self::Quantised(Module::fork(held, device)),
+                }
+            }
+
+            fn to_device(self, device: &Device) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::to_device(held, device)),
+                    Self::Quantised(held) => Self::Quantised(Module::to_device(held, device)),
+                }
+            }
+
+            fn train(self) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::train(held)),
+                    Self::Quantised(held) => Self::Quantised(Module::train(held)),
+                }
+            }
+
+            fn valid(&self) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::valid(held)),
+                    Self::Quantised(held) => Self::Quantised(Module::valid(held)),
+                }
+            }
+
+            fn materialize(self) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::materialize(held)),
+                    Self::Quantised(held) => Self::Quantised(Module::materialize(held)),
+                }
+            }
+
+            fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+                match self {
+                    Self::Dense(held) => Module::visit(held, visitor),
+                    Self::Quantised(held) => Module::visit(held, visitor),
+                }
+            }
+
+            fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+                match self {
+                    Self::Dense(held) => Self::Dense(Module::map(held, mapper)),
+                    Self::Quantised(held) => Self::Quantised(Module::map(held, mapper)),
+                }
+            }
         }
-    };
-    ($weight:expr, $held:ident => as $value:expr) => {
-        match $weight {
-            Weight::Dense($held) => Weight::Dense($value),
-            Weight::Quantised($held) => Weight::Quantised($value),
+
+        impl ModuleDisplayDefault for $name {
+            fn content(&self, content: Content) -> Option<Content> {
+                match self {
+                    Self::Dense(held) => ModuleDisplayDefault::content(held, content),
+                    Self::Quantised(held) => ModuleDisplayDefault::content(held, content),
+                }
+            }
         }
+
+        impl ModuleDisplay for $name {}
     };
 }
 
-// The derived code for an enum would put the variant's name into every path.
-impl Module for Weight {
-    fn collect_devices(&self, devices: Devices) -> Devices {
-        either!(self, held => Module::collect_devices(held, devices))
-    }
-
-    fn fork(self, device: &Device) -> Self {
-        either!(self, held => as Module::fork(held, device))
-    }
-
-    fn to_device(self, device: &Device) -> Self {
-        either!(self, held => as Module::to_device(held, device))
-    }
-
-    fn train(self) -> Self {
-        either!(self, held => as Module::train(held))
-    }
-
-    fn valid(&self) -> Self {
-        either!(self, held => as Module::valid(held))
-    }
-
-    fn materialize(self) -> Self {
-        either!(self, held => as Module::materialize(held))
-    }
-
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        either!(self, held => Module::visit(held, visitor));
-    }
-
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        either!(self, held => as Module::map(held, mapper))
-    }
-}
-
-impl ModuleDisplayDefault for Weight {
-    fn content(&self, content: Content) -> Option<Content> {
-        either!(self, held => ModuleDisplayDefault::content(held, content))
-    }
-}
-
-impl ModuleDisplay for Weight {}
+module_of_either!(Weight);
+module_of_either!(Stack);

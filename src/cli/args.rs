@@ -92,8 +92,8 @@ pub struct DeviceArgs {
     /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
-    /// Round the linear weights of the language model as they are read: int8 or int4, with -g32, -g64 or -g128 weights
-    /// per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding, head and experts stay as they are
+    /// Round the linear weights and the experts of the language model as they are read: int8 or int4, with -g32, -g64 or
+    /// -g128 weights per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding and head stay as they are
     #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
     pub quant: Option<QuantScheme>,
     /// Round these too (repeat for several): embed_tokens, lm_head (to eight bits, whatever the scheme), or linear layers of

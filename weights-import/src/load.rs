@@ -175,9 +175,7 @@ impl<'c> LoadPlan<'c> {
             return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
         }
         let chosen = rounding.choose(model)?;
-        let is_chosen =
-            |path: &str| path.strip_suffix(".weight").is_some_and(|path| chosen.contains(path));
-        for item in self.items.iter_mut().filter(|item| is_chosen(&item.path)) {
+        for item in self.items.iter_mut().filter(|item| chosen.contains(&item.path)) {
             item.stored = Stored::Round { scheme: rounding.scheme_of(&item.path) };
         }
         Ok(())
@@ -262,8 +260,9 @@ impl<'c> LoadPlan<'c> {
 
     /// A rounded weight of `shape`.
     fn add_codes(&mut self, item: Item<'c>, shape: &[usize]) {
-        let bytes = |scheme: QuantScheme| scheme.row_bytes(shape[1]);
-        let expected = vec![shape[0], item.scheme().map_or(0, bytes)];
+        let [_, inputs] = as_matrix(shape);
+        let mut expected = shape.to_vec();
+        expected.splice(shape.len() - 1.., item.scheme().map(|scheme| scheme.row_bytes(inputs)));
         match item.entry.shape == expected {
             true => self.items.push(item),
             false => {
@@ -294,6 +293,12 @@ impl<'c> LoadPlan<'c> {
             }
         }
     }
+}
+
+/// Rows and columns of a matrix, or of matrices one after the other.
+pub(crate) fn as_matrix(shape: &[usize]) -> [usize; 2] {
+    let (inputs, outer) = shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
+    [outer.iter().product(), inputs]
 }
 
 /// Whether a stored shape can fill a parameter, and if so whether its last two axes are swapped.
@@ -345,8 +350,10 @@ impl ModuleMapper for Loader<'_, '_> {
             Ok(data) => {
                 self.tell(&item);
                 let dtype = self.precision.of_rank(D);
-                let id = param.id;
+                let (id, turned) = (param.id, data.shape().to_vec() != shape);
                 let tensor = Tensor::<D>::from_data(data, (&self.device.device, dtype));
+                // A view, as the file holds it.
+                let tensor = if turned { tensor.swap_dims(D - 2, D - 1) } else { tensor };
                 param.transform_for_load(tensor, id)
             }
             Err(error) => {
@@ -382,7 +389,7 @@ impl Loader<'_, '_> {
         self.progress.tensor(&item.name, self.done, self.total);
     }
 
-    /// The tensor in the dtype and shape of the parameter.
+    /// The tensor in the dtype and shape of the parameter; with its last two axes swapped where it is used in place so.
     fn data(&self, item: &Item<'_>, shape: &[usize]) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(item.entry);
         let wanted = self.precision.of_rank(shape.len());
@@ -396,8 +403,9 @@ impl Loader<'_, '_> {
                 dtype: item.entry.storage.to_string(),
             });
         }
-        let whole = item.entry.rest.is_empty() && !item.transposed;
-        if self.in_place() && wanted == item.dtype && whole {
+        let in_one_part = item.entry.rest.is_empty();
+        if self.in_place() && wanted == item.dtype && in_one_part {
+            let shape = if item.transposed { &item.entry.shape[..] } else { shape };
             return Ok(file.map.tensor_data(item.entry.range.clone(), shape, item.dtype));
         }
         self.read(item, shape, wanted)

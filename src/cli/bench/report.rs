@@ -1,7 +1,7 @@
 //! The figures as one JSON object, whose fields are always all there; what was not measured is null.
 
 use qwen3_vl::backends::{dtype, threads};
-use qwen3_vl::weights::load::{parameter_counts, part_sizes};
+use qwen3_vl::weights::load::parameter_counts;
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
@@ -183,9 +183,8 @@ impl Report<'_> {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
         let streams = model.cache_bytes(1 + self.task.tokens) * self.task.streams as u64;
-        let weights = part_sizes(model.config(), model.precision(), self.subject.rounding.as_ref());
         json!({
-            "weight_bytes": weights.total(),
+            "weight_bytes": self.subject.weight_bytes,
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
             "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams,

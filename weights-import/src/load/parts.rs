@@ -8,7 +8,7 @@ use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device}
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
-use super::{Item, LoadPlan, Stored};
+use super::{Item, LoadPlan, Stored, as_matrix};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::rounding::Rounding;
@@ -66,14 +66,13 @@ pub fn part_sizes(
     let mut model = unloaded(config);
     let chosen = rounding.and_then(|rounding| rounding.choose(&mut model).ok());
     let rounded = |path: &str| {
-        let layer = path.strip_suffix(".weight")?;
-        let chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(layer));
-        rounding.filter(|_| chosen).map(|rounding| rounding.scheme_of(layer))
+        let chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(path));
+        rounding.filter(|_| chosen).map(|rounding| rounding.scheme_of(path))
     };
     let bytes = |(path, shape): (String, Vec<usize>)| {
-        let bytes = match (rounded(&path), &shape[..]) {
-            (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
-            _ => {
+        let bytes = match rounded(&path) {
+            Some(scheme) => scheme.matrix_bytes(as_matrix(&shape)),
+            None => {
                 let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
                 count.saturating_mul(precision.weights.size() as u64)
             }
@@ -159,16 +158,16 @@ pub fn checkpoint_sizes(
     precision: Precision,
 ) -> Result<PartSizes, LoadError> {
     let mut model = unloaded(checkpoint.config());
-    let linear = model.roundable_mut().into_iter().map(|(path, _)| format!("{path}.weight"));
-    let linear: BTreeSet<String> = linear.collect();
+    let roundable = model.roundable_mut().into_iter().map(|(path, _)| path);
+    let roundable: BTreeSet<String> = roundable.collect();
     let shapes: BTreeMap<String, Vec<usize>> = parameters(&model).into_iter().collect();
-    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path][..]) {
-        (Stored::Foreign(foreign), &[rows, inputs]) if linear.contains(&item.path) => {
-            let scheme = foreign.scheme();
+    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path]) {
+        (Stored::Foreign(foreign), shape) if roundable.contains(&item.path) => {
+            let (scheme, [rows, inputs]) = (foreign.scheme(), as_matrix(shape));
             let scales = scheme.scale_columns(inputs) * foreign.scale_dtype().size();
             (rows * (scheme.row_bytes(inputs) + scales)) as u64
         }
-        (Stored::Codes { scheme, .. }, &[rows, inputs]) => scheme.matrix_bytes([rows, inputs]),
+        (Stored::Codes { scheme, .. }, shape) => scheme.matrix_bytes(as_matrix(shape)),
         (_, shape) => {
             shape.iter().product::<usize>() as u64 * precision.of_rank(shape.len()).size() as u64
         }
