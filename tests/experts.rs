@@ -12,7 +12,7 @@ use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::roundable::Roundable;
 use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::load::checkpoint_sizes;
-use qwen3_vl::weights::{Checkpoint, Rounding};
+use qwen3_vl::weights::{Checkpoint, LoadHow, Rounding};
 use qwen3_vl::{LoadOptions, Qwen3Vl};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -367,14 +367,13 @@ fn sizes_count_experts_as_they_are_held() {
         let (codes, scales) = rounded_size(loaded.model());
         let checkpoint = Checkpoint::open(&out).unwrap();
         let precision = loaded.model().precision();
-        let sizes = checkpoint_sizes(&checkpoint, precision).unwrap();
+        let sizes = checkpoint_sizes(&checkpoint, LoadHow::new(precision, None)).unwrap();
         let experts = (codes + 2 * scales) as u64;
         let layers = sizes.layers[0] + sizes.layers[2];
         assert!(experts < layers && layers < experts + 100_000, "{experts} of {layers}");
         let planned = qwen3_vl::weights::load::part_sizes(
             loaded.model().config(),
-            precision,
-            Some(&Rounding::new(parsed)),
+            LoadHow::new(precision, Some(&Rounding::new(parsed))),
         );
         assert_eq!(planned.layers, sizes.layers, "{scheme}");
         // A step reads two of 64 experts in each of two layers.

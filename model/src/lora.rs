@@ -6,9 +6,9 @@ use qwen3_vl_backends::ops;
 
 use crate::linear::Linear;
 use crate::model::Qwen3VlModel;
+use crate::stack::Stack;
 use crate::text::TextLayer;
 use crate::vision::VisionTower;
-use crate::weight::Stack;
 
 /// The side path `scale · (x·Aᵀ)·Bᵀ` (Hu et al. 2021). No matrix of the weight's size is made.
 #[derive(Module, Debug)]

@@ -4,9 +4,11 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 use qwen3_vl_backends::quant::QuantScheme;
 
+use crate::experts::Streamed;
 use crate::lora::{Layers, layers};
 use crate::model::Qwen3VlModel;
-use crate::weight::{Quantised, Stack, Weight};
+use crate::stack::Stack;
+use crate::weight::{Quantised, Weight};
 
 /// A weight in its place in a model.
 #[derive(Debug)]
@@ -60,6 +62,16 @@ impl Roundable<'_> {
             Self::Matrix(weight) => **weight = Weight::Quantised(rounded),
             Self::Experts(stack) => **stack = Stack::Quantised(rounded.stacked(matrices)),
         }
+    }
+
+    /// Leaves the weights of experts on the host.
+    ///
+    /// # Panics
+    /// Where it is none of experts, or has another shape.
+    pub fn stream(&mut self, streamed: Streamed) {
+        let Self::Experts(stack) = self else { panic!("experts alone can stay on the host") };
+        assert_eq!(streamed.shape(), stack.shape(), "experts on the host");
+        **stack = Stack::Streamed(streamed);
     }
 
     /// Puts the numbers themselves in the place of a rounded weight.

@@ -1,4 +1,4 @@
-//! The weight of a linear layer, of an embedding or of the experts of a layer: as it was trained, or rounded to a few bits.
+//! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
@@ -13,15 +13,6 @@ use qwen3_vl_backends::quant::QuantScheme;
 #[derive(Debug, Clone)]
 pub enum Weight {
     Dense(Param<Tensor<2>>),
-    Quantised(Quantised),
-}
-
-/// The matrices of all experts of a layer, which have one shape; as a module, like [`Weight`].
-#[derive(Debug, Clone)]
-pub enum Stack {
-    /// `[experts, out, in]`.
-    Dense(Param<Tensor<3>>),
-    /// One matrix after the other.
     Quantised(Quantised),
 }
 
@@ -71,6 +62,11 @@ impl Quantised {
         Self { matrices, ..self }
     }
 
+    /// `[matrices, out, in]`.
+    pub(crate) fn shape_of_matrices(&self) -> [usize; 3] {
+        [self.matrices, self.rows() / self.matrices.max(1), self.inputs]
+    }
+
     /// Rows of all matrices.
     fn rows(&self) -> usize {
         self.codes.lazy_shape()[0]
@@ -111,7 +107,7 @@ impl Weight {
     pub fn values(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.val(),
-            Self::Quantised(weight) => weight.expand(weight.codes.val(), weight.scales.val()),
+            Self::Quantised(weight) => weight.values(),
         }
     }
 
@@ -141,56 +137,23 @@ impl Weight {
     }
 }
 
-impl Stack {
-    /// `[experts, out, in]`; nothing is allocated.
-    pub fn shape(&self) -> [usize; 3] {
-        match self {
-            Self::Dense(weight) => weight.lazy_shape().dims(),
-            Self::Quantised(weight) => {
-                let matrices = weight.matrices;
-                [matrices, weight.rows() / matrices.max(1), weight.inputs]
-            }
-        }
-    }
-
-    /// How it is rounded, if it is.
-    pub fn scheme(&self) -> Option<QuantScheme> {
-        match self {
-            Self::Dense(_) => None,
-            Self::Quantised(weight) => Some(weight.scheme),
-        }
-    }
-
-    /// The numbers themselves, `[experts, out, in]`; rounded ones are expanded to f32.
-    pub fn values(&self) -> Tensor<3> {
-        match self {
-            Self::Dense(weight) => weight.val(),
-            Self::Quantised(weight) => {
-                let values = weight.expand(weight.codes.val(), weight.scales.val());
-                values.reshape(self.shape())
-            }
-        }
-    }
-
-    /// `x [n, in] -> [n, out]` in the dtype of `x`: each share of rows times the matrix of its expert.
-    pub fn product(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
-        match self {
-            Self::Dense(weight) => ops::linear_of_experts(x, weight.val(), shares),
-            Self::Quantised(weight) => {
-                let [experts, rows, _] = self.shape();
-                let (codes, scales) = (weight.codes.val(), weight.scales.val());
-                let of_experts = |width| [experts, rows, width];
-                let codes_shape = of_experts(codes.dims()[1]);
-                let scales_shape = of_experts(scales.dims()[1]);
-                let stack = (codes.reshape(codes_shape), scales.reshape(scales_shape));
-                ops::linear_of_rounded_experts(x, stack, weight.scheme, shares)
-            }
-        }
-    }
-}
-
 impl Quantised {
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Each share of rows times the matrix of its expert.
+    pub(crate) fn product_in_shares(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        let [matrices, rows, _] = self.shape_of_matrices();
+        let (codes, scales) = (self.codes.val(), self.scales.val());
+        let (bytes, columns) = (codes.dims()[1], scales.dims()[1]);
+        let stack =
+            (codes.reshape([matrices, rows, bytes]), scales.reshape([matrices, rows, columns]));
+        ops::linear_of_rounded_experts(x, stack, self.scheme, shares)
+    }
+
+    /// The numbers of all matrices in f32.
+    pub(crate) fn values(&self) -> Tensor<2> {
+        self.expand(self.codes.val(), self.scales.val())
+    }
+
+    pub(crate) fn product(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear_quantised(x, self.codes.val(), self.scales.val(), self.scheme)
     }
 
@@ -199,64 +162,56 @@ impl Quantised {
     }
 }
 
-/// Makes a module of a type that holds one of two modules, which is what that one is. The derived code for an enum would put
-/// the variant's name into every path.
+/// Makes a module of an enum whose variants hold one module each: it is what that one is. The derived code would put the
+/// variant's name into every path.
 macro_rules! module_of_either {
-    ($name:ident) => {
+    ($name:ident: $($variant:ident),+) => {
         impl Module for $name {
             fn collect_devices(&self, devices: Devices) -> Devices {
                 match self {
-                    Self::Dense(held) => Module::collect_devices(held, devices),
-                    Self::Quantised(held) => Module::collect_devices(held, devices),
+                    $(Self::$variant(held) => Module::collect_devices(held, devices)),+
                 }
             }
 
             fn fork(self, device: &Device) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::fork(held, device)),
-                    Self::Quantised(held) => Self::Quantised(Module::fork(held, device)),
+                    $(Self::$variant(held) => Self::$variant(Module::fork(held, device))),+
                 }
             }
 
             fn to_device(self, device: &Device) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::to_device(held, device)),
-                    Self::Quantised(held) => Self::Quantised(Module::to_device(held, device)),
+                    $(Self::$variant(held) => Self::$variant(Module::to_device(held, device))),+
                 }
             }
 
             fn train(self) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::train(held)),
-                    Self::Quantised(held) => Self::Quantised(Module::train(held)),
+                    $(Self::$variant(held) => Self::$variant(Module::train(held))),+
                 }
             }
 
             fn valid(&self) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::valid(held)),
-                    Self::Quantised(held) => Self::Quantised(Module::valid(held)),
+                    $(Self::$variant(held) => Self::$variant(Module::valid(held))),+
                 }
             }
 
             fn materialize(self) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::materialize(held)),
-                    Self::Quantised(held) => Self::Quantised(Module::materialize(held)),
+                    $(Self::$variant(held) => Self::$variant(Module::materialize(held))),+
                 }
             }
 
             fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
                 match self {
-                    Self::Dense(held) => Module::visit(held, visitor),
-                    Self::Quantised(held) => Module::visit(held, visitor),
+                    $(Self::$variant(held) => Module::visit(held, visitor)),+
                 }
             }
 
             fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
                 match self {
-                    Self::Dense(held) => Self::Dense(Module::map(held, mapper)),
-                    Self::Quantised(held) => Self::Quantised(Module::map(held, mapper)),
+                    $(Self::$variant(held) => Self::$variant(Module::map(held, mapper))),+
                 }
             }
         }
@@ -264,8 +219,7 @@ macro_rules! module_of_either {
         impl ModuleDisplayDefault for $name {
             fn content(&self, content: Content) -> Option<Content> {
                 match self {
-                    Self::Dense(held) => ModuleDisplayDefault::content(held, content),
-                    Self::Quantised(held) => ModuleDisplayDefault::content(held, content),
+                    $(Self::$variant(held) => ModuleDisplayDefault::content(held, content)),+
                 }
             }
         }
@@ -274,5 +228,6 @@ macro_rules! module_of_either {
     };
 }
 
-module_of_either!(Weight);
-module_of_either!(Stack);
+pub(crate) use module_of_either;
+
+module_of_either!(Weight: Dense, Quantised);

@@ -103,6 +103,10 @@ pub struct DeviceArgs {
     /// Leave these as they are (repeat for several); wins over --quant-include
     #[arg(long, value_name = "PATTERN", requires = "quant")]
     pub quant_exclude: Vec<String>,
+    /// Leave the experts of a mixture in the memory of the host, with this much of them on the device: those that tokens went
+    /// to last [default: all are on the device]
+    #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
+    pub expert_memory: Option<u64>,
 }
 
 /// How long a prompt may be, and how it is kept.
@@ -240,6 +244,7 @@ impl DeviceArgs {
             device_map: self.device_map.clone(),
             dtype: dtype.map_err(|error| usage_error(ErrorKind::InvalidValue, error))?,
             quant: self.quant.map(|scheme| self.rounding(scheme)),
+            expert_memory: self.expert_memory,
             ..LoadOptions::default()
         })
     }

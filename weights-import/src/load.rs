@@ -1,9 +1,11 @@
 //! From a checkpoint to a model on a device, one tensor at a time.
 
 mod foreign;
+mod how;
 mod parts;
 mod repack;
 pub(crate) mod rounded;
+mod streamed;
 
 use std::iter::Peekable;
 
@@ -21,8 +23,9 @@ use crate::report::{LoadReport, Misshapen};
 use crate::rounding::Rounding;
 use foreign::Foreign;
 
+pub use how::{LoadHow, check_expert_memory};
 pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
-pub(crate) use parts::{home, parameters, unloaded};
+pub(crate) use parts::{as_matrix, home, parameters, unloaded};
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -50,30 +53,32 @@ pub fn load_model(
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
     let placement = Placement::whole(device, checkpoint.config().text.layers);
-    load_placed(checkpoint, &placement, (precision, None), progress)
+    load_placed(checkpoint, &placement, LoadHow::new(precision, None), progress)
 }
 
-/// As [`load_model`], each part to its device, rounding the linear weights that `rounding` chooses as they are read. A
-/// checkpoint that was rounded before takes none.
+/// As [`load_model`], each part to its device, rounding the weights that `how` chooses as they are read. A checkpoint that was
+/// rounded before takes none.
 ///
 /// # Errors
-/// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, or the
-/// device of a rounded weight is none of the CPU's.
+/// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, the
+/// device of a rounded weight is none of the CPU's, or there are no experts to be left on the host.
 ///
 /// # Panics
 /// When `placement` is one of another number of layers.
 pub fn load_placed(
     checkpoint: &Checkpoint,
     placement: &Placement,
-    (precision, rounding): (Precision, Option<&Rounding>),
+    how: LoadHow<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
+    let precision = how.precision;
+    check_expert_memory(checkpoint.config(), placement, how)?;
     let mut model = Qwen3VlModel::placed(checkpoint.config(), placement, precision);
     let mut plan = LoadPlan::new(checkpoint, &model)?;
-    if let Some(rounding) = rounding {
+    if let Some(rounding) = how.rounding {
         plan.round(checkpoint, &mut model, rounding)?;
     }
-    plan.check_devices(placement, precision)?;
+    plan.check_devices(placement, how)?;
     let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
     let mut loader = Loader {
         checkpoint,
@@ -87,7 +92,11 @@ pub fn load_placed(
         total,
         error: None,
     };
-    loader.round(&mut model, plan.items)?;
+    let items = match how.expert_memory {
+        Some(budget) => loader.stream(&mut model, plan.items, budget)?,
+        None => plan.items,
+    };
+    loader.round(&mut model, items)?;
     let model = model.map(&mut loader);
     assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
@@ -182,15 +191,17 @@ impl<'c> LoadPlan<'c> {
     }
 
     /// Refuses rounded weights where nothing computes with them, and a tensor that is larger than the largest buffer.
-    fn check_devices(&self, placement: &Placement, precision: Precision) -> Result<(), LoadError> {
+    fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
         for item in &self.items {
             let (device, part) = home(placement, &item.path);
             if item.scheme().is_some() && !device.kind.is_cpu() {
                 return Err(LoadError::QuantDevice { device: device.name.clone(), part });
             }
-            let shape = &item.entry.shape;
+            // Experts that stay on the host come one by one.
+            let alone = how.expert_memory.is_some() && parts::is_of_experts(&item.path);
+            let shape = &item.entry.shape[usize::from(alone)..];
             let count: u64 = shape.iter().map(|side| *side as u64).product();
-            let bytes = count * precision.of_rank(shape.len()).size() as u64;
+            let bytes = count * how.precision.of_rank(shape.len()).size() as u64;
             if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
                 let (tensor, device) = (item.name.clone(), device.name.clone());
                 return Err(LoadError::Buffer { tensor, bytes, device, limit });
@@ -293,12 +304,6 @@ impl<'c> LoadPlan<'c> {
             }
         }
     }
-}
-
-/// Rows and columns of a matrix, or of matrices one after the other.
-pub(crate) fn as_matrix(shape: &[usize]) -> [usize; 2] {
-    let (inputs, outer) = shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
-    [outer.iter().product(), inputs]
 }
 
 /// Whether a stored shape can fill a parameter, and if so whether its last two axes are swapped.
@@ -476,7 +481,8 @@ mod tests {
         beside.vision = card;
         let rounding = Rounding::new("int8".parse().unwrap());
         let load = |placement: &Placement| {
-            load_placed(&checkpoint, placement, (Precision::F32, Some(&rounding)), &mut ())
+            let how = LoadHow::new(Precision::F32, Some(&rounding));
+            load_placed(&checkpoint, placement, how, &mut ())
         };
         let message = load(&above).unwrap_err().to_string();
         assert!(message.contains("`cuda:0` yet, which is to hold layer 1;"), "{message}");

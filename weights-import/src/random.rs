@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
-use crate::load::{Progress, home, part_sizes};
+use crate::load::{LoadHow, Progress, home, part_sizes};
 use crate::rounding::Rounding;
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
@@ -33,8 +33,9 @@ pub fn random_model(
     (precision, rounding): (Precision, Option<&Rounding>),
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
+    let how = LoadHow::new(precision, rounding);
     let mut model = Qwen3VlModel::placed(config, placement, precision);
-    let sizes = part_sizes(config, precision, rounding);
+    let sizes = part_sizes(config, how);
     let mut maker = Maker {
         placement,
         values: Values::new(precision.weights),

@@ -10,7 +10,7 @@ use crate::init::Init;
 use crate::linear::Linear;
 use crate::pack::index_tensor;
 use crate::probe::Probe;
-use crate::weight::Stack;
+use crate::stack::Stack;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
 #[derive(Module, Debug)]
@@ -104,6 +104,8 @@ impl Experts {
 
     /// SwiGLU on the rows of `x`, each share with the weights of its expert.
     fn forward(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        self.gate_up_proj.announce(&shares);
+        self.down_proj.announce(&shares);
         let gate_up = self.gate_up_proj.product(x, shares.clone());
         let inner = gate_up.dims()[1] / 2;
         let gate = gate_up.clone().narrow(1, 0, inner);

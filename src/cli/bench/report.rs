@@ -36,6 +36,7 @@ impl Report<'_> {
             "decode": self.decode(),
             "batch_decode": self.streams(),
             "memory": self.memory(),
+            "experts": self.experts(),
         })
     }
 
@@ -190,6 +191,26 @@ impl Report<'_> {
             "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams,
             "streams_peak_bytes": self.measured.peak,
         })
+    }
+
+    /// What became of experts that stay on the host.
+    fn experts(&self) -> Value {
+        let usage = self.subject.model.expert_usage().unwrap_or_default();
+        let rate = usage.hits as f64 / (usage.hits + usage.misses) as f64;
+        match usage.budget {
+            0 => json!({
+                "budget_bytes": null, "held_bytes": null, "hits": null, "misses": null, "hit_share": null,
+                "uploaded_bytes": null,
+            }),
+            budget => json!({
+                "budget_bytes": budget,
+                "held_bytes": usage.held,
+                "hits": usage.hits,
+                "misses": usage.misses,
+                "hit_share": Some(rate).filter(|rate| rate.is_finite()),
+                "uploaded_bytes": usage.uploaded,
+            }),
+        }
     }
 
     /// Tokens before a new one, on average.

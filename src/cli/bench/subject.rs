@@ -77,7 +77,12 @@ impl Place {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
         let rounding = self.options.rounding(config);
-        let weight_bytes = part_sizes(config, precision, rounding.as_ref()).total();
+        anyhow::ensure!(
+            self.options.expert_memory.is_none(),
+            "random weights are made on the device; --expert-memory needs a checkpoint with weights"
+        );
+        let weight_bytes =
+            part_sizes(config, self.options.how(precision, rounding.as_ref())).total();
         check_room(&placement, weight_bytes)?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
@@ -102,12 +107,12 @@ impl Place {
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
         let mut bar = LoadBar::new(false);
-        let how = (precision, self.options.quant.as_ref());
+        let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
         bar.clear();
         let sizes = match &self.options.quant {
-            None => checkpoint_sizes(checkpoint, precision)?,
-            rounding => part_sizes(config, precision, rounding.as_ref()),
+            None => checkpoint_sizes(checkpoint, how)?,
+            Some(_) => part_sizes(config, how),
         };
         Ok(Subject {
             model,

@@ -128,21 +128,29 @@ impl<'c> Loader<'_, 'c> {
                 (codes, scales, scheme)
             }
             Stored::Round { scheme } => {
-                let bytes = self.checkpoint.read(item.entry)?;
-                let matrices = Matrices {
-                    name: &item.name,
-                    bytes,
-                    shape: &item.entry.shape,
-                    dtype: item.dtype,
-                    transposed: item.transposed,
-                };
-                let (codes, scales) = matrices.round(scheme)?;
+                let (codes, scales) = self.round_now(item, scheme)?;
                 (codes, scales, scheme)
             }
             _ => unreachable!("only what this program rounds comes here"),
         };
         let place = (&self.device.device, scales_dtype(self.device));
         Ok(placed((codes, scales), (scheme, inputs), place))
+    }
+
+    /// Codes and scales of a tensor that is rounded as it is read.
+    pub(super) fn round_now(
+        &self,
+        item: &Item<'c>,
+        scheme: QuantScheme,
+    ) -> Result<(TensorData, TensorData), LoadError> {
+        let matrices = Matrices {
+            name: &item.name,
+            bytes: self.checkpoint.read(item.entry)?,
+            shape: &item.entry.shape,
+            dtype: item.dtype,
+            transposed: item.transposed,
+        };
+        matrices.round(scheme)
     }
 
     /// The bytes of a tensor, in place where that is possible.
