@@ -99,7 +99,7 @@ fn quality_falls_with_the_bits_and_never_below_its_bounds() {
         assert!(dense.mean_kl > 0.0 && dense.mean_kl < mean, "{scheme}: {dense:?}");
         assert!(experts.mean_kl > 0.0 && experts.mean_kl < 2.0 * mean, "{scheme}: {experts:?}");
         assert!(
-            dense.top1 > share && experts.top1 > share - 0.1,
+            dense.top1 > share && experts.top1 > share - 0.2,
             "{scheme}: {dense:?}, {experts:?}"
         );
     }

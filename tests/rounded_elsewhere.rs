@@ -9,10 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use burn::module::Param;
 use burn::tensor::{DType, Tensor};
 use qwen3_vl::model::Qwen3VlModel;
-use qwen3_vl::model::weight::Weight;
 use qwen3_vl::verify::{Tolerance, verify};
 use qwen3_vl::weights::gguf::Header;
 use qwen3_vl::weights::names::stored_name;
@@ -59,7 +57,7 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 fn weights(model: &Qwen3VlModel) -> BTreeMap<String, Vec<f32>> {
     let mut model = model.clone();
     let all = model.roundable_mut().into_iter().map(|(path, weight)| {
-        let (name, _) = stored_name(&format!("{path}.weight")).unwrap();
+        let (name, _) = stored_name(&path).unwrap();
         (name, numbers(weight.values()))
     });
     all.collect()
@@ -79,9 +77,9 @@ fn check_numbers(model: &Qwen3VlModel, prints: &Value, case: &str) {
 /// The model with every rounded weight as the numbers that it stands for.
 fn dense(model: &Qwen3VlModel) -> (Qwen3VlModel, usize) {
     let (mut model, mut changed) = (model.clone(), 0);
-    for (_, weight) in model.roundable_mut() {
+    for (_, mut weight) in model.roundable_mut() {
         if weight.scheme().is_some() {
-            *weight = Weight::Dense(Param::from_tensor(weight.values()));
+            weight.expand();
             changed += 1;
         }
     }

@@ -79,7 +79,7 @@ impl Qwen3Vl {
         let (placement, precision) = options.place(&devices, config, stored)?;
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
         let scheme = options.rounding(config).map(|rounding| rounding.scheme);
-        let how = (precision, options.quant.as_ref());
+        let how = options.how(precision, options.quant.as_ref());
         let (mut model, report) = load_placed(&checkpoint, &placement, how, progress)?;
         if let Some(adapter) = adapter {
             model = adapter.attach(model)?;

@@ -12,7 +12,7 @@ use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::processor::VideoRules;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::load::part_sizes;
-use qwen3_vl_weights::{MediaLimits, Rounding};
+use qwen3_vl_weights::{LoadHow, MediaLimits, Rounding};
 
 /// Where and how to load a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +36,9 @@ pub struct LoadOptions {
     /// Rounds weights as they are read, by default the linear ones of the language model. For checkpoints that are not rounded
     /// yet, on the CPU.
     pub quant: Option<Rounding>,
+    /// Leaves the experts of a mixture in the memory of the host, with as many bytes of them on the devices: those that tokens
+    /// went to last.
+    pub expert_memory: Option<u64>,
     /// The GGUF file of the vision tower, for a model that is a GGUF file; without it, the file beside the model whose name
     /// begins with `mmproj`.
     pub mmproj: Option<PathBuf>,
@@ -68,8 +71,13 @@ impl LoadOptions {
     ) -> Result<(Placement, Precision), DeviceError> {
         let precision = Precision::resolve_all(devices.devices(), self.dtype, stored)?;
         let rounding = self.rounding(config);
-        let placement = devices.place(&part_sizes(config, precision, rounding.as_ref()))?;
-        Ok((placement, precision))
+        let how = self.how(precision, rounding.as_ref());
+        Ok((devices.place(&part_sizes(config, how))?, precision))
+    }
+
+    /// In which form weights are held in `precision`, with those rounded that `rounding` chooses.
+    pub fn how<'r>(&self, precision: Precision, rounding: Option<&'r Rounding>) -> LoadHow<'r> {
+        LoadHow { expert_memory: self.expert_memory, ..LoadHow::new(precision, rounding) }
     }
 
     /// Which weights are rounded, and how: as they are read, or in the checkpoint as far as its configuration says.

@@ -6,9 +6,9 @@ use qwen3_vl_backends::ops;
 
 use crate::linear::Linear;
 use crate::model::Qwen3VlModel;
+use crate::stack::Stack;
 use crate::text::TextLayer;
 use crate::vision::VisionTower;
-use crate::weight::Weight;
 
 /// The side path `scale · (x·Aᵀ)·Bᵀ` (Hu et al. 2021). No matrix of the weight's size is made.
 #[derive(Module, Debug)]
@@ -49,26 +49,40 @@ impl Qwen3VlModel {
     /// The linear layers that may have a side path, by module path: those of vision blocks, mergers and text layers,
     /// in the order of the model. Head, router, experts and patch embedding are none.
     pub fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
-        linears(&mut self.visual, &mut self.language_model.layers)
-    }
-
-    /// The weights that may be rounded, by path of their module: those of [`Self::linears_mut`], the embedding, and the head
-    /// where it has a weight of its own.
-    pub fn roundable_mut(&mut self) -> Vec<(String, &mut Weight)> {
-        let (visual, text) = (&mut self.visual, &mut self.language_model);
-        let embedding = &mut text.embed_tokens.weight;
-        let linear = linears(visual, &mut text.layers).into_iter();
-        let mut found: Vec<_> = linear.map(|(path, linear)| (path, &mut linear.weight)).collect();
-        found.push(("language_model.embed_tokens".to_owned(), embedding));
-        found.extend(self.lm_head.as_mut().map(|head| ("lm_head".to_owned(), &mut head.weight)));
-        found
+        layers(&mut self.visual, &mut self.language_model.layers).linears
     }
 }
 
-fn linears<'m>(
-    visual: &'m mut VisionTower,
-    layers: &'m mut [TextLayer],
-) -> Vec<(String, &'m mut Linear)> {
+/// What many weights are in, by module path, in the order of the model.
+pub(crate) struct Layers<'m> {
+    pub linears: Vec<(String, &'m mut Linear)>,
+    /// The weights of experts, by path of the parameter.
+    pub experts: Vec<(String, &'m mut Stack)>,
+}
+
+/// Those of vision blocks, mergers and text layers.
+pub(crate) fn layers<'m>(visual: &'m mut VisionTower, text: &'m mut [TextLayer]) -> Layers<'m> {
+    let (mut linears, mut experts) = (of_vision(visual), Vec::new());
+    for (index, layer) in text.iter_mut().enumerate() {
+        let path = |name: &str| format!("language_model.layers.{index}.{name}");
+        linears.push((path("self_attn.q_proj"), &mut layer.self_attn.q_proj));
+        linears.push((path("self_attn.k_proj"), &mut layer.self_attn.k_proj));
+        linears.push((path("self_attn.v_proj"), &mut layer.self_attn.v_proj));
+        linears.push((path("self_attn.o_proj"), &mut layer.self_attn.o_proj));
+        if let Some(mlp) = &mut layer.mlp {
+            linears.push((path("mlp.gate_proj"), &mut mlp.gate_proj));
+            linears.push((path("mlp.up_proj"), &mut mlp.up_proj));
+            linears.push((path("mlp.down_proj"), &mut mlp.down_proj));
+        }
+        if let Some(moe) = &mut layer.moe {
+            experts.push((path("moe.experts.gate_up_proj"), &mut moe.experts.gate_up_proj));
+            experts.push((path("moe.experts.down_proj"), &mut moe.experts.down_proj));
+        }
+    }
+    Layers { linears, experts }
+}
+
+fn of_vision(visual: &mut VisionTower) -> Vec<(String, &mut Linear)> {
     let mut found = Vec::new();
     for (index, block) in visual.blocks.iter_mut().enumerate() {
         let path = |name: &str| format!("visual.blocks.{index}.{name}");
@@ -83,18 +97,6 @@ fn linears<'m>(
     for (path, merger) in main.into_iter().chain(levels) {
         found.push((format!("{path}.linear_fc1"), &mut merger.linear_fc1));
         found.push((format!("{path}.linear_fc2"), &mut merger.linear_fc2));
-    }
-    for (index, layer) in layers.iter_mut().enumerate() {
-        let path = |name: &str| format!("language_model.layers.{index}.{name}");
-        found.push((path("self_attn.q_proj"), &mut layer.self_attn.q_proj));
-        found.push((path("self_attn.k_proj"), &mut layer.self_attn.k_proj));
-        found.push((path("self_attn.v_proj"), &mut layer.self_attn.v_proj));
-        found.push((path("self_attn.o_proj"), &mut layer.self_attn.o_proj));
-        if let Some(mlp) = &mut layer.mlp {
-            found.push((path("mlp.gate_proj"), &mut mlp.gate_proj));
-            found.push((path("mlp.up_proj"), &mut mlp.up_proj));
-            found.push((path("mlp.down_proj"), &mut mlp.down_proj));
-        }
     }
     found
 }

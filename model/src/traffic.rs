@@ -5,6 +5,7 @@ use burn::tensor::{Int, Tensor};
 use qwen3_vl_backends::Precision;
 
 use crate::cache::KvCache;
+use crate::experts::Streamed;
 use crate::model::Qwen3VlModel;
 
 impl Qwen3VlModel {
@@ -18,6 +19,7 @@ impl Qwen3VlModel {
         self.visit(&mut traffic);
         let [embedding, head] = traffic.tables;
         let moe = self.config().text.moe.as_ref();
+        traffic.experts += self.streamed().map(Streamed::bytes).sum::<u64>();
         let share = moe.map_or(0, |moe| {
             traffic.experts * moe.experts_per_token as u64 / moe.experts.max(1) as u64
         });

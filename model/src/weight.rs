@@ -5,7 +5,7 @@ use burn::module::{
     Param, ParamId,
 };
 use burn::tensor::{Device, Int, Tensor};
-use qwen3_vl_backends::ops;
+use qwen3_vl_backends::ops::{self, Share};
 use qwen3_vl_backends::quant::QuantScheme;
 
 /// `[out, in]`. As a module it is what it holds, under no name of its own, so that a weight as it was trained has the path
@@ -24,6 +24,8 @@ pub struct Quantised {
     #[module(skip)]
     scheme: QuantScheme,
     inputs: usize,
+    /// How many matrices of as many rows lie one after the other.
+    matrices: usize,
 }
 
 impl Quantised {
@@ -45,7 +47,29 @@ impl Quantised {
             scales: Param::initialized(ParamId::new(), scales),
             scheme,
             inputs,
+            matrices: 1,
         }
+    }
+
+    /// The same rows as `matrices` matrices, one after the other.
+    ///
+    /// # Panics
+    /// When the rows cannot be divided so.
+    #[must_use]
+    pub fn stacked(self, matrices: usize) -> Self {
+        let rows = self.rows();
+        assert!(rows.is_multiple_of(matrices.max(1)), "{rows} rows are not {matrices} matrices");
+        Self { matrices, ..self }
+    }
+
+    /// `[matrices, out, in]`.
+    pub(crate) fn shape_of_matrices(&self) -> [usize; 3] {
+        [self.matrices, self.rows() / self.matrices.max(1), self.inputs]
+    }
+
+    /// Rows of all matrices.
+    fn rows(&self) -> usize {
+        self.codes.lazy_shape()[0]
     }
 
     /// How it is rounded.
@@ -59,7 +83,7 @@ impl Weight {
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.lazy_shape().dims(),
-            Self::Quantised(weight) => [weight.codes.lazy_shape()[0], weight.inputs],
+            Self::Quantised(weight) => [weight.rows(), weight.inputs],
         }
     }
 
@@ -83,7 +107,7 @@ impl Weight {
     pub fn values(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.val(),
-            Self::Quantised(weight) => weight.expand(weight.codes.val(), weight.scales.val()),
+            Self::Quantised(weight) => weight.values(),
         }
     }
 
@@ -114,7 +138,22 @@ impl Weight {
 }
 
 impl Quantised {
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Each share of rows times the matrix of its expert.
+    pub(crate) fn product_in_shares(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        let [matrices, rows, _] = self.shape_of_matrices();
+        let (codes, scales) = (self.codes.val(), self.scales.val());
+        let (bytes, columns) = (codes.dims()[1], scales.dims()[1]);
+        let stack =
+            (codes.reshape([matrices, rows, bytes]), scales.reshape([matrices, rows, columns]));
+        ops::linear_of_rounded_experts(x, stack, self.scheme, shares)
+    }
+
+    /// The numbers of all matrices in f32.
+    pub(crate) fn values(&self) -> Tensor<2> {
+        self.expand(self.codes.val(), self.scales.val())
+    }
+
+    pub(crate) fn product(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear_quantised(x, self.codes.val(), self.scales.val(), self.scheme)
     }
 
@@ -123,61 +162,72 @@ impl Quantised {
     }
 }
 
-/// Does the same to either kind.
-macro_rules! either {
-    ($weight:expr, $held:ident => $value:expr) => {
-        match $weight {
-            Weight::Dense($held) => $value,
-            Weight::Quantised($held) => $value,
+/// Makes a module of an enum whose variants hold one module each: it is what that one is. The derived code would put the
+/// variant's name into every path.
+macro_rules! module_of_either {
+    ($name:ident: $($variant:ident),+) => {
+        impl Module for $name {
+            fn collect_devices(&self, devices: Devices) -> Devices {
+                match self {
+                    $(Self::$variant(held) => Module::collect_devices(held, devices)),+
+                }
+            }
+
+            fn fork(self, device: &Device) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::fork(held, device))),+
+                }
+            }
+
+            fn to_device(self, device: &Device) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::to_device(held, device))),+
+                }
+            }
+
+            fn train(self) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::train(held))),+
+                }
+            }
+
+            fn valid(&self) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::valid(held))),+
+                }
+            }
+
+            fn materialize(self) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::materialize(held))),+
+                }
+            }
+
+            fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+                match self {
+                    $(Self::$variant(held) => Module::visit(held, visitor)),+
+                }
+            }
+
+            fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+                match self {
+                    $(Self::$variant(held) => Self::$variant(Module::map(held, mapper))),+
+                }
+            }
         }
-    };
-    ($weight:expr, $held:ident => as $value:expr) => {
-        match $weight {
-            Weight::Dense($held) => Weight::Dense($value),
-            Weight::Quantised($held) => Weight::Quantised($value),
+
+        impl ModuleDisplayDefault for $name {
+            fn content(&self, content: Content) -> Option<Content> {
+                match self {
+                    $(Self::$variant(held) => ModuleDisplayDefault::content(held, content)),+
+                }
+            }
         }
+
+        impl ModuleDisplay for $name {}
     };
 }
 
-// The derived code for an enum would put the variant's name into every path.
-impl Module for Weight {
-    fn collect_devices(&self, devices: Devices) -> Devices {
-        either!(self, held => Module::collect_devices(held, devices))
-    }
+pub(crate) use module_of_either;
 
-    fn fork(self, device: &Device) -> Self {
-        either!(self, held => as Module::fork(held, device))
-    }
-
-    fn to_device(self, device: &Device) -> Self {
-        either!(self, held => as Module::to_device(held, device))
-    }
-
-    fn train(self) -> Self {
-        either!(self, held => as Module::train(held))
-    }
-
-    fn valid(&self) -> Self {
-        either!(self, held => as Module::valid(held))
-    }
-
-    fn materialize(self) -> Self {
-        either!(self, held => as Module::materialize(held))
-    }
-
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        either!(self, held => Module::visit(held, visitor));
-    }
-
-    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        either!(self, held => as Module::map(held, mapper))
-    }
-}
-
-impl ModuleDisplayDefault for Weight {
-    fn content(&self, content: Content) -> Option<Content> {
-        either!(self, held => ModuleDisplayDefault::content(held, content))
-    }
-}
-
-impl ModuleDisplay for Weight {}
+module_of_either!(Weight: Dense, Quantised);

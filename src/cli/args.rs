@@ -93,8 +93,8 @@ pub struct DeviceArgs {
     /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
-    /// Round the linear weights of the language model as they are read: int8 or int4, with -g32, -g64 or -g128 weights
-    /// per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding, head and experts stay as they are
+    /// Round the linear weights and the experts of the language model as they are read: int8 or int4, with -g32, -g64 or
+    /// -g128 weights per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding and head stay as they are
     #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
     pub quant: Option<QuantScheme>,
     /// Round these too (repeat for several): embed_tokens, lm_head (to eight bits, whatever the scheme), or linear layers of
@@ -104,6 +104,10 @@ pub struct DeviceArgs {
     /// Leave these as they are (repeat for several); wins over --quant-include
     #[arg(long, value_name = "PATTERN", requires = "quant")]
     pub quant_exclude: Vec<String>,
+    /// Leave the experts of a mixture in the memory of the host, with this much of them on the device: those that tokens went
+    /// to last [default: all are on the device]
+    #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
+    pub expert_memory: Option<u64>,
 }
 
 /// How long a prompt may be, and how it is kept.
@@ -269,6 +273,7 @@ impl DeviceArgs {
             device_map: self.device_map.clone(),
             dtype: dtype.map_err(|error| usage_error(ErrorKind::InvalidValue, error))?,
             quant: self.quant.map(|scheme| self.rounding(scheme)),
+            expert_memory: self.expert_memory,
             ..LoadOptions::default()
         })
     }

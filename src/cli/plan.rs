@@ -11,7 +11,7 @@ use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
 use qwen3_vl::weights::checkpoint::stored_dtype;
-use qwen3_vl::weights::load::{checkpoint_sizes, part_sizes};
+use qwen3_vl::weights::load::{check_expert_memory, checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::media::OpenedMedia;
 use qwen3_vl::{Error, Film, LoadOptions, MediaReport, warnings};
 use serde_json::{Value, json};
@@ -76,11 +76,12 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let stored = source.weights()?;
     let dtype = stored_dtype(stored.as_ref(), &config);
     let (placement, precision) = place(&options, &config, dtype)?;
+    check_expert_memory(&config, &placement, options.how(precision, None))?;
     let tokens = chat.tokens() + args.max_tokens as usize;
     let (compute, storage) = (precision.compute, options.kv_cache_dtype);
     let held = match (&options.quant, &stored) {
-        (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, precision)?,
-        _ => part_sizes(&config, precision, options.rounding(&config).as_ref()),
+        (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, options.how(precision, None))?,
+        _ => part_sizes(&config, options.how(precision, options.rounding(&config).as_ref())),
     };
     let needs = Needs {
         sizes: held,

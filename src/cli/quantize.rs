@@ -19,8 +19,8 @@ use super::{Outcome, print};
     qwen3-vl quantize ./model -o ./model-int4 --quant int4\n  \
     qwen3-vl quantize ./model -o ./model-int8 --quant int8-g128 --include 'visual.*' --include embed_tokens\n  \
     qwen3-vl quantize ./model -o ./mixed --quant int4 --exclude down_proj --exclude 'layers.0.*'\n\n\
-    The linear layers of the language model are rounded; vision tower, mergers, embedding, head, router and experts stay \
-    as they are. The embedding and the head get eight bits whatever the scheme. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
+    The linear layers and the experts of the language model are rounded; vision tower, mergers, embedding, head and router \
+    stay as they are. The embedding and the head get eight bits whatever the scheme. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
     loads as any checkpoint does, without conversion, and is for the CPU; transformers cannot read it.")]
 pub struct QuantizeArgs {
     #[command(flatten)]

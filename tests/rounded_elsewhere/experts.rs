@@ -1,5 +1,7 @@
 //! A mixture of experts as llama.cpp stores it, written here from the checkpoint `moe` with weights as they are.
 
+use burn::tensor::f16;
+
 use super::*;
 
 /// A GGUF file being written.
@@ -52,11 +54,16 @@ impl Writer {
 
     /// A tensor of f32.
     fn tensor(&mut self, name: &str, shape: &[usize], bytes: &[u8]) {
+        self.typed(name, 0, shape, bytes);
+    }
+
+    /// A tensor of one of ggml's types.
+    fn typed(&mut self, name: &str, kind: u32, shape: &[usize], bytes: &[u8]) {
         self.counts[0] += 1;
         text(&mut self.tensors, name);
         self.tensors.extend((shape.len() as u32).to_le_bytes());
         shape.iter().rev().for_each(|side| self.tensors.extend((*side as u64).to_le_bytes()));
-        self.tensors.extend(0u32.to_le_bytes());
+        self.tensors.extend(kind.to_le_bytes());
         self.tensors.extend((self.data.len() as u64).to_le_bytes());
         self.data.extend(bytes);
         self.data.resize(self.data.len().next_multiple_of(32), 0);
@@ -161,9 +168,18 @@ fn every_other(bytes: &[u8], size: usize, which: usize) -> Vec<u8> {
     bytes.chunks(size).skip(which).step_by(2).flatten().copied().collect()
 }
 
-/// Attention of the vision tower as one tensor, or as three, as some converters write it.
-fn write_tensors(text: &mut Writer, vision: &mut Writer, whole_qkv: bool) {
-    let bytes = std::fs::read(common::fixtures().join("moe/model.safetensors")).unwrap();
+/// How tensors are written.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Attention of the vision tower as one tensor, or as three, as some converters write it.
+    whole_qkv: bool,
+    /// The last matrices of experts in blocks of Q8_0.
+    rounded: bool,
+}
+
+/// The tensors of a checkpoint.
+fn write_tensors(weights: &Path, text: &mut Writer, vision: &mut Writer, form: Form) {
+    let bytes = std::fs::read(weights).unwrap();
     for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
         let theirs =
             NAMES.iter().fold(name.clone(), |name, (ours, theirs)| name.replace(ours, theirs));
@@ -187,7 +203,7 @@ fn write_tensors(text: &mut Writer, vision: &mut Writer, whole_qkv: bool) {
             writer.tensor("v.patch_embd.weight", &frame, &every_other(data, part, 0));
             writer.tensor("v.patch_embd.weight.1", &frame, &every_other(data, part, 1));
         } else if let Some((block, end)) = theirs.split_once(".attn.qkv.") {
-            if whole_qkv {
+            if form.whole_qkv {
                 writer.tensor(&format!("{block}.attn_qkv.{end}"), shape, data);
                 continue;
             }
@@ -195,29 +211,129 @@ fn write_tensors(text: &mut Writer, vision: &mut Writer, whole_qkv: bool) {
             for (part, data) in ["q", "k", "v"].into_iter().zip(data.chunks(data.len() / 3)) {
                 writer.tensor(&format!("{block}.attn_{part}.{end}"), &third, data);
             }
+        } else if form.rounded && name.ends_with("experts.down_proj") {
+            writer.typed(&theirs, 8, shape, &blocks_of_eight_bits(data));
         } else {
             writer.tensor(&theirs, shape, data);
         }
     }
 }
 
+/// Q8_0: a scale in f16 for 32 numbers, then their signed bytes.
+fn blocks_of_eight_bits(data: &[u8]) -> Vec<u8> {
+    let values: Vec<f32> =
+        data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let block = |values: &[f32]| {
+        let largest = values.iter().fold(0.0f32, |m, value| m.max(value.abs()));
+        let scale = f16::from_f32(largest / 127.0);
+        let codes = values.iter().map(move |value| (value / scale.to_f32()).round() as i8 as u8);
+        scale.to_le_bytes().into_iter().chain(codes).collect::<Vec<u8>>()
+    };
+    values.chunks(32).flat_map(block).collect()
+}
+
+/// The numbers that such blocks stand for.
+fn numbers_of_eight_bits(blocks: &[u8]) -> Vec<u8> {
+    let number = |block: &[u8]| {
+        let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        block[2..].iter().map(|code| scale * f32::from(*code as i8)).collect::<Vec<f32>>()
+    };
+    blocks.chunks(34).flat_map(number).flat_map(f32::to_le_bytes).collect()
+}
+
+/// The checkpoint of `weights` and `config` as GGUF files.
+fn written(weights: &Path, config: &Value, form: Form) -> tempfile::TempDir {
+    let (mut text, mut vision) = (Writer::default(), Writer::default());
+    write_settings(&mut text, config);
+    write_vision_settings(&mut vision, config);
+    write_tensors(weights, &mut text, &mut vision, form);
+    let folder = tempfile::tempdir().unwrap();
+    text.write(&folder.path().join("experts.gguf"));
+    vision.write(&folder.path().join("mmproj.gguf"));
+    folder
+}
+
+fn logits_of_experts(loaded: &Qwen3Vl) -> Vec<f32> {
+    common::logits_of_two_images(loaded.model(), "moe")
+}
+
 #[test]
 fn a_mixture_of_experts_is_put_together_from_its_parts() {
     let config = read_json(&common::fixtures().join("moe/config_v4.json"));
-    let logits = |loaded: &Qwen3Vl| common::logits_of_two_images(loaded.model(), "moe");
+    let weights = common::fixtures().join("moe/model.safetensors");
     for whole_qkv in [true, false] {
-        let (mut text, mut vision) = (Writer::default(), Writer::default());
-        write_settings(&mut text, &config);
-        write_vision_settings(&mut vision, &config);
-        write_tensors(&mut text, &mut vision, whole_qkv);
-        let folder = tempfile::tempdir().unwrap();
-        text.write(&folder.path().join("experts.gguf"));
-        vision.write(&folder.path().join("mmproj.gguf"));
+        let folder = written(&weights, &config, Form { whole_qkv, rounded: false });
         for device in common::cpu_devices() {
             let loaded = load(folder.path(), &device).unwrap();
             assert!(loaded.report().unexpected.is_empty(), "{:?}", loaded.report());
             let original = common::load(&common::fixtures().join("moe"), &device);
-            assert_eq!(logits(&loaded), logits(&original), "{device}, {whole_qkv}");
+            let (found, expected) = (logits_of_experts(&loaded), logits_of_experts(&original));
+            assert_eq!(found, expected, "{device}, {whole_qkv}");
         }
     }
+}
+
+/// The checkpoint `moe` with wider experts, whose rows are whole blocks, and the numbers of such blocks in their last matrices.
+fn of_whole_blocks() -> (tempfile::TempDir, Value) {
+    let folder = common::copy_of("moe");
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |count: usize, seed: f32| -> Vec<u8> {
+        let values = (0..count).map(|i| ((i as f32 + seed) * 0.7713).sin() * 0.1);
+        values.flat_map(f32::to_le_bytes).collect()
+    };
+    let owned = |(name, view): (String, TensorView<'_>)| {
+        let (shape, bytes) = match name.rsplit('.').next() {
+            Some("gate_up_proj") => (vec![6, 128, 48], numbers(6 * 128 * 48, 0.5)),
+            Some("down_proj") if name.contains("experts") => {
+                let blocks = blocks_of_eight_bits(&numbers(6 * 48 * 64, 7.5));
+                (vec![6, 48, 64], numbers_of_eight_bits(&blocks))
+            }
+            _ => (view.shape().to_vec(), view.data().to_vec()),
+        };
+        (name, (view.dtype(), shape, bytes))
+    };
+    let tensors: Tensors = file.tensors().into_iter().map(owned).collect();
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let mut config = read_json(&folder.path().join("config_v4.json"));
+    config["text_config"]["moe_intermediate_size"] = json!(64);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    (folder, config)
+}
+
+#[test]
+fn experts_that_llama_cpp_rounded_stay_rounded() {
+    let (original, config) = of_whole_blocks();
+    let weights = original.path().join("model.safetensors");
+    let folder = written(&weights, &config, Form { whole_qkv: true, rounded: true });
+    for device in common::cpu_devices() {
+        let loaded = load(folder.path(), &device).unwrap();
+        assert!(loaded.report().unexpected.is_empty(), "{:?}", loaded.report());
+        let mut model = loaded.model().clone();
+        let schemes: Vec<String> = model
+            .roundable_mut()
+            .into_iter()
+            .filter_map(|(path, weight)| Some(format!("{path} {}", weight.scheme()?)))
+            .collect();
+        let layer = |index| format!("language_model.layers.{index}.moe.experts.down_proj int8-g32");
+        assert_eq!(schemes, [layer(0), layer(2)]);
+        let original = common::load(original.path(), &device);
+        let name = "model.language_model.layers.2.mlp.experts.down_proj";
+        let of = |loaded: &Qwen3Vl| weights_of(loaded.model(), name);
+        assert_eq!(of(&loaded), of(&original), "{device}");
+        let (found, expected) = (logits_of_experts(&loaded), logits_of_experts(&original));
+        let size = largest(expected.iter().copied());
+        let far = largest(found.iter().zip(&expected).map(|(a, b)| a - b));
+        // Flex rounds the activations of few rows.
+        let bound = if device == "ndarray" { 1e-5 } else { 0.05 };
+        assert!(far <= bound * size, "{device}: {far} of {size}");
+    }
+}
+
+fn weights_of(model: &Qwen3VlModel, name: &str) -> Vec<f32> {
+    weights(model).remove(name).unwrap()
 }

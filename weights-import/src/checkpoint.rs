@@ -262,8 +262,7 @@ impl Checkpoint {
 
 /// Whether a tensor of this name holds the scales of a weight.
 fn holds_scales(name: &str) -> bool {
-    let weight = |end: &str| name.ends_with(&format!(".weight{end}"));
-    name.ends_with(".scales") || weight(Quantisation::SCALE) || weight("_scale_inv")
+    [".scales", Quantisation::SCALE, ".weight_scale_inv"].iter().any(|end| name.ends_with(end))
 }
 
 /// Reads and validates `config.json`.

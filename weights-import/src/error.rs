@@ -72,6 +72,16 @@ pub enum LoadError {
     Round { tensor: String, source: QuantError },
     #[error("`{pattern}` names no linear layer; their names are such as {example}")]
     Pattern { pattern: String, example: String },
+    #[error("the model has no experts that could stay on the host; leave --expert-memory out")]
+    NoExperts,
+    #[error(
+        "experts are used where they lie in the memory of the host on `{device}`, so that there is nothing to be kept elsewhere; leave --expert-memory out"
+    )]
+    ExpertsInPlace { device: String },
+    #[error(
+        "the matrix of one expert of `{tensor}` takes {needed} bytes, and --expert-memory has room for {budget}; give more"
+    )]
+    ExpertMemory { budget: u64, needed: u64, tensor: String },
     #[error("nothing is left to be rounded; --exclude covers every linear layer")]
     NothingToRound,
     #[error("the checkpoint in {folder} does not fit its config.json\n{report}")]

@@ -22,7 +22,7 @@ pub mod source;
 
 pub use checkpoint::Checkpoint;
 pub use error::LoadError;
-pub use load::{Progress, load_model, load_placed};
+pub use load::{LoadHow, Progress, load_model, load_placed};
 pub use media::{MediaError, MediaLimits};
 pub use processor::{ProcessorError, load_generation_defaults, load_processor};
 pub use random::random_model;

@@ -1,9 +1,11 @@
 //! From a checkpoint to a model on a device, one tensor at a time.
 
 mod foreign;
+mod how;
 mod parts;
 mod repack;
 pub(crate) mod rounded;
+mod streamed;
 
 use std::iter::Peekable;
 
@@ -21,8 +23,9 @@ use crate::report::{LoadReport, Misshapen};
 use crate::rounding::Rounding;
 use foreign::Foreign;
 
+pub use how::{LoadHow, check_expert_memory};
 pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
-pub(crate) use parts::{home, parameters, unloaded};
+pub(crate) use parts::{as_matrix, home, parameters, unloaded};
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -50,30 +53,32 @@ pub fn load_model(
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
     let placement = Placement::whole(device, checkpoint.config().text.layers);
-    load_placed(checkpoint, &placement, (precision, None), progress)
+    load_placed(checkpoint, &placement, LoadHow::new(precision, None), progress)
 }
 
-/// As [`load_model`], each part to its device, rounding the linear weights that `rounding` chooses as they are read. A
-/// checkpoint that was rounded before takes none.
+/// As [`load_model`], each part to its device, rounding the weights that `how` chooses as they are read. A checkpoint that was
+/// rounded before takes none.
 ///
 /// # Errors
-/// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, or the
-/// device of a rounded weight is none of the CPU's.
+/// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, the
+/// device of a rounded weight is none of the CPU's, or there are no experts to be left on the host.
 ///
 /// # Panics
 /// When `placement` is one of another number of layers.
 pub fn load_placed(
     checkpoint: &Checkpoint,
     placement: &Placement,
-    (precision, rounding): (Precision, Option<&Rounding>),
+    how: LoadHow<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
+    let precision = how.precision;
+    check_expert_memory(checkpoint.config(), placement, how)?;
     let mut model = Qwen3VlModel::placed(checkpoint.config(), placement, precision);
     let mut plan = LoadPlan::new(checkpoint, &model)?;
-    if let Some(rounding) = rounding {
+    if let Some(rounding) = how.rounding {
         plan.round(checkpoint, &mut model, rounding)?;
     }
-    plan.check_devices(placement, precision)?;
+    plan.check_devices(placement, how)?;
     let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
     let mut loader = Loader {
         checkpoint,
@@ -87,7 +92,11 @@ pub fn load_placed(
         total,
         error: None,
     };
-    loader.round(&mut model, plan.items)?;
+    let items = match how.expert_memory {
+        Some(budget) => loader.stream(&mut model, plan.items, budget)?,
+        None => plan.items,
+    };
+    loader.round(&mut model, items)?;
     let model = model.map(&mut loader);
     assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
@@ -175,24 +184,24 @@ impl<'c> LoadPlan<'c> {
             return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
         }
         let chosen = rounding.choose(model)?;
-        let is_chosen =
-            |path: &str| path.strip_suffix(".weight").is_some_and(|path| chosen.contains(path));
-        for item in self.items.iter_mut().filter(|item| is_chosen(&item.path)) {
+        for item in self.items.iter_mut().filter(|item| chosen.contains(&item.path)) {
             item.stored = Stored::Round { scheme: rounding.scheme_of(&item.path) };
         }
         Ok(())
     }
 
     /// Refuses rounded weights where nothing computes with them, and a tensor that is larger than the largest buffer.
-    fn check_devices(&self, placement: &Placement, precision: Precision) -> Result<(), LoadError> {
+    fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
         for item in &self.items {
             let (device, part) = home(placement, &item.path);
             if item.scheme().is_some() && !device.kind.is_cpu() {
                 return Err(LoadError::QuantDevice { device: device.name.clone(), part });
             }
-            let shape = &item.entry.shape;
+            // Experts that stay on the host come one by one.
+            let alone = how.expert_memory.is_some() && parts::is_of_experts(&item.path);
+            let shape = &item.entry.shape[usize::from(alone)..];
             let count: u64 = shape.iter().map(|side| *side as u64).product();
-            let bytes = count * precision.of_rank(shape.len()).size() as u64;
+            let bytes = count * how.precision.of_rank(shape.len()).size() as u64;
             if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
                 let (tensor, device) = (item.name.clone(), device.name.clone());
                 return Err(LoadError::Buffer { tensor, bytes, device, limit });
@@ -262,8 +271,9 @@ impl<'c> LoadPlan<'c> {
 
     /// A rounded weight of `shape`.
     fn add_codes(&mut self, item: Item<'c>, shape: &[usize]) {
-        let bytes = |scheme: QuantScheme| scheme.row_bytes(shape[1]);
-        let expected = vec![shape[0], item.scheme().map_or(0, bytes)];
+        let [_, inputs] = as_matrix(shape);
+        let mut expected = shape.to_vec();
+        expected.splice(shape.len() - 1.., item.scheme().map(|scheme| scheme.row_bytes(inputs)));
         match item.entry.shape == expected {
             true => self.items.push(item),
             false => {
@@ -345,8 +355,10 @@ impl ModuleMapper for Loader<'_, '_> {
             Ok(data) => {
                 self.tell(&item);
                 let dtype = self.precision.of_rank(D);
-                let id = param.id;
+                let (id, turned) = (param.id, data.shape().to_vec() != shape);
                 let tensor = Tensor::<D>::from_data(data, (&self.device.device, dtype));
+                // A view, as the file holds it.
+                let tensor = if turned { tensor.swap_dims(D - 2, D - 1) } else { tensor };
                 param.transform_for_load(tensor, id)
             }
             Err(error) => {
@@ -382,7 +394,7 @@ impl Loader<'_, '_> {
         self.progress.tensor(&item.name, self.done, self.total);
     }
 
-    /// The tensor in the dtype and shape of the parameter.
+    /// The tensor in the dtype and shape of the parameter; with its last two axes swapped where it is used in place so.
     fn data(&self, item: &Item<'_>, shape: &[usize]) -> Result<TensorData, LoadError> {
         let file = self.checkpoint.file(item.entry);
         let wanted = self.precision.of_rank(shape.len());
@@ -396,8 +408,9 @@ impl Loader<'_, '_> {
                 dtype: item.entry.storage.to_string(),
             });
         }
-        let whole = item.entry.rest.is_empty() && !item.transposed;
-        if self.in_place() && wanted == item.dtype && whole {
+        let in_one_part = item.entry.rest.is_empty();
+        if self.in_place() && wanted == item.dtype && in_one_part {
+            let shape = if item.transposed { &item.entry.shape[..] } else { shape };
             return Ok(file.map.tensor_data(item.entry.range.clone(), shape, item.dtype));
         }
         self.read(item, shape, wanted)
@@ -468,7 +481,8 @@ mod tests {
         beside.vision = card;
         let rounding = Rounding::new("int8".parse().unwrap());
         let load = |placement: &Placement| {
-            load_placed(&checkpoint, placement, (Precision::F32, Some(&rounding)), &mut ())
+            let how = LoadHow::new(Precision::F32, Some(&rounding));
+            load_placed(&checkpoint, placement, how, &mut ())
         };
         let message = load(&above).unwrap_err().to_string();
         assert!(message.contains("`cuda:0` yet, which is to hold layer 1;"), "{message}");

@@ -6,13 +6,14 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, Precision};
-use qwen3_vl_model::weight::{Quantised, Weight};
+use qwen3_vl_model::roundable::Roundable;
+use qwen3_vl_model::weight::Quantised;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
-use crate::load::{Progress, home, part_sizes};
+use crate::load::{LoadHow, Progress, home, part_sizes};
 use crate::rounding::Rounding;
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
@@ -21,7 +22,7 @@ const DRAWN: usize = 1_048_583;
 const DEVIATION: f32 = 0.02;
 
 /// A model of `config`, each part on its device, with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
-/// biases of 0. With `rounding`, the linear weights that it chooses are rounded one after the other as they are made, so that
+/// biases of 0. With `rounding`, the weights that it chooses are rounded one matrix after the other as they are made, so that
 /// none but the last is ever there in full.
 ///
 /// # Errors
@@ -32,8 +33,9 @@ pub fn random_model(
     (precision, rounding): (Precision, Option<&Rounding>),
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
+    let how = LoadHow::new(precision, rounding);
     let mut model = Qwen3VlModel::placed(config, placement, precision);
-    let sizes = part_sizes(config, precision, rounding);
+    let sizes = part_sizes(config, how);
     let mut maker = Maker {
         placement,
         values: Values::new(precision.weights),
@@ -67,11 +69,11 @@ impl Maker<'_> {
         chosen: &BTreeSet<String>,
         rounding: &Rounding,
     ) -> Result<(), LoadError> {
-        for (path, weight) in model.roundable_mut() {
+        for (path, mut weight) in model.roundable_mut() {
             if chosen.contains(&path) {
-                let (shape, scheme) = (weight.shape(), rounding.scheme_of(&path));
-                *weight = Weight::Quantised(self.rounded(&path, shape, scheme)?);
-                self.tell(&path, scheme.matrix_bytes(shape));
+                let scheme = rounding.scheme_of(&path);
+                weight.round(self.rounded(&path, &weight, scheme)?);
+                self.tell(&path, scheme.matrix_bytes(weight.shape()));
             }
         }
         Ok(())
@@ -80,16 +82,19 @@ impl Maker<'_> {
     fn rounded(
         &mut self,
         path: &str,
-        shape: [usize; 2],
+        weight: &Roundable<'_>,
         scheme: QuantScheme,
     ) -> Result<Quantised, LoadError> {
         let (device, part) = home(self.placement, path);
         if !device.kind.is_cpu() {
             return Err(LoadError::QuantDevice { device: device.name.clone(), part });
         }
-        let rounded = round(path, self.values.tensor(&shape, DType::F32), scheme)?;
+        let ([rows, inputs], matrices) = (weight.shape(), weight.matrices());
+        let matrix = [rows / matrices.max(1), inputs];
+        let values = (0..matrices).map(|_| self.values.tensor(&matrix, DType::F32));
+        let rounded = round(path, inputs, values, scheme)?;
         let place = (&device.device, scales_dtype(device));
-        Ok(placed(rounded, (scheme, shape[1]), place))
+        Ok(placed(rounded, (scheme, inputs), place))
     }
 
     fn tell(&mut self, path: &str, bytes: u64) {

@@ -9,8 +9,9 @@ use qwen3_vl_model::Qwen3VlModel;
 use crate::error::LoadError;
 use crate::names::stored_name;
 
-/// What is rounded by default: the linear layers of the language model. The vision tower and the mergers are small beside
-/// it and run once per picture; embedding, head, router and experts stay as they are too, unless `include` says otherwise.
+/// What is rounded by default: the linear layers of the language model and its experts. The vision tower and the mergers are
+/// small beside them and run once per picture; embedding and head stay as they are too, unless `include` says otherwise, and
+/// so does the router.
 const DEFAULT: &str = "model.language_model.layers.*";
 
 /// Whether a module, or its weight, by path or by name, has a row for each token: the embedding or the head. Their numbers decide which
@@ -25,11 +26,11 @@ pub(crate) fn of_table(scheme: QuantScheme) -> QuantScheme {
     QuantScheme::new(8, scheme.group() as u64).unwrap_or(scheme)
 }
 
-/// Which linear weights are rounded, and how.
+/// Which weights are rounded, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rounding {
     pub scheme: QuantScheme,
-    /// Patterns of what is rounded besides the linear layers of the language model: names of modules as in the checkpoint,
+    /// Patterns of what is rounded besides the linear layers and the experts of the language model: names of modules as in the checkpoint,
     /// whole or their ends, where `*` stands for anything. `visual.*` is the vision tower, `embed_tokens` the embedding (and
     /// the head that is tied to it), `lm_head` a head of its own; these tables get eight bits whatever the scheme.
     pub include: Vec<String>,
@@ -38,7 +39,7 @@ pub struct Rounding {
 }
 
 impl Rounding {
-    /// The linear layers of the language model.
+    /// The linear layers and the experts of the language model.
     pub fn new(scheme: QuantScheme) -> Self {
         Self { scheme, include: Vec::new(), exclude: Vec::new() }
     }
@@ -48,20 +49,21 @@ impl Rounding {
         if is_table(path) { of_table(self.scheme) } else { self.scheme }
     }
 
-    /// The module paths of the layers of `model` that are rounded.
+    /// The paths of the parameters of `model` that are rounded.
     ///
     /// # Errors
-    /// When a pattern names no layer, or no layer is left.
+    /// When a pattern names none, or none is left.
     pub fn choose(&self, model: &mut Qwen3VlModel) -> Result<BTreeSet<String>, LoadError> {
-        let layers: Vec<(String, String)> = model.roundable_mut().into_iter().map(named).collect();
-        let unused = |pattern: &&String| !layers.iter().any(|(_, name)| names(pattern, name));
+        let weights: Vec<(String, String)> =
+            model.roundable_mut().into_iter().map(|(path, _)| named(path)).collect();
+        let unused = |pattern: &&String| !weights.iter().any(|(_, name)| names(pattern, name));
         if let Some(pattern) = self.include.iter().chain(&self.exclude).find(unused) {
-            let example = layers.iter().map(|(_, name)| name).find(|name| names(DEFAULT, name));
+            let example = weights.iter().map(|(_, name)| name).find(|name| names(DEFAULT, name));
             let example = example.map_or(String::new(), |name| format!("`{name}`"));
             return Err(LoadError::Pattern { pattern: pattern.clone(), example });
         }
         let any = |patterns: &[String], name: &str| patterns.iter().any(|p| names(p, name));
-        let chosen = layers.into_iter().filter(|(_, name)| {
+        let chosen = weights.into_iter().filter(|(_, name)| {
             (names(DEFAULT, name) || any(&self.include, name)) && !any(&self.exclude, name)
         });
         let chosen: BTreeSet<String> = chosen.map(|(path, _)| path).collect();
@@ -82,12 +84,11 @@ impl fmt::Display for Rounding {
     }
 }
 
-/// The path of a layer with its name in a checkpoint.
-fn named<T>((path, _): (String, T)) -> (String, String) {
-    let name = stored_name(&format!("{path}.weight")).map(|(name, _)| name);
-    let name = name.and_then(|name| name.strip_suffix(".weight").map(str::to_owned));
-    let name = name.unwrap_or_else(|| path.clone());
-    (path, name)
+/// The path of a parameter with the name of its module in a checkpoint; weights of experts are modules by their own names.
+fn named(path: String) -> (String, String) {
+    let name = stored_name(&path).map_or_else(|| path.clone(), |(name, _)| name);
+    let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
+    (path, module)
 }
 
 /// Whether `pattern` is the name of a module, or its end from a dot on.

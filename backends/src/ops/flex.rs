@@ -7,6 +7,7 @@
 mod attention;
 mod dot;
 mod elementwise;
+mod experts;
 mod gradients;
 mod half;
 mod loss;
@@ -17,6 +18,7 @@ mod quantised;
 mod rotary;
 mod simd;
 mod softmax;
+mod turned;
 mod update;
 mod widen;
 
@@ -28,7 +30,7 @@ use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
 use super::update::{AdamWStep, Moved, UpdateOps};
-use super::{ModelOps, Parts, kernels_on, reference};
+use super::{ModelOps, Parts, Share, kernels_on, reference};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
 use attention::{Heads, Part, Rows, Sizes};
@@ -91,6 +93,27 @@ impl ModelOps for Flex {
             _ => return reference::expanded::<Self>(codes, scales, scheme, inputs),
         };
         f32_tensor(out, Shape::new([rows, inputs]))
+    }
+
+    fn linear_in_shares(
+        x: FloatTensor<Self>,
+        stack: FloatTensor<Self>,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        experts::linear(&x, &stack, &shares)
+            .unwrap_or_else(|| reference::linear_in_shares::<Self>(x, stack, &shares))
+    }
+
+    fn linear_of_codes_in_shares(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        experts::linear_of_codes(&x, (&codes, &scales), scheme, &shares).unwrap_or_else(|| {
+            reference::linear_of_codes_in_shares::<Self>(x, (codes, scales), scheme, &shares)
+        })
     }
 
     fn grouped_attention(
@@ -357,9 +380,13 @@ fn rows_of(x: &FlexTensor) -> &[f32] {
 
 fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
     let [n, k] = weight.shape().dims();
+    f32_tensor(matrix_product(x, w, [n, k]), Shape::new([x.len() / k, n]))
+}
+
+/// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
+fn matrix_product<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2]) -> Vec<f32> {
     let m = x.len() / k;
-    let out = if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) };
-    f32_tensor(out, Shape::new([m, n]))
+    if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) }
 }
 
 /// The bytes of a contiguous tensor of one-byte numbers.

@@ -73,6 +73,26 @@ pub trait ModelOps: Backend {
         reference::expanded::<Self>(codes, scales, scheme, inputs)
     }
 
+    /// Products of the rows of each expert with its matrix of `stack [experts, n, k]`, see [`linear_of_experts`].
+    fn linear_in_shares(
+        x: FloatTensor<Self>,
+        stack: FloatTensor<Self>,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        reference::linear_in_shares::<Self>(x, stack, &shares)
+    }
+
+    /// [`Self::linear_in_shares`] with rounded weights, see [`linear_of_rounded_experts`].
+    fn linear_of_codes_in_shares(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        reference::linear_of_codes_in_shares::<Self>(x, (codes, scales), scheme, &shares)
+    }
+
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
     fn grouped_attention(
         q: FloatTensor<Self>,
@@ -200,6 +220,34 @@ pub fn expand_quantised(
 ) -> Tensor<2> {
     let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::matrix_of_codes(codes, scales, scheme, inputs))
+}
+
+/// Rows that go to one expert, those of one share after those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    pub expert: usize,
+    /// One at least.
+    pub rows: usize,
+}
+
+/// [`linear`] of many experts at once: the rows of `x [m, k]` come in `shares`, which sum to `m`, and each share is
+/// multiplied with the matrix of its expert in `stack [experts, n, k]`; the result is `[m, n]`. Matrices of other experts are
+/// not read, and those that lie the other way round, as views of `[experts, k, n]`, are not copied by kernels.
+pub fn linear_of_experts(x: Tensor<2>, stack: Tensor<3>, shares: Vec<Share>) -> Tensor<2> {
+    let (x, stack) = (x.into_dispatch(), stack.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_in_shares(x, stack, shares))
+}
+
+/// [`linear_of_experts`] with weights that were rounded, as [`linear_quantised`] takes them: `codes [experts, n, ..]` and
+/// `scales [experts, n, ..]`.
+pub fn linear_of_rounded_experts(
+    x: Tensor<2>,
+    (codes, scales): (Tensor<3, Int>, Tensor<3>),
+    scheme: QuantScheme,
+    shares: Vec<Share>,
+) -> Tensor<2> {
+    let (x, codes, scales) = (x.into_dispatch(), codes.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_of_codes_in_shares(x, codes, scales, scheme, shares))
 }
 
 /// Softmax attention with grouped key/value heads.

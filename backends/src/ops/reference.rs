@@ -9,6 +9,7 @@ use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice, TensorData};
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
 
+use super::Share;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};
 
 /// Most attention scores that exist at one time.
@@ -29,6 +30,63 @@ pub fn linear_of_codes<B: Backend>(
 ) -> FloatTensor<B> {
     let inputs = x.shape()[1];
     linear::<B>(x, expanded::<B>(codes, scales, scheme, inputs))
+}
+
+/// Body of [`super::ModelOps::linear_in_shares`]: one product per share.
+pub fn linear_in_shares<B: super::ModelOps>(
+    x: FloatTensor<B>,
+    stack: FloatTensor<B>,
+    shares: &[Share],
+) -> FloatTensor<B> {
+    by_shares::<B>(x, stack.shape()[1], shares, |x, expert| {
+        let weight = B::float_slice(stack.clone(), &[one(expert)]);
+        let [_, n, k] = weight.shape().dims();
+        B::linear_nk(x, B::float_reshape(weight, Shape::new([n, k])))
+    })
+}
+
+/// Body of [`super::ModelOps::linear_of_codes_in_shares`]: one product per share.
+pub fn linear_of_codes_in_shares<B: super::ModelOps>(
+    x: FloatTensor<B>,
+    (codes, scales): (IntTensor<B>, FloatTensor<B>),
+    scheme: QuantScheme,
+    shares: &[Share],
+) -> FloatTensor<B> {
+    by_shares::<B>(x, codes.shape()[1], shares, |x, expert| {
+        let (codes, scales) = (
+            B::int_slice(codes.clone(), &[one(expert)]),
+            B::float_slice(scales.clone(), &[one(expert)]),
+        );
+        let ([_, n, bytes], [_, _, columns]) = (codes.shape().dims(), scales.shape().dims());
+        let codes = B::int_reshape(codes, Shape::new([n, bytes]));
+        B::linear_of_codes(x, codes, B::float_reshape(scales, Shape::new([n, columns])), scheme)
+    })
+}
+
+/// One index along an axis.
+fn one(index: usize) -> Slice {
+    Slice::from(index as isize..index as isize + 1)
+}
+
+/// What `product` makes of each share's rows, `[.., width]`, one after the other.
+fn by_shares<B: Backend>(
+    x: FloatTensor<B>,
+    width: usize,
+    shares: &[Share],
+    product: impl Fn(FloatTensor<B>, usize) -> FloatTensor<B>,
+) -> FloatTensor<B> {
+    let mut first = 0;
+    let parts = shares.iter().map(|share| {
+        let rows = Slice::from(first as isize..(first + share.rows) as isize);
+        first += share.rows;
+        product(B::float_slice(x.clone(), &[rows]), share.expert)
+    });
+    let mut parts: Vec<FloatTensor<B>> = parts.collect();
+    match parts.len() {
+        0 => B::float_zeros(Shape::new([0, width]), &x.device(), x.dtype().into()),
+        1 => parts.remove(0),
+        _ => B::float_cat(parts, 0),
+    }
 }
 
 /// The weight `[n, inputs]` that codes, scales and minimums stand for, in f32.

@@ -90,6 +90,76 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
     }
 }
 
+/// Experts that nobody goes to, and one that many go to.
+fn shares(rows: [usize; 4]) -> Vec<Share> {
+    let experts = [0, 1, 3, 4].into_iter().zip(rows).filter(|(_, rows)| *rows > 0);
+    experts.map(|(expert, rows)| Share { expert, rows }).collect()
+}
+
+/// What `product` makes of each share by itself.
+fn by_itself(
+    x: &Tensor<2>,
+    shares: &[Share],
+    product: impl Fn(Tensor<2>, usize) -> Tensor<2>,
+) -> Tensor<2> {
+    let mut first = 0;
+    let parts = shares.iter().map(|share| {
+        first += share.rows;
+        product(x.clone().narrow(0, first - share.rows, share.rows), share.expert)
+    });
+    Tensor::cat(parts.collect(), 0)
+}
+
+#[test]
+fn experts_are_multiplied_as_each_by_itself_whichever_way_they_lie() {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (rows, n, k) in
+            [([1, 0, 0, 1], 5, 3), ([0, 2, 1, 0], 33, 300), ([3, 80, 1, 9], 70, 131)]
+        {
+            let shares = shares(rows);
+            let m = rows.iter().sum();
+            let x = tensor([m, k], 0.3, DType::F32);
+            let stack = tensor([5, n, k], 9.1, dtype);
+            let of = |expert| stack.clone().narrow(0, expert, 1).squeeze_dim::<2>(0);
+            let expected = by_itself(&x, &shares, |x, expert| linear(x, of(expert)));
+            // The same numbers with the other axis last in memory.
+            let data = stack.clone().swap_dims(1, 2).into_data();
+            let turned = Tensor::<3>::from_data(data, (&Device::flex(), dtype)).swap_dims(1, 2);
+            let others = Tensor::cat(vec![stack.clone(), stack.clone()], 0).narrow(0, 5, 5);
+            for (what, stack) in [("rows", stack.clone()), ("columns", turned), ("a part", others)]
+            {
+                let found = linear_of_experts(x.clone(), stack, shares.clone());
+                let far = largest_difference(found, expected.clone());
+                assert!(far < 1e-4, "{dtype:?} {what} {rows:?} {n}x{k}: {far}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rounded_experts_are_multiplied_as_each_by_itself() {
+    for name in ["int8-g64", "int4-g32"] {
+        let scheme: QuantScheme = name.parse().unwrap();
+        for (rows, n, k) in
+            [([1, 0, 0, 1], 5, 3), ([0, 2, 1, 0], 33, 300), ([3, 80, 1, 17], 70, 131)]
+        {
+            let shares = shares(rows);
+            let x = tensor([rows.iter().sum(), k], 0.3, DType::F32);
+            let (codes, scales) =
+                rounded(&tensor([5 * n, k], 9.1, DType::F32), scheme, &Device::flex());
+            let expected = by_itself(&x, &shares, |x, expert| {
+                let codes = codes.clone().narrow(0, expert * n, n);
+                linear_quantised(x, codes, scales.clone().narrow(0, expert * n, n), scheme)
+            });
+            let (bytes, columns) = (codes.dims()[1], scales.dims()[1]);
+            let stack = (codes.reshape([5, n, bytes]), scales.reshape([5, n, columns]));
+            let found = linear_of_rounded_experts(x, stack, scheme, shares);
+            let same = found.to_data().to_vec::<f32>() == expected.to_data().to_vec::<f32>();
+            assert!(same, "{name} {rows:?} {n}x{k}");
+        }
+    }
+}
+
 /// What codes stand for is what the host expands, on every CPU backend.
 #[test]
 fn rounded_weights_mean_the_same_on_every_backend() {

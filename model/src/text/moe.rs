@@ -1,15 +1,16 @@
 //! The mixture-of-experts feed-forward part.
 
-use burn::module::{Module, Param};
-use burn::tensor::activation::{silu, softmax};
+use burn::module::Module;
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
-use qwen3_vl_backends::ops;
+use qwen3_vl_backends::ops::{self, Share};
 
 use crate::config::MoeConfig;
 use crate::init::Init;
 use crate::linear::Linear;
 use crate::pack::index_tensor;
 use crate::probe::Probe;
+use crate::stack::Stack;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
 #[derive(Module, Debug)]
@@ -24,9 +25,9 @@ pub struct MoeBlock {
 #[derive(Module, Debug)]
 pub struct Experts {
     /// `[experts, 2 · inner, hidden]`: gate rows first, then up rows.
-    pub gate_up_proj: Param<Tensor<3>>,
+    pub gate_up_proj: Stack,
     /// `[experts, hidden, inner]`.
-    pub down_proj: Param<Tensor<3>>,
+    pub down_proj: Stack,
 }
 
 /// Which experts each row goes to, and with which weight. The choice is made on the host, which reads the router's
@@ -44,8 +45,8 @@ impl MoeBlock {
         Self {
             gate: Linear::new(hidden, experts, init),
             experts: Experts {
-                gate_up_proj: init.normal([experts, 2 * inner, hidden]),
-                down_proj: init.normal([experts, hidden, inner]),
+                gate_up_proj: Stack::Dense(init.normal([experts, 2 * inner, hidden])),
+                down_proj: Stack::Dense(init.normal([experts, hidden, inner])),
             },
             experts_per_token: config.experts_per_token,
         }
@@ -58,14 +59,36 @@ impl MoeBlock {
         probe.keep_router(&logits);
         let routing = Routing::new(logits, self.experts_per_token);
         routing.record(layer, probe);
+        match ops::kernels_on() {
+            true => self.sorted(x, &routing),
+            false => self.one_by_one(x, &routing),
+        }
+    }
+
+    /// All experts together, their rows sorted by expert once. What a row gets does not depend on the others.
+    fn sorted(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+        let [rows, hidden] = x.dims();
+        let index = |values| index_tensor(values, &x.device().without_autodiff());
+        let Sorted { shares, from, to } = routing.sorted(self.experts.count());
+        let y = self.experts.forward(x.clone().select(0, index(from)), shares);
+        let each = [rows, self.experts_per_token, hidden];
+        let y = y.select(0, index(to)).reshape(each);
+        let weights = routing.weights.clone().cast(x.dtype());
+        let weighted = y * weights.reshape([rows, self.experts_per_token, 1]);
+        weighted.sum_dim(1).reshape([rows, hidden])
+    }
+
+    /// One expert after the other: what [`Self::sorted`] is tested against.
+    fn one_by_one(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+        let index = |values| index_tensor(values, &x.device().without_autodiff());
         let mut out = x.zeros_like();
-        for expert in 0..self.experts.gate_up_proj.dims()[0] {
+        for expert in 0..self.experts.count() {
             let (rows, places) = routing.rows_of(expert);
             if !rows.is_empty() {
-                let index = |values| index_tensor(values, &x.device().without_autodiff());
+                let shares = vec![Share { expert, rows: rows.len() }];
                 let rows = index(rows);
                 let weights = routing.weights.clone().select(0, index(places)).cast(x.dtype());
-                let y = self.experts.forward(x.clone().select(0, rows.clone()), expert) * weights;
+                let y = self.experts.forward(x.clone().select(0, rows.clone()), shares) * weights;
                 out = out.select_assign(0, rows, y, IndexingUpdateOp::Add);
             }
         }
@@ -74,15 +97,29 @@ impl MoeBlock {
 }
 
 impl Experts {
-    /// One expert's SwiGLU on the rows routed to it.
-    fn forward(&self, x: Tensor<2>, expert: usize) -> Tensor<2> {
-        let weight =
-            |param: &Param<Tensor<3>>| param.val().narrow(0, expert, 1).squeeze_dim::<2>(0);
-        let gate_up = ops::linear(x, weight(&self.gate_up_proj));
-        let inner = gate_up.dims()[1] / 2;
-        let gate = silu(gate_up.clone().narrow(1, 0, inner));
-        ops::linear(gate * gate_up.narrow(1, inner, inner), weight(&self.down_proj))
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.gate_up_proj.shape()[0]
     }
+
+    /// SwiGLU on the rows of `x`, each share with the weights of its expert.
+    fn forward(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        self.gate_up_proj.announce(&shares);
+        self.down_proj.announce(&shares);
+        let gate_up = self.gate_up_proj.product(x, shares.clone());
+        let inner = gate_up.dims()[1] / 2;
+        let gate = gate_up.clone().narrow(1, 0, inner);
+        self.down_proj.product(ops::swiglu(gate, gate_up.narrow(1, inner, inner)), shares)
+    }
+}
+
+/// The pairs of a row and an expert of [`Routing`], sorted by expert.
+struct Sorted {
+    shares: Vec<Share>,
+    /// The row of each pair.
+    from: Vec<i64>,
+    /// Where each pair of [`Routing::experts`] is among them.
+    to: Vec<i64>,
 }
 
 impl Routing {
@@ -94,8 +131,13 @@ impl Routing {
         let values = data.try_to_vec::<f32>().expect("logits read back as f32");
         let best = |row: &[f32]| {
             let mut order: Vec<usize> = (0..experts).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-            order.truncate(k);
+            // Of equal ones the first, as in a stable sort.
+            let before = |a: &usize, b: &usize| row[*b].total_cmp(&row[*a]).then(a.cmp(b));
+            if k < experts {
+                order.select_nth_unstable_by(k, before);
+                order.truncate(k);
+            }
+            order.sort_unstable_by(before);
             order
         };
         let chosen: Vec<Vec<usize>> = values.chunks(experts).map(best).collect();
@@ -104,6 +146,28 @@ impl Routing {
         // Softmax over the chosen logits alone is softmax over all of them, divided by the chosen share.
         let weights = softmax(logits.gather(1, columns.reshape([rows, k])), 1);
         Self { experts: chosen, weights: weights.reshape([rows * k, 1]) }
+    }
+
+    /// All pairs of a row and an expert, sorted by expert, those of an expert by row.
+    fn sorted(&self, experts: usize) -> Sorted {
+        let pairs = self.experts.iter().enumerate();
+        let pairs = pairs.flat_map(|(row, chosen)| chosen.iter().map(move |expert| (*expert, row)));
+        let pairs: Vec<(usize, usize)> = pairs.collect();
+        let mut counts = vec![0; experts];
+        pairs.iter().for_each(|(expert, _)| counts[*expert] += 1);
+        let mut next: Vec<usize> = Vec::with_capacity(experts);
+        let total = counts.iter().fold(0, |first, count| {
+            next.push(first);
+            first + count
+        });
+        let (mut from, mut to) = (vec![0; total], Vec::with_capacity(total));
+        for (expert, row) in pairs {
+            from[next[expert]] = row as i64;
+            to.push(next[expert] as i64);
+            next[expert] += 1;
+        }
+        let shares = counts.into_iter().enumerate().filter(|(_, rows)| *rows > 0);
+        Sorted { shares: shares.map(|(expert, rows)| Share { expert, rows }).collect(), from, to }
     }
 
     /// The rows that go to `expert`, and where their weights are.
@@ -128,5 +192,100 @@ impl Routing {
         );
         probe.record(format!("router_index.{layer}"), &index);
         probe.record(format!("router_weights.{layer}"), &self.weights.clone().reshape(shape));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qwen3_vl_backends::{Precision, device};
+
+    const HIDDEN: usize = 24;
+
+    /// A block of six experts, of which three are used, on every device of this build that is a processor.
+    fn blocks() -> Vec<(MoeBlock, burn::tensor::Device)> {
+        let config = MoeConfig {
+            experts: 6,
+            experts_per_token: 3,
+            intermediate_size: 10,
+            sparse_step: 1,
+            dense_layers: Vec::new(),
+        };
+        let names = device::present().into_iter().filter(|found| found.kind.is_cpu());
+        let devices = names.map(|found| found.device);
+        devices
+            .map(|device| {
+                let init = Init { std: 0.5, ..Init::new(&device, Precision::F32) };
+                (MoeBlock::new(HIDDEN, &config, &init), device)
+            })
+            .collect()
+    }
+
+    fn rows(count: usize, device: &burn::tensor::Device) -> Tensor<2> {
+        let values: Vec<f32> = (0..count * HIDDEN).map(|i| (i as f32 * 0.7713).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [count, HIDDEN]), device)
+    }
+
+    fn values(tensor: Tensor<2>) -> Vec<f32> {
+        tensor.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn experts_together_compute_what_one_after_the_other_does() {
+        let blocks = blocks();
+        assert!(!blocks.is_empty());
+        for (block, device) in blocks {
+            for count in [1, 2, 37] {
+                let x = rows(count, &device);
+                let routing = || Routing::new(block.gate.forward(x.clone()), 3);
+                let together = values(block.sorted(x.clone(), &routing()));
+                let apart = values(block.one_by_one(x.clone(), &routing()));
+                let size = apart.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let far = together.iter().zip(&apart).map(|(a, b)| (a - b).abs());
+                let far = far.fold(0.0, f32::max);
+                assert!(size > 0.1 && far < 1e-5 * size, "{count} rows: {far} of {size}");
+            }
+        }
+    }
+
+    /// Batches change nothing, though rows of other prompts go to the same experts. (The products of ndarray differ in
+    /// their last bits with the number of rows.)
+    #[test]
+    fn a_row_gets_the_same_bits_among_others_as_alone() {
+        let on_flex = |(_, device): &(MoeBlock, burn::tensor::Device)| {
+            device::open("flex").is_ok_and(|flex| flex.device == *device)
+        };
+        for (block, device) in blocks().into_iter().filter(on_flex) {
+            let x = rows(5, &device);
+            let of = |x: Tensor<2>| values(block.forward(x, 0, &mut Probe::off()));
+            let together = of(x.clone());
+            for row in 0..5 {
+                let alone = of(x.clone().narrow(0, row, 1));
+                assert_eq!(alone, together[row * HIDDEN..][..HIDDEN], "row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_are_sorted_by_expert_and_found_again() {
+        let experts = vec![vec![3, 1], vec![1, 0], vec![3, 4]];
+        let weights = Tensor::zeros([6, 1], &blocks()[0].1);
+        let Sorted { shares, from, to } = Routing { experts, weights }.sorted(6);
+        let found: Vec<_> = shares.iter().map(|share| (share.expert, share.rows)).collect();
+        assert_eq!(found, [(0, 1), (1, 2), (3, 2), (4, 1)]);
+        assert_eq!(from, [1, 0, 1, 0, 2, 2]);
+        assert_eq!(to, [3, 1, 2, 0, 4, 5]);
+    }
+
+    #[test]
+    fn the_best_experts_are_chosen_and_of_equal_ones_the_first() {
+        let (_, device) = blocks().remove(0);
+        let logits = TensorData::new(vec![0.5f32, 2.0, 2.0, -1.0, 2.0, 3.0], [1, 6]);
+        for (k, expected) in [(1, vec![5]), (3, vec![5, 1, 2]), (6, vec![5, 1, 2, 4, 0, 3])] {
+            let routing = Routing::new(Tensor::from_data(logits.clone(), &device), k);
+            assert_eq!(routing.experts, [expected]);
+            let sum: f32 = routing.weights.sum().into_scalar::<f32>();
+            assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+        }
     }
 }

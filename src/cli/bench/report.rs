@@ -1,7 +1,7 @@
 //! The figures as one JSON object, whose fields are always all there; what was not measured is null.
 
 use qwen3_vl::backends::{dtype, threads};
-use qwen3_vl::weights::load::{parameter_counts, part_sizes};
+use qwen3_vl::weights::load::parameter_counts;
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
@@ -36,6 +36,7 @@ impl Report<'_> {
             "decode": self.decode(),
             "batch_decode": self.streams(),
             "memory": self.memory(),
+            "experts": self.experts(),
         })
     }
 
@@ -183,14 +184,33 @@ impl Report<'_> {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
         let streams = model.cache_bytes(1 + self.task.tokens) * self.task.streams as u64;
-        let weights = part_sizes(model.config(), model.precision(), self.subject.rounding.as_ref());
         json!({
-            "weight_bytes": weights.total(),
+            "weight_bytes": self.subject.weight_bytes,
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
             "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams,
             "streams_peak_bytes": self.measured.peak,
         })
+    }
+
+    /// What became of experts that stay on the host.
+    fn experts(&self) -> Value {
+        let usage = self.subject.model.expert_usage().unwrap_or_default();
+        let rate = usage.hits as f64 / (usage.hits + usage.misses) as f64;
+        match usage.budget {
+            0 => json!({
+                "budget_bytes": null, "held_bytes": null, "hits": null, "misses": null, "hit_share": null,
+                "uploaded_bytes": null,
+            }),
+            budget => json!({
+                "budget_bytes": budget,
+                "held_bytes": usage.held,
+                "hits": usage.hits,
+                "misses": usage.misses,
+                "hit_share": Some(rate).filter(|rate| rate.is_finite()),
+                "uploaded_bytes": usage.uploaded,
+            }),
+        }
     }
 
     /// Tokens before a new one, on average.

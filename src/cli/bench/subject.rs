@@ -12,7 +12,7 @@ use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::weights::load::part_sizes;
+use qwen3_vl::weights::load::{checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_placed, random_model};
 use serde_json::{Map, Value};
 
@@ -30,6 +30,8 @@ pub struct Subject {
     pub placement: Placement,
     pub images: ImageProcessor,
     pub rounding: Option<Rounding>,
+    /// What the weights take, as they are held.
+    pub weight_bytes: u64,
     /// Whether the weights were made here.
     pub random: bool,
     /// Of loading or making it.
@@ -75,7 +77,13 @@ impl Place {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
         let rounding = self.options.rounding(config);
-        check_room(&placement, part_sizes(config, precision, rounding.as_ref()).total())?;
+        anyhow::ensure!(
+            self.options.expert_memory.is_none(),
+            "random weights are made on the device; --expert-memory needs a checkpoint with weights"
+        );
+        let weight_bytes =
+            part_sizes(config, self.options.how(precision, rounding.as_ref())).total();
+        check_room(&placement, weight_bytes)?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
         bar.clear();
@@ -84,6 +92,7 @@ impl Place {
             placement,
             images: ImageProcessor::new(images),
             rounding,
+            weight_bytes,
             random: true,
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -98,12 +107,17 @@ impl Place {
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
         let mut bar = LoadBar::new(false);
-        let how = (precision, self.options.quant.as_ref());
+        let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
         bar.clear();
+        let sizes = match &self.options.quant {
+            None => checkpoint_sizes(checkpoint, how)?,
+            Some(_) => part_sizes(config, how),
+        };
         Ok(Subject {
             model,
             placement,
+            weight_bytes: sizes.total(),
             images: ImageProcessor::new(images),
             rounding: self.options.rounding(config),
             random: false,

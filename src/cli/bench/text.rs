@@ -19,7 +19,7 @@ pub fn markdown(report: &Value) -> String {
     let rule = widths.iter().map(|width| "-".repeat(width + 2)).collect::<Vec<_>>().join("|");
     let mut lines: Vec<String> = rows.iter().map(line).collect();
     lines.insert(1, format!("|{rule}|\n"));
-    format!("{}\n{}\n{}", title(report), lines.concat(), machine(report))
+    format!("{}\n{}\n{}{}", title(report), lines.concat(), machine(report), experts(report))
 }
 
 /// `path,value` for every figure; names are paths in the JSON object, absent figures are empty.
@@ -149,6 +149,21 @@ fn machine(report: &Value) -> String {
         giga(&machine["matmul_flop_per_s"], "FLOP/s"),
         text_at(report, "/machine/matmul_kernel"),
         machine["matmul_side"],
+    )
+}
+
+/// What became of experts that stay on the host; nothing where all are on the device.
+fn experts(report: &Value) -> String {
+    let experts = &report["experts"];
+    let Some(budget) = experts["budget_bytes"].as_u64() else { return String::new() };
+    let size = |key: &str| experts[key].as_u64().map_or("-".to_owned(), bytes);
+    format!(
+        "experts: {} of {} on the device, {} hits, {} misses that uploaded {}\n",
+        size("held_bytes"),
+        bytes(budget),
+        experts["hits"],
+        experts["misses"],
+        size("uploaded_bytes"),
     )
 }
 

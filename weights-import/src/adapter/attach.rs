@@ -23,11 +23,11 @@ impl Adapter {
         if model.lm_head.is_none() && self.saved.contains_key(EMBEDDING) {
             return Err(AdapterError::Tied { module: EMBEDDING.to_owned() });
         }
-        let mut layers = model.roundable_mut().into_iter();
-        let rounded = |path: &str| self.saved.contains_key(&format!("{path}.weight"));
-        if let Some((module, _)) =
-            layers.find(|(path, weight)| weight.scheme().is_some() && rounded(path))
+        let mut weights = model.roundable_mut().into_iter();
+        if let Some((path, _)) = weights
+            .find(|(path, weight)| weight.scheme().is_some() && self.saved.contains_key(path))
         {
+            let module = path.strip_suffix(".weight").unwrap_or(&path).to_owned();
             return Err(AdapterError::Quantised { module });
         }
         let mut linears: BTreeMap<_, _> = model.linears_mut().into_iter().collect();

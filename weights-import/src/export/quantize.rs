@@ -1,8 +1,10 @@
-//! A checkpoint with its linear weights rounded, written so that it loads without conversion.
+//! A checkpoint with its linear weights and its experts rounded, written so that it loads without conversion.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::TensorData;
+use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::config::Quantisation;
 use safetensors::Dtype;
 
@@ -12,9 +14,9 @@ use super::{Config, ExportError, ExportReport, write_folder};
 use crate::Checkpoint;
 use crate::checkpoint::TensorEntry;
 use crate::error::LoadError;
-use crate::load::rounded::{round, scales_name};
-use crate::load::{Progress, check_checkpoint, unloaded};
-use crate::names::module_path;
+use crate::load::rounded::{Matrices, scales_name};
+use crate::load::{Progress, as_matrix, check_checkpoint, fit, parameters, unloaded};
+use crate::names::{Layout, module_path};
 use crate::rounding::Rounding;
 
 /// What is rounded, and how it is written.
@@ -57,48 +59,64 @@ fn tensors<'c>(
     if !report.is_complete() {
         return Err(LoadError::Mismatch { folder, report: Box::new(report) });
     }
-    let chosen = rounding.choose(&mut unloaded(checkpoint.config()))?;
-    let is_chosen = |name: &str| {
-        let path = module_path(name);
-        let layer = path.as_deref().and_then(|path| path.strip_suffix(".weight"));
-        layer.is_some_and(|layer| chosen.contains(layer))
-    };
+    let mut model = unloaded(checkpoint.config());
+    let chosen = rounding.choose(&mut model)?;
+    let shapes: BTreeMap<String, Vec<usize>> = parameters(&model).into_iter().collect();
     let mut tensors = Vec::new();
     for (name, entry) in checkpoint.tensors() {
-        match is_chosen(name) {
-            true => tensors.extend(rounded(checkpoint, (name, entry), rounding)),
-            false => tensors.push(copied(checkpoint, name, entry)),
+        let path = module_path(name).filter(|path| chosen.contains(path));
+        match path.and_then(|path| shapes.get(&path)) {
+            Some(shape) => {
+                let stored = Stored { checkpoint, name, entry, shape: shape.clone() };
+                tensors.extend(stored.rounded(rounding.scheme_of(name)));
+            }
+            None => tensors.push(copied(checkpoint, name, entry)),
         }
     }
     Ok(tensors)
 }
 
-/// Codes and scales, each rounded when it is written: the scales of all weights come before the codes of all, and keeping
-/// either until then would take the memory of the whole checkpoint.
-fn rounded<'c>(
+/// A tensor that is to be rounded.
+#[derive(Clone)]
+struct Stored<'c> {
     checkpoint: &'c Checkpoint,
-    (name, entry): (&'c str, &'c TensorEntry),
-    rounding: &Rounding,
-) -> [LazyTensor<'c>; 2] {
-    let scheme = rounding.scheme_of(name);
-    let (rows, inputs) = (entry.shape[0], entry.shape[1]);
-    let both = move || {
-        let file = checkpoint.file(entry);
-        let Some(dtype) = entry.burn_dtype() else {
-            let (tensor, dtype) = (name.to_owned(), entry.storage.to_string());
+    name: &'c str,
+    entry: &'c TensorEntry,
+    /// That of the parameter, which rounded weights have in the file: groups lie along its last axis.
+    shape: Vec<usize>,
+}
+
+impl<'c> Stored<'c> {
+    /// Codes and scales, each rounded when it is written: the scales of all weights come before the codes of all, and keeping
+    /// either until then would take the memory of the whole checkpoint.
+    fn rounded(self, scheme: QuantScheme) -> [LazyTensor<'c>; 2] {
+        let (name, inputs) = (self.name, as_matrix(&self.shape)[1]);
+        let with_last = |last: usize| {
+            let mut shape = self.shape.clone();
+            shape.splice(shape.len() - 1.., [last]);
+            shape
+        };
+        let (codes_shape, groups) =
+            (with_last(scheme.row_bytes(inputs)), with_last(scheme.groups(inputs)));
+        let dtype = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
+        let again = self.clone();
+        let codes = move || Ok(self.round(scheme)?.0);
+        let scales = move || Ok(again.round(scheme)?.1);
+        [
+            LazyTensor::raw(name.to_owned(), dtype, codes_shape, Box::new(codes)),
+            LazyTensor::raw(scales_name(name), Dtype::BF16, groups, Box::new(scales)),
+        ]
+    }
+
+    fn round(&self, scheme: QuantScheme) -> Result<(TensorData, TensorData), LoadError> {
+        let (name, shape) = (self.name, &self.entry.shape);
+        let file = self.checkpoint.file(self.entry);
+        let Some(dtype) = self.entry.burn_dtype() else {
+            let (tensor, dtype) = (name.to_owned(), self.entry.storage.to_string());
             return Err(LoadError::Dtype { path: file.path.clone(), tensor, dtype });
         };
-        let bytes = file.map.read(entry.range.clone()).map_err(LoadError::io(&file.path))?;
-        let data = TensorData::from_bytes_vec(bytes, vec![rows, inputs], dtype);
-        round(name, data.convert_dtype(DType::F32), scheme)
-    };
-    let dtype = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
-    let shape = vec![rows, scheme.row_bytes(inputs)];
-    let codes = move || Ok(both()?.0);
-    let scales = move || Ok(both()?.1);
-    let groups = vec![rows, scheme.groups(inputs)];
-    [
-        LazyTensor::raw(name.to_owned(), dtype, shape, Box::new(codes)),
-        LazyTensor::raw(scales_name(name), Dtype::BF16, groups, Box::new(scales)),
-    ]
+        let bytes = self.checkpoint.read(self.entry)?;
+        let transposed = fit(Layout::Experts, shape, &self.shape) == Some(true);
+        Matrices { name, bytes, shape, dtype, transposed }.round(scheme)
+    }
 }

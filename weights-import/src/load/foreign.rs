@@ -219,10 +219,10 @@ const FLOATS: [Dtype; 3] = [Dtype::BF16, Dtype::F16, Dtype::F32];
 /// A weight in our layout.
 pub(super) struct Packed {
     /// `[rows, row_bytes]`.
-    codes: TensorData,
+    pub codes: TensorData,
     /// `[rows, scale_columns]`.
-    scales: TensorData,
-    scheme: QuantScheme,
+    pub scales: TensorData,
+    pub scheme: QuantScheme,
 }
 
 impl Loader<'_, '_> {
@@ -253,7 +253,8 @@ impl Loader<'_, '_> {
         Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), wanted))
     }
 
-    fn packed(
+    /// The weight in our layout.
+    pub(super) fn packed(
         &self,
         item: &Item<'_>,
         foreign: &Foreign<'_>,

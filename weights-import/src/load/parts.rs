@@ -8,10 +8,9 @@ use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device}
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
-use super::{Item, LoadPlan, Stored};
+use super::{Item, LoadHow, LoadPlan, Stored};
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
-use crate::rounding::Rounding;
 
 /// A part of the model, for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,41 +56,53 @@ pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
     counts
 }
 
-/// Bytes of the weights of each part in `precision`, with those rounded that `rounding` chooses.
-pub fn part_sizes(
-    config: &Qwen3VlConfig,
-    precision: Precision,
-    rounding: Option<&Rounding>,
-) -> PartSizes {
+/// Bytes of the weights of each part, in the form that `how` says.
+pub fn part_sizes(config: &Qwen3VlConfig, how: LoadHow<'_>) -> PartSizes {
+    let (precision, rounding) = (how.precision, how.rounding);
     let mut model = unloaded(config);
     let chosen = rounding.and_then(|rounding| rounding.choose(&mut model).ok());
     let rounded = |path: &str| {
-        let layer = path.strip_suffix(".weight")?;
-        let chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(layer));
-        rounding.filter(|_| chosen).map(|rounding| rounding.scheme_of(layer))
+        let chosen = chosen.as_ref().is_some_and(|chosen| chosen.contains(path));
+        rounding.filter(|_| chosen).map(|rounding| rounding.scheme_of(path))
     };
     let bytes = |(path, shape): (String, Vec<usize>)| {
-        let bytes = match (rounded(&path), &shape[..]) {
-            (Some(scheme), &[outputs, inputs]) => scheme.matrix_bytes([outputs, inputs]),
-            _ => {
+        let bytes = match rounded(&path) {
+            Some(scheme) => scheme.matrix_bytes(as_matrix(&shape)),
+            None => {
                 let count = shape.iter().fold(1u64, |n, side| n.saturating_mul(*side as u64));
                 count.saturating_mul(precision.weights.size() as u64)
             }
         };
         (path, bytes)
     };
-    by_place(config, parameters(&model).into_iter().map(bytes))
+    by_place(config, parameters(&model).into_iter().map(bytes).collect(), how.expert_memory)
 }
 
-/// The bytes of parameters, by module path, as those of the parts that they belong to.
+/// Whether the parameter at `path` is one of experts.
+pub(crate) fn is_of_experts(path: &str) -> bool {
+    path.contains(".moe.experts.")
+}
+
+/// The bytes of parameters, by module path, as those of the parts that they belong to. Experts have no more than
+/// `expert_memory` in all, every layer its share of it.
 fn by_place(
     config: &Qwen3VlConfig,
-    parameters: impl IntoIterator<Item = (String, u64)>,
+    parameters: Vec<(String, u64)>,
+    expert_memory: Option<u64>,
 ) -> PartSizes {
+    let experts = parameters.iter().filter(|(path, _)| is_of_experts(path));
+    let experts = experts.fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes)).max(1);
+    let kept = |bytes: u64| match expert_memory {
+        Some(budget) if budget < experts => {
+            (u128::from(bytes) * u128::from(budget) / u128::from(experts)) as u64
+        }
+        _ => bytes,
+    };
     let layers = vec![0; config.text.layers];
     let tied = config.tie_word_embeddings;
     let mut sizes = PartSizes { layers, tied, ..PartSizes::default() };
     for (path, bytes) in parameters {
+        let bytes = if is_of_experts(&path) { kept(bytes) } else { bytes };
         let part = match Place::of(&path) {
             Place::Vision => &mut sizes.vision,
             Place::Embed => &mut sizes.embed,
@@ -150,32 +161,36 @@ pub(crate) fn home<'p>(placement: &'p Placement, path: &str) -> (&'p SelectedDev
     (device, place.name())
 }
 
-/// Bytes of the weights of each part of a checkpoint on CPU devices in `precision`.
+/// Bytes of the weights of each part of a checkpoint on CPU devices, in the form that `how` says, but for what that rounds.
 ///
 /// # Errors
 /// When what belongs to a rounded weight is missing or has another shape.
-pub fn checkpoint_sizes(
-    checkpoint: &Checkpoint,
-    precision: Precision,
-) -> Result<PartSizes, LoadError> {
+pub fn checkpoint_sizes(checkpoint: &Checkpoint, how: LoadHow<'_>) -> Result<PartSizes, LoadError> {
+    let precision = how.precision;
     let mut model = unloaded(checkpoint.config());
-    let linear = model.roundable_mut().into_iter().map(|(path, _)| format!("{path}.weight"));
-    let linear: BTreeSet<String> = linear.collect();
+    let roundable = model.roundable_mut().into_iter().map(|(path, _)| path);
+    let roundable: BTreeSet<String> = roundable.collect();
     let shapes: BTreeMap<String, Vec<usize>> = parameters(&model).into_iter().collect();
-    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path][..]) {
-        (Stored::Foreign(foreign), &[rows, inputs]) if linear.contains(&item.path) => {
-            let scheme = foreign.scheme();
+    let bytes = |item: &Item<'_>| match (&item.stored, &shapes[&item.path]) {
+        (Stored::Foreign(foreign), shape) if roundable.contains(&item.path) => {
+            let (scheme, [rows, inputs]) = (foreign.scheme(), as_matrix(shape));
             let scales = scheme.scale_columns(inputs) * foreign.scale_dtype().size();
             (rows * (scheme.row_bytes(inputs) + scales)) as u64
         }
-        (Stored::Codes { scheme, .. }, &[rows, inputs]) => scheme.matrix_bytes([rows, inputs]),
+        (Stored::Codes { scheme, .. }, shape) => scheme.matrix_bytes(as_matrix(shape)),
         (_, shape) => {
             shape.iter().product::<usize>() as u64 * precision.of_rank(shape.len()).size() as u64
         }
     };
     let plan = LoadPlan::compare(checkpoint, &model)?;
-    let items = plan.items.iter().map(|item| (item.path.clone(), bytes(item)));
-    Ok(by_place(checkpoint.config(), items))
+    let items = plan.items.iter().map(|item| (item.path.clone(), bytes(item))).collect();
+    Ok(by_place(checkpoint.config(), items, how.expert_memory))
+}
+
+/// Rows and columns of a matrix, or of matrices one after the other.
+pub(crate) fn as_matrix(shape: &[usize]) -> [usize; 2] {
+    let (inputs, outer) = shape.split_last().map_or((1, &[][..]), |(last, outer)| (*last, outer));
+    [outer.iter().product(), inputs]
 }
 
 /// A model whose lazy parameters nobody will ask for.

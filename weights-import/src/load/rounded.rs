@@ -1,14 +1,14 @@
-//! Linear weights that are rounded: as they lie in the file, or as they are read.
+//! Weights that are rounded: as they lie in the file, or as they are read.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use qwen3_vl_backends::SelectedDevice;
-use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::{Method, Quantisation};
-use qwen3_vl_model::weight::{Quantised, Weight};
+use qwen3_vl_model::weight::Quantised;
 use safetensors::Dtype;
 
-use super::{Item, Loader, Stored, home};
+use super::{Item, Loader, Stored, as_matrix, home, swap_last_axes};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 use crate::rounding::{is_table, of_table};
@@ -35,7 +35,10 @@ pub(super) fn stored<'c>(
         _ => scheme,
     };
     let wanted = if scheme.bits() == 8 { Dtype::I8 } else { Dtype::U8 };
-    let (&[rows, inputs], true) = (shape, is_code(codes)) else { return Ok(None) };
+    if !is_code(codes) {
+        return Ok(None);
+    }
+    let [_, inputs] = as_matrix(shape);
     let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
     let refuse = |entry: &TensorEntry, tensor: String, expected: Dtype| LoadError::Codes {
         path: checkpoint.file(entry).path.clone(),
@@ -51,7 +54,11 @@ pub(super) fn stored<'c>(
         return Err(refuse(scales, scales_name(name), Dtype::BF16));
     }
     let (found, expected) = (*scales.shape.last().unwrap_or(&0), scheme.groups(inputs));
-    if found != expected || scales.shape.len() != 2 || scales.shape[0] != rows {
+    let outer = shape.len() - 1;
+    if found != expected
+        || scales.shape.len() != shape.len()
+        || scales.shape[..outer] != shape[..outer]
+    {
         return Err(LoadError::Groups {
             path: checkpoint.file(scales).path.clone(),
             tensor: scales_name(name),
@@ -92,8 +99,7 @@ impl<'c> Loader<'_, 'c> {
         model: &mut Qwen3VlModel,
         mut items: Vec<Item<'c>>,
     ) -> Result<(), LoadError> {
-        for (path, weight) in model.roundable_mut() {
-            let path = format!("{path}.weight");
+        for (path, mut weight) in model.roundable_mut() {
             let of_layer = |item: &Item<'c>| {
                 let foreign = matches!(item.stored, Stored::Foreign(_))
                     && home(self.placement, &item.path).0.kind.is_cpu();
@@ -103,7 +109,7 @@ impl<'c> Loader<'_, 'c> {
             let item = items.remove(index);
             self.turn_to(&item);
             let shape = weight.shape();
-            *weight = Weight::Quantised(match &item.stored {
+            weight.round(match &item.stored {
                 Stored::Foreign(foreign) => self.foreign(&item, foreign, shape)?,
                 _ => self.rounded(&item, shape)?,
             });
@@ -122,14 +128,29 @@ impl<'c> Loader<'_, 'c> {
                 (codes, scales, scheme)
             }
             Stored::Round { scheme } => {
-                let data = self.read(item, &[rows, inputs], DType::F32)?;
-                let (codes, scales) = round(&item.name, data, scheme)?;
+                let (codes, scales) = self.round_now(item, scheme)?;
                 (codes, scales, scheme)
             }
             _ => unreachable!("only what this program rounds comes here"),
         };
         let place = (&self.device.device, scales_dtype(self.device));
         Ok(placed((codes, scales), (scheme, inputs), place))
+    }
+
+    /// Codes and scales of a tensor that is rounded as it is read.
+    pub(super) fn round_now(
+        &self,
+        item: &Item<'c>,
+        scheme: QuantScheme,
+    ) -> Result<(TensorData, TensorData), LoadError> {
+        let matrices = Matrices {
+            name: &item.name,
+            bytes: self.checkpoint.read(item.entry)?,
+            shape: &item.entry.shape,
+            dtype: item.dtype,
+            transposed: item.transposed,
+        };
+        matrices.round(scheme)
     }
 
     /// The bytes of a tensor, in place where that is possible.
@@ -160,18 +181,56 @@ pub(crate) fn placed(
     Quantised::new(codes, scales, scheme, inputs)
 }
 
-/// Codes and scales of the f32 matrix `data`, called `name` in its file.
+/// Matrices one after the other, as a file holds them.
+pub(crate) struct Matrices<'n> {
+    pub name: &'n str,
+    pub bytes: Vec<u8>,
+    /// `[out, in]`, or `[matrices, out, in]`.
+    pub shape: &'n [usize],
+    pub dtype: DType,
+    /// Whether they are `[in, out]` instead.
+    pub transposed: bool,
+}
+
+impl Matrices<'_> {
+    /// The codes and scales of all of them, rounded one after the other.
+    pub fn round(self, scheme: QuantScheme) -> Result<(TensorData, TensorData), LoadError> {
+        let [a, b] = as_matrix(&self.shape[self.shape.len().saturating_sub(2)..]);
+        let shape = if self.transposed { [b, a] } else { [a, b] };
+        let size = (a * b * self.dtype.size()).max(1);
+        let matrices = self.bytes.chunks(size).map(|bytes| {
+            let bytes = match self.transposed {
+                true => swap_last_axes(bytes, &[1, a, b], self.dtype.size()),
+                false => bytes.to_vec(),
+            };
+            TensorData::from_bytes_vec(bytes, shape.to_vec(), self.dtype).convert_dtype(DType::F32)
+        });
+        round(self.name, shape[1], matrices, scheme)
+    }
+}
+
+/// Codes and scales of f32 matrices of `inputs` columns, one after the other, called `name` together.
 pub(crate) fn round(
     name: &str,
-    data: TensorData,
+    inputs: usize,
+    matrices: impl Iterator<Item = TensorData>,
     scheme: QuantScheme,
 ) -> Result<(TensorData, TensorData), LoadError> {
-    let [rows, inputs] = data.shape().dims();
-    let values = data.as_slice::<f32>().expect("the matrix was read as f32");
-    let rounded = scheme
-        .round(values, inputs)
-        .map_err(|source| LoadError::Round { tensor: name.to_owned(), source })?;
+    let (mut codes, mut scales, mut rows) = (Vec::new(), Vec::new(), 0);
+    for matrix in matrices {
+        let values = matrix.as_slice::<f32>().expect("the matrix was made in f32");
+        let rounded = scheme.round(values, inputs).map_err(|source| LoadError::Round {
+            tensor: name.to_owned(),
+            source: match source {
+                QuantError::NotFinite { row } => QuantError::NotFinite { row: rows + row },
+                other => other,
+            },
+        })?;
+        rows += values.len() / inputs.max(1);
+        codes.extend(rounded.codes);
+        scales.extend(rounded.scales);
+    }
     let shape = vec![rows, scheme.row_bytes(inputs)];
-    let codes = TensorData::from_bytes_vec(rounded.codes, shape, scheme.code_dtype());
-    Ok((codes, TensorData::new(rounded.scales, [rows, scheme.groups(inputs)])))
+    let codes = TensorData::from_bytes_vec(codes, shape, scheme.code_dtype());
+    Ok((codes, TensorData::new(scales, [rows, scheme.groups(inputs)])))
 }

@@ -54,6 +54,15 @@ impl<'a> Scales<'a> {
         tensor.as_slice::<bf16>().map(Self::Bf16).or_else(wide).or_else(half)
     }
 
+    /// Some of them.
+    pub fn part(self, range: std::ops::Range<usize>) -> Self {
+        match self {
+            Self::F32(scales) => Self::F32(&scales[range]),
+            Self::Bf16(scales) => Self::Bf16(&scales[range]),
+            Self::F16(scales) => Self::F16(&scales[range]),
+        }
+    }
+
     /// Writes those from `first` on as f32.
     fn widen(self, first: usize, out: &mut [f32]) {
         match self {
