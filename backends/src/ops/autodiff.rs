@@ -5,11 +5,12 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, TensorMetadata};
+use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
 use burn::tensor::DType;
 
 use super::ModelOps;
 use super::gradients::{HeadInputs, ModelGradients};
+use crate::quant::QuantScheme;
 
 impl<B: ModelGradients, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -25,6 +26,36 @@ impl<B: ModelGradients, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
             }
             OpsKind::UnTracked(step) => step.finish(B::linear_nk(x, weight)),
         }
+    }
+
+    /// Rounded weights are not trained: the gradient reaches `x` alone, through the weight that they stand for.
+    fn linear_of_codes(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self> {
+        let inputs = x.shape()[1];
+        Self::linear_nk(x, Self::matrix_of_codes(codes, scales, scheme, inputs))
+    }
+
+    fn matrix_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        Self::from_inner(B::matrix_of_codes(codes, scales.into_primitive(), scheme, inputs))
+    }
+
+    fn rows_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        Self::from_inner(B::rows_of_codes(codes, scales.into_primitive(), ids, scheme, inputs))
     }
 
     fn affine_nk(

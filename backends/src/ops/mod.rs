@@ -73,6 +73,19 @@ pub trait ModelOps: Backend {
         reference::expanded::<Self>(codes, scales, scheme, inputs)
     }
 
+    /// The rows `ids` of the weight of [`Self::matrix_of_codes`], see [`expand_rows`].
+    fn rows_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        let codes = Self::int_select(codes, 0, ids.clone());
+        let scales = Self::float_select(scales, 0, ids);
+        Self::matrix_of_codes(codes, scales, scheme, inputs)
+    }
+
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
     fn grouped_attention(
         q: FloatTensor<Self>,
@@ -200,6 +213,24 @@ pub fn expand_quantised(
 ) -> Tensor<2> {
     let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::matrix_of_codes(codes, scales, scheme, inputs))
+}
+
+/// The rows `ids` of [`expand_quantised`], as of an embedding.
+pub fn expand_rows(
+    codes: Tensor<2, Int>,
+    scales: Tensor<2>,
+    ids: Tensor<1, Int>,
+    scheme: QuantScheme,
+    inputs: usize,
+) -> Tensor<2> {
+    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rows_of_codes(
+        codes,
+        scales,
+        ids.into_dispatch(),
+        scheme,
+        inputs,
+    ))
 }
 
 /// Softmax attention with grouped key/value heads.
