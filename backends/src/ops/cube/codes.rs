@@ -19,8 +19,8 @@ use super::rows::{
 use crate::ops::kernels_on;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 
-/// Most values of an expanded weight that exist at one time.
-pub(super) const EXPANDED: usize = 1 << 26;
+/// Most values of an expanded weight that exist at one time; 128 MiB in f32, as WebGPU promises of a buffer.
+pub(super) const EXPANDED: usize = 1 << 25;
 
 /// A matrix of codes: its rows and columns, groups of a row, and how many scales and minimums these have.
 #[derive(CubeType, CubeLaunch)]

@@ -4,7 +4,6 @@
 //! used, so on cards that have them this is bound by arithmetic. Queries, keys and values are read `t/32`, `s/64` and `s/64`
 //! times, from caches but for the first time. A cube needs 15.5 KiB of shared memory whatever `d` is.
 
-use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
