@@ -190,7 +190,7 @@ fn add_pack<F: Float, S: Numeric>(
             let weights = four_weights(word, factors[o], minimums[o], scheme);
             #[unroll]
             for r in 0..block {
-                all[o * block + r] = all[o * block + r] + weights * inputs[r];
+                all[o * block + r] += weights * inputs[r];
             }
         }
     }

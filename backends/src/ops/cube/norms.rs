@@ -50,7 +50,7 @@ fn row_sum<N: Size>(
     let mut step = comptime!(lanes / 2).runtime();
     while step > 0 {
         if lane < step {
-            sums[unit] = sums[unit] + sums[unit + step];
+            sums[unit] += sums[unit + step];
         }
         sync_cube();
         step /= 2;

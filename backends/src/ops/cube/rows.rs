@@ -123,7 +123,7 @@ fn rows_kernel<F: Float, W: Float, N: Size>(
                 let products = weights[o] * inputs;
                 #[unroll]
                 for i in 0..N::value() {
-                    all[o * block + r] = all[o * block + r] + products.extract(i);
+                    all[o * block + r] += products.extract(i);
                 }
             }
         }

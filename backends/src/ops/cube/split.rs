@@ -154,7 +154,7 @@ fn products<F: Float, N: Size>(
             let value = Vector::<f32, N>::cast_from(k[from + piece]);
             #[unroll]
             for r in 0..rows {
-                dots[r] = dots[r] + value * queries[r * pieces + piece];
+                dots[r] += value * queries[r * pieces + piece];
             }
             piece += LANES;
         }
@@ -254,7 +254,7 @@ fn weighted<F: Float, N: Size>(
         let value = Vector::<f32, N>::cast_from(v[start + key * at.row]);
         #[unroll]
         for r in 0..rows {
-            all[r] = all[r] + value * Vector::new(weights[r * UNITS + key]);
+            all[r] += value * Vector::new(weights[r * UNITS + key]);
         }
         key += slots;
     }

@@ -149,7 +149,7 @@ fn add_products(
             let query = left[(i * GROUPS + group) * PITCH + piece];
             #[unroll]
             for j in 0..VECTOR {
-                scores[i * VECTOR + j] = scores[i * VECTOR + j] + dot(query, columns[j]);
+                scores[i * VECTOR + j] += dot(query, columns[j]);
             }
         }
     }
@@ -220,7 +220,7 @@ fn weigh(
         left[row * PITCH + member] = weights;
         #[unroll]
         for slice in 0..slices {
-            softmax.all[slice * OWN + i] = softmax.all[slice * OWN + i] * Vector::new(shrink);
+            softmax.all[slice * OWN + i] *= Vector::new(shrink);
         }
     }
 }
@@ -247,7 +247,7 @@ fn add_values(
             #[unroll]
             for i in 0..OWN {
                 let weight = Vector::new(weights[i].extract(j));
-                all[slice * OWN + i] = all[slice * OWN + i] + value * weight;
+                all[slice * OWN + i] += value * weight;
             }
         }
     }
