@@ -116,8 +116,8 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.val().select(0, ids),
             Self::Quantised(weight) => {
-                let codes = weight.codes.val().select(0, ids.clone());
-                weight.expand(codes, weight.scales.val().select(0, ids))
+                let (codes, scales) = (weight.codes.val(), weight.scales.val());
+                ops::expand_rows(codes, scales, ids, weight.scheme, weight.inputs)
             }
         }
     }

@@ -1,5 +1,206 @@
-//! CubeCL devices (wgpu, Vulkan, Metal, WebGPU, CUDA) take the reference bodies.
+//! Kernels for every CubeCL device (wgpu, Vulkan, Metal, WebGPU, CUDA), from one source.
+//!
+//! Sums, softmax and products run in f32 whatever the dtype of the tensors, which may be f32, f16 or, where the device has
+//! it, bf16. Matrix products of many rows are Burn's. No kernel uses tensor cores, and none has been measured on a card:
+//! they were proven on a software adapter, and what bounds each of them is counted beside it.
 
-impl super::ModelOps for burn_cubecl::CubeBackend {}
-impl super::gradients::ModelGradients for burn_cubecl::CubeBackend {}
-impl super::update::UpdateOps for burn_cubecl::CubeBackend {}
+mod attention;
+mod codes;
+mod elementwise;
+mod heads;
+mod launch;
+mod norms;
+mod rows;
+mod split;
+#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+mod tests;
+mod tile_kernel;
+mod tiles;
+
+use burn::backend::TensorMetadata;
+use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+
+use super::{ModelOps, Parts, reference};
+use crate::quant::QuantScheme;
+use codes::Rounded;
+use launch::usable;
+
+impl ModelOps for CubeBackend {
+    fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let few = usable([&x, &weight]).then(|| rows::linear(&x, &weight)).flatten();
+        few.unwrap_or_else(|| reference::linear::<Self>(x, weight))
+    }
+
+    fn linear_of_codes(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+    ) -> FloatTensor<Self> {
+        let [rows, inputs] = x.shape().dims();
+        let rounded = Rounded::new(&codes, &scales, scheme, inputs).filter(|_| usable([&x]));
+        let Some(weight) = rounded else {
+            return reference::linear_of_codes::<Self>(x, codes, scales, scheme);
+        };
+        let few = (rows <= rows::FEW_ROWS).then(|| weight.few_rows(x.clone())).flatten();
+        few.unwrap_or_else(|| product_by_blocks(&x, &weight))
+    }
+
+    fn matrix_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        match Rounded::new(&codes, &scales, scheme, inputs) {
+            Some(weight) => weight.expanded(0..weight.outputs(), DType::F32),
+            None => reference::expanded::<Self>(codes, scales, scheme, inputs),
+        }
+    }
+
+    fn rows_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        let rounded = Rounded::new(&codes, &scales, scheme, inputs);
+        match rounded.filter(|_| ids.shape().num_elements() > 0) {
+            Some(weight) => weight.rows(ids),
+            None => {
+                let codes = Self::int_select(codes, 0, ids.clone());
+                let scales = Self::float_select(scales, 0, ids);
+                reference::expanded::<Self>(codes, scales, scheme, inputs)
+            }
+        }
+    }
+
+    fn grouped_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        Self::attention_over_parts(q, Parts { keys: vec![k], values: vec![v] }, causal)
+    }
+
+    fn attention_over_parts(
+        q: FloatTensor<Self>,
+        parts: Parts<Self>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let all: Vec<_> = parts.keys.iter().cloned().zip(parts.values.iter().cloned()).collect();
+        let whole = all.iter().all(|(k, _)| usable([k]));
+        if !usable([&q]) || !whole || !attention::alike(&q, &all) {
+            return reference::attention_over_parts::<Self>(q, parts, causal);
+        }
+        attention::over_parts(&q, &all, causal)
+            .unwrap_or_else(|| reference::attention_over_parts::<Self>(q, parts, causal))
+    }
+
+    fn attention_in_sequences(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        lengths: Vec<usize>,
+        causal: bool,
+    ) -> FloatTensor<Self> {
+        let found = usable([&q, &k, &v])
+            .then(|| attention::packed([&q, &k, &v].map(Clone::clone), &lengths, causal));
+        found
+            .flatten()
+            .unwrap_or_else(|| reference::packed_attention::<Self>([q, k, v], &lengths, causal))
+    }
+
+    fn attention_of_rotated(
+        qkv: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        lengths: Vec<usize>,
+    ) -> FloatTensor<Self> {
+        let found =
+            usable([&qkv, &cos, &sin]).then(|| attention::rotary(&qkv, [&cos, &sin], &lengths));
+        found
+            .flatten()
+            .unwrap_or_else(|| reference::rotary_attention::<Self>(qkv, [cos, sin], &lengths))
+    }
+
+    fn rotate_halves(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let ([rows, _, d], tables) = (x.shape().dims(), [cos.shape(), sin.shape()]);
+        let fits = tables.iter().all(|table| table.dims() == [rows, 1, d / 2]);
+        if !usable([&x, &cos, &sin]) || !fits || cos.dtype != sin.dtype || d % 2 > 0 {
+            return reference::rotate::<Self>(x, cos, sin);
+        }
+        elementwise::rotate(x, [cos, sin])
+    }
+
+    fn layer_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let width = x.shape()[1];
+        let whole = [&weight, &bias].iter().all(|t| t.shape().num_elements() == width);
+        if !usable([&x, &weight, &bias]) || !whole || weight.dtype != bias.dtype {
+            return reference::layer_norm::<Self>(x, [weight, bias], epsilon);
+        }
+        norms::layer(x, [weight, bias], epsilon)
+    }
+
+    fn gated_silu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let alike = gate.dtype == up.dtype && gate.shape() == up.shape();
+        if !usable([&gate, &up]) || !alike {
+            return reference::swiglu::<Self>(gate, up);
+        }
+        elementwise::swiglu(gate, up)
+    }
+
+    fn rms_norm_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let whole = weight.shape().num_elements() == shape[shape.num_dims() - 1];
+        if !usable([&x, &weight]) || !whole {
+            return reference::rms_norm::<Self>(x, weight, epsilon);
+        }
+        let weight = reference::cast::<Self>(weight, x.dtype);
+        norms::rms(x, weight, epsilon)
+    }
+
+    fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !usable([&x]) {
+            return reference::gelu_tanh::<Self>(x);
+        }
+        // tanh(u) = 2·σ(2u) − 1.
+        elementwise::gelu_tanh(
+            x,
+            [2.0, 2.0 * reference::GELU_CUBE].map(|f| f * reference::GELU_SLOPE),
+        )
+    }
+}
+
+/// The product with many rows: blocks of the weight are expanded one after the other.
+fn product_by_blocks(x: &FloatTensor<CubeBackend>, weight: &Rounded) -> FloatTensor<CubeBackend> {
+    let (n, inputs) = (weight.outputs(), x.shape()[1]);
+    let block = (codes::EXPANDED / inputs.max(1)).clamp(1, n);
+    let products = (0..n).step_by(block).map(|first| {
+        let rows = first..(first + block).min(n);
+        reference::linear::<CubeBackend>(x.clone(), weight.expanded(rows, x.dtype))
+    });
+    let mut products: Vec<_> = products.collect();
+    if products.len() == 1 { products.remove(0) } else { CubeBackend::float_cat(products, 1) }
+}
+
+impl super::gradients::ModelGradients for CubeBackend {}
+impl super::update::UpdateOps for CubeBackend {}

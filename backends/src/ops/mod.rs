@@ -93,6 +93,19 @@ pub trait ModelOps: Backend {
         reference::linear_of_codes_in_shares::<Self>(x, (codes, scales), scheme, &shares)
     }
 
+    /// The rows `ids` of the weight of [`Self::matrix_of_codes`], see [`expand_rows`].
+    fn rows_of_codes(
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        scheme: QuantScheme,
+        inputs: usize,
+    ) -> FloatTensor<Self> {
+        let codes = Self::int_select(codes, 0, ids.clone());
+        let scales = Self::float_select(scales, 0, ids);
+        Self::matrix_of_codes(codes, scales, scheme, inputs)
+    }
+
     /// Softmax attention of `q [b, h, s, d]` over `k, v [b, g, t, d]`, see [`attention`].
     fn grouped_attention(
         q: FloatTensor<Self>,
@@ -248,6 +261,24 @@ pub fn linear_of_rounded_experts(
 ) -> Tensor<2> {
     let (x, codes, scales) = (x.into_dispatch(), codes.into_dispatch(), scales.into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_of_codes_in_shares(x, codes, scales, scheme, shares))
+}
+
+/// The rows `ids` of [`expand_quantised`], as of an embedding.
+pub fn expand_rows(
+    codes: Tensor<2, Int>,
+    scales: Tensor<2>,
+    ids: Tensor<1, Int>,
+    scheme: QuantScheme,
+    inputs: usize,
+) -> Tensor<2> {
+    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rows_of_codes(
+        codes,
+        scales,
+        ids.into_dispatch(),
+        scheme,
+        inputs,
+    ))
 }
 
 /// Softmax attention with grouped key/value heads.

@@ -312,8 +312,9 @@ pub fn rms_norm<B: Backend>(
 }
 
 /// `√(2/π)`.
-const GELU_SLOPE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
-const GELU_CUBE: f64 = 0.044_715;
+pub(super) const GELU_SLOPE: f64 =
+    std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+pub(super) const GELU_CUBE: f64 = 0.044_715;
 
 /// Body of [`super::ModelOps::gelu_by_tanh`].
 pub fn gelu_tanh<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {

@@ -1,0 +1,115 @@
+//! Attention of many query rows: tiles of 64 rows by 32 keys with a running softmax, so that no score reaches memory.
+//!
+//! `4·s·t·d` operations a head (half of that with a mask), in f32 on the ordinary arithmetic units: tensor cores are not
+//! used, so on cards that have them this is bound by arithmetic. Queries, keys and values are read `t/32`, `s/64` and `s/64`
+//! times, from caches but for the first time. A cube needs 15.5 KiB of shared memory whatever `d` is.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::{CubeCount, CubeDim};
+
+use super::heads::{Heads, Sums};
+use super::launch::{element, empty};
+use super::tile_kernel::{ROWS, StepsLaunch, UNITS, VECTOR, WORDS, tiles_kernel};
+
+/// Rows of one sequence against its keys.
+pub(super) struct Sequence {
+    /// Where the first row, key and value and the first row of the output lie, in values.
+    pub starts: [usize; 4],
+    pub rows: usize,
+    pub keys: usize,
+    /// Row `i` sees keys below `seen + i`, where there is a mask.
+    pub seen: Option<i32>,
+}
+
+/// Everything that a launch needs.
+pub(super) struct Tiles<'a> {
+    pub q: &'a Heads,
+    pub k: &'a Heads,
+    pub v: &'a Heads,
+    /// Query heads, and how many of them share a key head.
+    pub heads: usize,
+    pub repeats: usize,
+    pub d: usize,
+    pub sequences: &'a [Sequence],
+}
+
+/// Where a launch writes.
+pub(super) enum Target<'a> {
+    /// Rows `[.., h · d]`, or with other strides between rows and heads.
+    Rows { out: &'a CubeTensor, row: usize, head: usize },
+    /// Sums of a part of the keys, for query rows in the order batch, head, row.
+    Part { sums: &'a Sums, queries: usize },
+}
+
+impl Tiles<'_> {
+    /// Whether the kernel takes these tensors.
+    pub fn fit(&self) -> bool {
+        let all = [self.q, self.k, self.v];
+        let hardware = &self.q.tensor.client.properties().hardware;
+        self.d.is_multiple_of(VECTOR)
+            && self.d <= 256
+            && all.iter().all(|heads| heads.splits_into(VECTOR))
+            && hardware.max_units_per_cube >= UNITS as u32
+    }
+
+    /// Words that describe all tiles of all sequences.
+    fn table(&self, out_row: usize) -> Vec<u32> {
+        let mut words = Vec::new();
+        let steps = [self.q.row, 0, 0, out_row];
+        for sequence in self.sequences {
+            for first in (0..sequence.rows).step_by(ROWS) {
+                for (start, step) in sequence.starts.iter().zip(steps) {
+                    words.push(((start + first * step) / VECTOR) as u32);
+                }
+                let seen = sequence.seen.map_or(i32::MAX / 2, |seen| seen + first as i32);
+                let rows = (sequence.rows - first).min(ROWS);
+                words.extend([rows as u32, sequence.keys as u32, seen as u32]);
+            }
+        }
+        words
+    }
+
+    pub fn launch(&self, target: Target<'_>) {
+        let (out, stats, [row, head], partial) = match &target {
+            Target::Rows { out, row, head } => (*out, None, [*row, *head], false),
+            Target::Part { sums, queries } => {
+                let row = sums.splits * self.d;
+                (&sums.values, Some(&sums.stats), [row, row * queries], true)
+            }
+        };
+        let words = self.table(row);
+        let client = &self.q.tensor.client;
+        let count = words.len() / WORDS;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let tiles = empty(out, Shape::new([words.len()]), DType::U32);
+        let tiles = CubeTensor { handle: client.create_from_slice(&bytes), ..tiles };
+        let [q, k, v] = [self.q, self.k, self.v];
+        let strides = [q.row, q.head, k.row, k.head, v.row, v.head, row, head];
+        let [q_row, q_head, k_row, k_head, v_row, v_head, row, head] = strides.map(|s| s / VECTOR);
+        let steps = StepsLaunch::new(q_row, q_head, k_row, k_head, v_row, v_head, row, head);
+        // Without sums of parts, the kernel has no numbers to write here.
+        let unused = empty(out, Shape::new([2]), DType::F32);
+        // SAFETY: rows and keys stop at the numbers in the table, which are those of the tensors, as their strides are.
+        unsafe {
+            tiles_kernel::launch_unchecked(
+                client,
+                CubeCount::Static(count as u32, self.heads as u32, 1),
+                CubeDim::new_1d(UNITS as u32),
+                q.tensor.clone().into_buffer_arg(),
+                k.tensor.clone().into_buffer_arg(),
+                v.tensor.clone().into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                stats.unwrap_or(&unused).clone().into_buffer_arg(),
+                tiles.into_buffer_arg(),
+                steps,
+                self.repeats,
+                (self.d as f32).powf(-0.5),
+                self.d / VECTOR,
+                partial,
+                [element(q.tensor.dtype), element(out.dtype)],
+            );
+        }
+    }
+}
