@@ -43,7 +43,7 @@ fn check(model: &Qwen3Vl, name: &str, chunk: usize, tolerance: f32) {
     let first = session.prefill(model.model(), &prompt, chunk).unwrap().logits;
     let mut found = vec![values(first)];
     for id in &ids[LENGTH - ROWS + 1..] {
-        found.push(values(session.step(model.model(), *id)));
+        found.push(values(session.step(model.model(), &[*id])));
     }
     for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let error = error(found, expected);
