@@ -1,5 +1,7 @@
 //! Weight rows repacked into panels.
 
+#![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 

@@ -1,5 +1,7 @@
 //! Tiles of the result with AVX2, and with AVX-512 VNNI.
 
+#![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
+
 use std::arch::x86_64::*;
 
 use super::super::x86::level_is_present;
@@ -157,9 +159,11 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
     // Loops over indices, as above.
     let mut out = [[_mm512_setzero_ps(); P]; ROWS];
     let runs = right[0].scales.len();
-    let mut panels: [(&[[[i32; COLUMNS]; WORDS]], &[[f32; COLUMNS]]); P] = [(&[], &[]); P];
+    let mut words: [&[[[i32; COLUMNS]; WORDS]]; P] = [&[]; P];
+    let mut scales: [&[[f32; COLUMNS]]; P] = [&[]; P];
     for p in 0..P {
-        panels[p] = (&right[p].words.as_chunks::<WORDS>().0[..runs], &right[p].scales[..runs]);
+        words[p] = &right[p].words.as_chunks::<WORDS>().0[..runs];
+        scales[p] = &right[p].scales[..runs];
     }
     let mut lines: [&[[i32; WORDS]]; ROWS] = [&[]; ROWS];
     let mut numbers: [(&[f32], &[i32]); ROWS] = [(&[], &[]); ROWS];
@@ -178,7 +182,7 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
         for place in 0..WORDS {
             let mut weights = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                weights[p] = all(&panels[p].0[run][place]);
+                weights[p] = all(&words[p][run][place]);
             }
             for i in 0..ROWS {
                 let x = _mm512_set1_epi32(lines[i][run][place]);
@@ -191,7 +195,7 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
             }
         }
         for p in 0..P {
-            let scales = _mm512_castsi512_ps(all(&panels[p].1[run]));
+            let scales = _mm512_castsi512_ps(all(&scales[p][run]));
             for i in 0..ROWS {
                 let scale = _mm512_mul_ps(scales, _mm512_set1_ps(numbers[i].0[run]));
                 out[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, out[i][p]);
