@@ -257,6 +257,8 @@ fn attention_of_many_rows_agrees_over_tiles_and_parts() {
             ([1, 4, 1, 65, 72], vec![31, 15, 60], true),
             ([1, 2, 1, 31, 72], vec![33], false),
             ([1, 1, 1, 130, 128], vec![257], true),
+            // One tile over a long past, which cubes share.
+            ([1, 1, 1, 17, 64], vec![1200], true),
         ] {
             Attended::new(shape, &lengths, dtype).check(&lengths, causal, &device, dtype);
         }

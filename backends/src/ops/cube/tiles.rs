@@ -2,7 +2,8 @@
 //!
 //! `4·s·t·d` operations a head (half of that with a mask), in f32 on the ordinary arithmetic units: tensor cores are not
 //! used, so on cards that have them this is bound by arithmetic. Queries, keys and values are read `t/32`, `s/64` and `s/64`
-//! times, from caches but for the first time. A cube needs 15.5 KiB of shared memory whatever `d` is.
+//! times, from caches but for the first time. A cube needs 15.5 KiB of shared memory whatever `d` is, a multiple of 4 up to
+//! 256.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl;
