@@ -15,6 +15,7 @@ use crate::weight::Quantised;
 
 /// The matrix of one expert on the device.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a few are made per step, and none is moved often")]
 pub enum ExpertMatrix {
     /// `[out, in]`.
     Dense(Tensor<2>),
