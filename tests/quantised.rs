@@ -108,6 +108,40 @@ fn quality_falls_with_the_bits_and_never_below_its_bounds() {
 }
 
 /// Written and loaded, or rounded while loading: the same bits, on every CPU device.
+/// GPUs leave activations as they are, as ndarray does.
+#[test]
+fn gpus_compute_with_the_same_rounded_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, (model, scheme, table)) in
+        [("dense_untied", "int8-g64", None), ("dense_tied", "int4", Some("embed_tokens"))]
+            .into_iter()
+            .enumerate()
+    {
+        let include = table.into_iter().map(str::to_owned).collect();
+        let rounding = Rounding { include, ..rounding(scheme) };
+        let out = folder.path().join(index.to_string());
+        quantize(&fixture(model), &out, rounding).unwrap();
+        let logits = |device: &str| {
+            common::logits_of_two_images(load(&out, device, None).unwrap().model(), model)
+        };
+        let expected = logits("ndarray");
+        let size = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for device in common::devices().iter().filter(|name| *name == "wgpu") {
+            let pairs = logits(device).into_iter().zip(&expected);
+            let worst = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst < 1e-3 * size, "{model} {scheme} on {device}: {worst} of {size}");
+        }
+    }
+    for device in common::devices().iter().filter(|name| *name == "wgpu") {
+        let error = load(&fixture("moe"), device, Some("int8")).unwrap_err();
+        assert!(error.contains("experts") && error.contains("--quant-exclude"), "{error}");
+        let options = LoadOptions { quant: None, ..options(device, Some("int8")) };
+        let kept = Rounding { exclude: vec!["*.experts.*".into()], ..rounding("int8") };
+        let options = LoadOptions { quant: Some(kept), ..options };
+        Qwen3Vl::load(fixture("moe").to_str().unwrap(), options).unwrap();
+    }
+}
+
 #[test]
 fn a_written_checkpoint_is_the_one_that_is_rounded_on_load() {
     let folder = tempfile::tempdir().unwrap();

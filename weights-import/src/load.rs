@@ -25,7 +25,7 @@ use foreign::Foreign;
 
 pub use how::{LoadHow, check_expert_memory};
 pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
-pub(crate) use parts::{as_matrix, home, parameters, unloaded};
+pub(crate) use parts::{as_matrix, computes_rounded, home, parameters, unloaded};
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -190,12 +190,12 @@ impl<'c> LoadPlan<'c> {
         Ok(())
     }
 
-    /// Refuses rounded weights where nothing computes with them, and a tensor that is larger than the largest buffer.
+    /// Refuses rounded experts where nothing computes with them, and a tensor that is larger than the largest buffer.
     fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
         for item in &self.items {
             let (device, part) = home(placement, &item.path);
-            if item.scheme().is_some() && !device.kind.is_cpu() {
-                return Err(LoadError::QuantDevice { device: device.name.clone(), part });
+            if item.scheme().is_some() {
+                computes_rounded(device, &item.path, part)?;
             }
             // Experts that stay on the host come one by one.
             let alone = how.expert_memory.is_some() && parts::is_of_experts(&item.path);

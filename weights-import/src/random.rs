@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
-use crate::load::{LoadHow, Progress, home, part_sizes};
+use crate::load::{LoadHow, Progress, computes_rounded, home, part_sizes};
 use crate::rounding::Rounding;
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
@@ -86,9 +86,7 @@ impl Maker<'_> {
         scheme: QuantScheme,
     ) -> Result<Quantised, LoadError> {
         let (device, part) = home(self.placement, path);
-        if !device.kind.is_cpu() {
-            return Err(LoadError::QuantDevice { device: device.name.clone(), part });
-        }
+        computes_rounded(device, path, part)?;
         let ([rows, inputs], matrices) = (weight.shape(), weight.matrices());
         let matrix = [rows / matrices.max(1), inputs];
         let values = (0..matrices).map(|_| self.values.tensor(&matrix, DType::F32));

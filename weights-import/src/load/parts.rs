@@ -83,6 +83,18 @@ pub(crate) fn is_of_experts(path: &str) -> bool {
     path.contains(".moe.experts.")
 }
 
+/// Refuses what `device`, which is to hold `part`, cannot compute with when it is rounded: experts, on GPUs.
+pub(crate) fn computes_rounded(
+    device: &SelectedDevice,
+    path: &str,
+    part: String,
+) -> Result<(), LoadError> {
+    match is_of_experts(path) && !device.kind.is_cpu() {
+        true => Err(LoadError::QuantDevice { device: device.name.clone(), part }),
+        false => Ok(()),
+    }
+}
+
 /// The bytes of parameters, by module path, as those of the parts that they belong to. Experts have no more than
 /// `expert_memory` in all, every layer its share of it.
 fn by_place(
