@@ -9,8 +9,8 @@ use serde_json::Value;
 /// What one request told.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
-    /// From sending to the first piece of text.
-    pub first: Duration,
+    /// From sending to the first piece of text; none where the answer has no text.
+    pub first: Option<Duration>,
     /// From each piece to the next.
     pub between: Vec<Duration>,
     pub whole: Duration,
@@ -120,10 +120,31 @@ impl Measured {
         if wrote {
             let now = Instant::now();
             match last.replace(now) {
-                None => self.first = now - begun,
+                None => self.first = Some(now - begun),
                 Some(before) => self.between.push(now - before),
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_without_text_has_no_first_piece() {
+        let (mut measured, mut last) = (Measured::default(), None);
+        let mut read = |measured: &mut Measured, chunk| {
+            measured.read(&chunk, Instant::now(), &mut last).unwrap();
+        };
+        read(&mut measured, json!({ "choices": [{ "delta": { "content": "" } }] }));
+        read(&mut measured, json!({ "choices": [], "usage": { "completion_tokens": 3 } }));
+        assert_eq!((measured.first, measured.completion_tokens), (None, 3));
+        for _ in 0..2 {
+            read(&mut measured, json!({ "choices": [{ "delta": { "content": "x" } }] }));
+        }
+        assert!(measured.first.is_some() && measured.between.len() == 1);
     }
 }

@@ -143,7 +143,7 @@ fn report(args: &ServeBenchArgs, results: &[Result<Measured, String>], seconds: 
         "completion_tokens": written,
         "requests_per_s": good.len() as f64 / seconds,
         "completion_tokens_per_s": written as f64 / seconds,
-        "time_to_first_token_ms": percentiles(good.iter().map(|m| m.first).collect()),
+        "time_to_first_token_ms": percentiles(good.iter().filter_map(|m| m.first).collect()),
         "inter_token_ms": percentiles(between),
         "answer_ms": percentiles(good.iter().map(|m| m.whole).collect()),
     })
