@@ -33,8 +33,8 @@ pub struct LoadOptions {
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
-    /// Rounds weights as they are read, by default the linear ones of the language model. For checkpoints that are not rounded
-    /// yet, on the CPU.
+    /// Rounds weights as they are read, by default the linear ones and the experts of the language model. For checkpoints that
+    /// are not rounded yet; experts on the CPU.
     pub quant: Option<Rounding>,
     /// Leaves the experts of a mixture in the memory of the host, with as many bytes of them on the devices: those that tokens
     /// went to last.
