@@ -61,7 +61,7 @@ pub fn load_model(
 ///
 /// # Errors
 /// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, the
-/// device of a rounded weight is none of the CPU's, or there are no experts to be left on the host.
+/// device of rounded experts is none of the CPU's, or there are no experts to be left on the host.
 ///
 /// # Panics
 /// When `placement` is one of another number of layers.

@@ -6,6 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::device::{self, BackendKind};
+use crate::ops::tests::rounded::any_codes;
 use crate::ops::{self, Parts, reference};
 use crate::quant::QuantScheme;
 
@@ -368,24 +369,7 @@ fn codes_of_every_scheme_mean_what_the_host_expands() {
         QuantScheme::FLOAT8,
     ] {
         for (n, k) in [(9, 77), (8, 160)] {
-            let of_range = |range: i32, step: i32| move |i: usize| (i as i32 * step) % range;
-            // No code of E4M3 that is NaN.
-            let codes: Vec<u8> =
-                (0..n * scheme.row_bytes(k)).map(of_range(127, 37)).map(|c| c as u8).collect();
-            let scales: Vec<f32> = (0..n * scheme.scale_columns(k))
-                .map(of_range(101, 17))
-                .map(|s| s as f32 / 64.0 - 0.7)
-                .collect();
-            let mut expected = vec![0.0; n * k];
-            for (row, out) in expected.chunks_mut(k).enumerate() {
-                let codes = &codes[row * scheme.row_bytes(k)..];
-                scheme.expand_row(codes, &scales[row * scheme.scale_columns(k)..], out);
-            }
-            let dtype = scheme.code_dtype();
-            let codes = TensorData::from_bytes_vec(codes, vec![n, scheme.row_bytes(k)], dtype);
-            let codes = Tensor::<2, Int>::from_data(codes, (&device, dtype));
-            let scales = TensorData::new(scales, [n, scheme.scale_columns(k)]);
-            let scales = Tensor::<2>::from_data(scales, (&device, DType::F32));
+            let (codes, scales, expected) = any_codes(scheme, [n, k], &device);
             let all = numbers(ops::expand_quantised(codes.clone(), scales.clone(), scheme, k));
             let far = all.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(far < 1e-6, "{scheme} {n}x{k}: {far}");

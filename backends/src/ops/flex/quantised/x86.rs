@@ -51,6 +51,21 @@ fn some_of<'i, const M: usize>(inputs: &'i Inputs, some: &Range<usize>) -> [&'i 
     std::array::from_fn(|i| inputs.row((some.start + i).min(some.end - 1)))
 }
 
+/// Calls the body of a kernel for the bits and groups of a scheme.
+macro_rules! of_scheme {
+    ($scheme:expr, $kernel:ident::<$rows:ident> $arguments:tt) => {
+        match ($scheme.bits(), $scheme.group()) {
+            (8, 16) => $kernel::<8, 16, $rows> $arguments,
+            (8, 32) => $kernel::<8, 32, $rows> $arguments,
+            (8, 64) => $kernel::<8, 64, $rows> $arguments,
+            (8, _) => $kernel::<8, 128, $rows> $arguments,
+            (_, 32) => $kernel::<4, 32, $rows> $arguments,
+            (_, 64) => $kernel::<4, 64, $rows> $arguments,
+            _ => $kernel::<4, 128, $rows> $arguments,
+        }
+    };
+}
+
 /// Activation row `i` of `m` and weight row `j` have their sum at `j · m + i`.
 fn sized_512<const M: usize>(
     out: &mut [f32],
@@ -62,17 +77,7 @@ fn sized_512<const M: usize>(
 ) {
     let inputs: [&[Input]; M] = some_of(inputs, &some);
     // SAFETY: [`tile`] has just asked the processor for the features; there is no other precondition.
-    unsafe {
-        match (scheme.bits(), scheme.group()) {
-            (8, 16) => avx512::<8, 16, M>(out, m, some, rows, inputs),
-            (8, 32) => avx512::<8, 32, M>(out, m, some, rows, inputs),
-            (8, 64) => avx512::<8, 64, M>(out, m, some, rows, inputs),
-            (8, _) => avx512::<8, 128, M>(out, m, some, rows, inputs),
-            (_, 32) => avx512::<4, 32, M>(out, m, some, rows, inputs),
-            (_, 64) => avx512::<4, 64, M>(out, m, some, rows, inputs),
-            _ => avx512::<4, 128, M>(out, m, some, rows, inputs),
-        }
-    }
+    unsafe { of_scheme!(scheme, avx512::<M>(out, m, some, rows, inputs)) }
 }
 
 /// As [`sized_512`].
@@ -86,17 +91,7 @@ fn sized_256<const M: usize>(
 ) {
     let inputs: [&[Input]; M] = some_of(inputs, &some);
     // SAFETY: as above.
-    unsafe {
-        match (scheme.bits(), scheme.group()) {
-            (8, 16) => avx2::<8, 16, M>(out, m, some, rows, inputs),
-            (8, 32) => avx2::<8, 32, M>(out, m, some, rows, inputs),
-            (8, 64) => avx2::<8, 64, M>(out, m, some, rows, inputs),
-            (8, _) => avx2::<8, 128, M>(out, m, some, rows, inputs),
-            (_, 32) => avx2::<4, 32, M>(out, m, some, rows, inputs),
-            (_, 64) => avx2::<4, 64, M>(out, m, some, rows, inputs),
-            _ => avx2::<4, 128, M>(out, m, some, rows, inputs),
-        }
-    }
+    unsafe { of_scheme!(scheme, avx2::<M>(out, m, some, rows, inputs)) }
 }
 
 pub fn level_is_present(level: Level) -> bool {
