@@ -9,7 +9,7 @@ pub const CPU_VARIABLE: &str = "QWEN3_VL_CPU";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
-    #[error("{CPU_VARIABLE} is `{name}`; it must be portable, avx2 or avx512")]
+    #[error("{CPU_VARIABLE} is `{name}`; it must be portable, avx2, avx512 or amx")]
     Unknown { name: String },
     #[error(
         "{CPU_VARIABLE} is `{name}`, but this processor has no {missing}; it can run {present}"
@@ -26,11 +26,13 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, VL and DQ. Kernels that want VNNI or BF16 ask for these besides.
     Avx512,
+    /// AMX tiles of bf16, as far as the system permits them, with AVX-512 BF16.
+    Amx,
 }
 
 impl Level {
     /// From the narrowest to the widest.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The name for [`CPU_VARIABLE`].
     pub const fn name(self) -> &'static str {
@@ -38,12 +40,20 @@ impl Level {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
     /// The levels that this processor has.
     pub fn present() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|level| level.missing().is_empty())
+        Self::ALL.into_iter().filter(|level| level.is_present())
+    }
+
+    /// Whether this processor has the level.
+    pub fn is_present(self) -> bool {
+        static PRESENT: OnceLock<Vec<Level>> = OnceLock::new();
+        let present = || Self::ALL.into_iter().filter(|level| level.missing().is_empty()).collect();
+        PRESENT.get_or_init(present).contains(&self)
     }
 
     /// The level that kernels use, chosen once. A wrong [`CPU_VARIABLE`] is reported when a device is opened, and has no
@@ -87,7 +97,7 @@ impl Level {
 }
 
 /// Features with their levels, and whether the processor has them.
-fn features() -> [(Level, &'static str, bool); 7] {
+fn features() -> [(Level, &'static str, bool); 9] {
     macro_rules! feature {
         ($level:ident, $name:tt) => {{
             #[cfg(target_arch = "x86_64")]
@@ -105,19 +115,52 @@ fn features() -> [(Level, &'static str, bool); 7] {
         feature!(Avx512, "avx512bw"),
         feature!(Avx512, "avx512vl"),
         feature!(Avx512, "avx512dq"),
+        feature!(Amx, "avx512bf16"),
+        (Level::Amx, "amx-bf16 that the system permits", tiles_are_permitted()),
     ]
+}
+
+/// Whether the processor has AMX with bf16, and the system lets this process use its registers, which it is asked for once.
+fn tiles_are_permitted() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        /// `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of Linux.
+        const REQUEST: [libc::c_long; 2] = [0x1023, 18];
+        let leaves = std::arch::x86_64::__cpuid(0).eax;
+        let extended = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        let (bf16, tiles) = (1 << 22, 1 << 24);
+        // SAFETY: the call asks for a permission and touches no memory.
+        return leaves >= 7
+            && extended & (bf16 | tiles) == bf16 | tiles
+            && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0;
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
 }
 
 /// Whether sums of products of bf16 pairs (AVX-512 BF16) are no slower than the same sums in f32: AMD's cores begin such an
 /// instruction as often as FMA, Intel's a quarter as often (they have AMX for it).
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn bf16_pairs_are_fast() -> bool {
-    static FAST: OnceLock<bool> = OnceLock::new();
-    *FAST.get_or_init(|| {
-        let vendor = std::arch::x86_64::__cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
-        name != b"GenuineIntel"
-    })
+    #[cfg(target_arch = "x86_64")]
+    {
+        static FAST: OnceLock<bool> = OnceLock::new();
+        return *FAST.get_or_init(|| {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
+            is_x86_feature_detected!("avx512bf16") && name != b"GenuineIntel"
+        });
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether matrices that are rounded to bf16 are multiplied faster than in f32 with the level that was chosen.
+pub(crate) fn rounding_pays() -> bool {
+    match Level::chosen() {
+        Level::Amx => true,
+        Level::Avx512 => bf16_pairs_are_fast(),
+        Level::Avx2 | Level::Portable => false,
+    }
 }
 
 /// Fetches what lies `ahead` bytes behind `weights`. Processors by themselves stop fetching ahead at the end of a page, so that

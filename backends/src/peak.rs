@@ -5,7 +5,8 @@ use std::time::Instant;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::device::{BackendKind, SelectedDevice};
-use crate::{Precision, dtype, ops};
+use crate::ops::{self, Products};
+use crate::{Precision, dtype};
 
 /// The fastest product of two square matrices that was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,14 +33,14 @@ pub struct PeakProduct {
 /// # Ok::<(), qwen3_vl_backends::DeviceError>(())
 /// ```
 pub fn peak_product(device: &SelectedDevice, side: usize, passes: usize) -> Option<PeakProduct> {
-    let before = ops::bf16_products();
+    let before = ops::products();
     let measured = Kernel::all(device).into_iter().map(|kernel| PeakProduct {
         kernel: kernel.name(),
         side,
         flops: 2.0 * (side as f64).powi(3) / kernel.seconds(&device.device, side, passes),
     });
     let best = measured.max_by(|a, b| a.flops.total_cmp(&b.flops));
-    ops::set_bf16_products(before);
+    ops::set_products(before);
     best
 }
 
@@ -48,32 +49,36 @@ pub fn peak_product(device: &SelectedDevice, side: usize, passes: usize) -> Opti
 struct Kernel {
     rows: DType,
     weights: DType,
-    /// See [`ops::set_bf16_products`].
-    rounded: bool,
+    how: Products,
 }
 
 impl Kernel {
     fn all(device: &SelectedDevice) -> Vec<Self> {
-        let rounds: &[bool] =
-            if device.kind == BackendKind::Flex { &[false, true] } else { &[false] };
+        let ways: &[Products] = match device.kind {
+            BackendKind::Flex => &[Products::Exact, Products::Split, Products::Rounded],
+            _ => &[Products::Exact],
+        };
         let rows = |weights| if device.kind.is_cpu() { Precision::F32.compute } else { weights };
         let of = |weights| {
-            let kernel =
-                move |rounded: &bool| Self { rows: rows(weights), weights, rounded: *rounded };
-            rounds.iter().map(kernel)
+            let kernel = move |how: &Products| Self { rows: rows(weights), weights, how: *how };
+            ways.iter().map(kernel)
         };
         device.dtypes().into_iter().flat_map(of).collect()
     }
 
     fn name(self) -> String {
         let (rows, weights) = (dtype::name(self.rows), dtype::name(self.weights));
-        let how = if self.rounded { ", rounded to bf16 as they are multiplied" } else { "" };
+        let how = match self.how {
+            Products::Exact => "",
+            Products::Split => ", split into two numbers of bf16 where there are tiles",
+            Products::Rounded => ", rounded to bf16 as they are multiplied",
+        };
         format!("{rows} rows by {weights} weights{how}")
     }
 
     /// Of the fastest of `passes` products.
     fn seconds(self, device: &Device, side: usize, passes: usize) -> f64 {
-        ops::set_bf16_products(self.rounded);
+        ops::set_products(self.how);
         let (x, weight) = (matrix(side, self.rows, device), matrix(side, self.weights, device));
         let pass = || {
             let _ = device.sync();
@@ -107,6 +112,6 @@ mod tests {
         let peak = peak_product(&device, 96, 2).unwrap();
         assert!(peak.flops > 0.0 && peak.flops.is_finite());
         assert!(peak.kernel.contains("f32 rows"), "{}", peak.kernel);
-        assert!(!ops::bf16_products());
+        assert_eq!(ops::products(), Products::Exact);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use qwen3_vl_backends::ops::{self, Products};
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
@@ -77,6 +78,7 @@ impl Qwen3Vl {
         let defaults = source.generation_defaults()?;
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = options.place(&devices, config, stored)?;
+        ops::set_products(Products::of(options.dtype, precision));
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
         let scheme = options.rounding(config).map(|rounding| rounding.scheme);
         let how = options.how(precision, options.quant.as_ref());

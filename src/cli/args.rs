@@ -90,7 +90,9 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "MAP", conflicts_with = "device",
           value_parser = str::parse::<DeviceMap>)]
     pub device_map: Option<DeviceMap>,
-    /// auto (the checkpoint's own where the device has it), f32, bf16 or f16
+    /// auto (the checkpoint's own where the device has it), f32, bf16 or f16. The CPU computes in f32 with weights of any dtype;
+    /// bf16 by name rounds the operands of large products too, as torch does, where the processor is fast at that (AMX, AVX-512
+    /// BF16 of AMD)
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
     /// Round the linear weights and the experts of the language model as they are read: int8 or int4, with -g32, -g64 or

@@ -393,7 +393,7 @@ pub enum Compute {
     #[default]
     F32,
     /// Operands rounded to bf16, sums in f32 (torch `autocast`), see
-    /// [`set_bf16_products`](qwen3_vl_backends::ops::set_bf16_products). On the CPU only.
+    /// [`Products::Rounded`](qwen3_vl_backends::ops::Products::Rounded). On the CPU only.
     Bf16,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qwen3_vl_backends::device::peak_resident_bytes;
-use qwen3_vl_backends::ops::set_bf16_products;
+use qwen3_vl_backends::ops::{Products, set_products};
 use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Quantisation;
@@ -138,7 +138,7 @@ impl Trainer {
         if rounded && device.kind != BackendKind::Flex {
             return Err(TrainError::Compute { device: device.name.clone() });
         }
-        set_bf16_products(rounded);
+        set_products(if rounded { Products::Rounded } else { Products::Exact });
         let newest = checkpoint::newest(&config.output);
         let before = newest.as_deref().map(checkpoint::read_state).transpose()?;
         let model = load(&config, device)?;

@@ -2,8 +2,10 @@
 //!
 //! Burn's own bf16 product converts both operands on every call and its matrix-vector product runs on one
 //! thread. Here weights stay in the file's dtype and order: few rows go through a dot-product kernel on all
-//! cores, many rows through f32 GEMM over converted panels.
+//! cores, many rows through tiles of bf16 where there is AMX, else through f32 GEMM over converted panels.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod dot;
 mod elementwise;
@@ -40,6 +42,9 @@ use widen::Widen;
 
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
+
+/// The same where weights are packed into tiles.
+const TILE_ROWS: usize = 16;
 
 /// From this many rows on, repacking rounded weights costs less than repeated dot products.
 const ROUNDED_ROWS: usize = 16;
@@ -386,7 +391,8 @@ fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
 fn matrix_product<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2]) -> Vec<f32> {
     let m = x.len() / k;
-    if m < GEMM_ROWS { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) }
+    let few = if panel::tiles().is_some() { TILE_ROWS } else { GEMM_ROWS };
+    if m < few { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) }
 }
 
 /// The bytes of a contiguous tensor of one-byte numbers.
@@ -399,6 +405,10 @@ fn product_of_codes(x: &[f32], weights: quantised::Weights<'_>, n: usize) -> Vec
     let m = x.len() / weights.k.max(1);
     if m < ROUNDED_ROWS {
         return quantised::rows(x, weights, Level::chosen());
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(terms) = panel::tiles() {
+        return quantised::in_tiles(x, weights, terms);
     }
     let expand = |first, out: &mut [f32]| weights.expand(first, out);
     quantised::many_rows(x, weights, Level::chosen())

@@ -16,6 +16,7 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod parts;
+mod products;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
 pub use parts::Parts;
+pub use products::{Products, products, set_products};
 
 use crate::quant::QuantScheme;
 
@@ -388,19 +390,6 @@ pub fn set_kernels(on: bool) {
 /// Whether backends use their own kernels.
 pub fn kernels_on() -> bool {
     switch().load(Ordering::Relaxed)
-}
-
-static BF16_PRODUCTS: AtomicBool = AtomicBool::new(false);
-
-/// Whether the matrix products of Flex, those inside attention among them, round their operands to bf16 and sum in f32, for
-/// the whole process; off by default. Products of few rows and everything else stay in f32.
-pub fn set_bf16_products(on: bool) {
-    BF16_PRODUCTS.store(on, Ordering::Relaxed);
-}
-
-/// Whether [`set_bf16_products`] was switched on.
-pub fn bf16_products() -> bool {
-    BF16_PRODUCTS.load(Ordering::Relaxed)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -86,7 +86,7 @@ pub(super) const LEAST_NORM: f32 = 1e-7;
 
 /// The matrix `x [m, n]` with its singular vectors and singular values near 1, by Newton-Schulz iterations on `X / |X|`:
 /// `X = aX + (bXXᵀ + c(XXᵀ)²)X` (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"). Products are
-/// rounded as [`super::bf16_products`] says.
+/// rounded as [`super::products`] says.
 pub fn orthogonal(x: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = x.dims();
     if rows > columns {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use burn::tensor::DType;
 use qwen3_vl::LoadOptions;
 use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
+use qwen3_vl::backends::ops::{Products, set_products};
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
@@ -76,6 +77,7 @@ impl Place {
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
+        set_products(Products::of(self.options.dtype, precision));
         let rounding = self.options.rounding(config);
         anyhow::ensure!(
             self.options.expert_memory.is_none(),
@@ -106,6 +108,7 @@ impl Place {
         let start = Instant::now();
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
+        set_products(Products::of(self.options.dtype, precision));
         let mut bar = LoadBar::new(false);
         let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;

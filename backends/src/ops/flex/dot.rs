@@ -59,7 +59,7 @@ fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     match Level::chosen() {
         // SAFETY: a level is chosen only where the processor has its features and those before it; the function has no
         // other precondition (it only indexes slices).
-        Level::Avx512 => return unsafe { block_avx512(out, weights, x, k) },
+        Level::Avx512 | Level::Amx => return unsafe { block_avx512(out, weights, x, k) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
         Level::Portable => {}

@@ -1,14 +1,17 @@
 //! Products of operands rounded to bf16 and summed in f32, as tensor cores and torch's autocast compute them.
 //!
-//! Processors that are fast at it (AVX-512 BF16 on AMD's) multiply pairs: the operands are packed as 32-bit words that hold two
-//! neighbours along the summed axis. Others round the operands and use f32 GEMM; the sums differ in their order alone.
+//! Processors with AMX multiply tiles. Others that are fast at it (AVX-512 BF16 on AMD's) multiply pairs: the operands are packed
+//! as 32-bit words that hold two neighbours along the summed axis. The rest round the operands and use f32 GEMM; the sums differ
+//! in their order alone.
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::matmul::{Into, Matrix, exact};
 use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::bf16_pairs_are_fast;
+use crate::cpu::{Level, bf16_pairs_are_fast};
 
 /// A product to be written.
 pub struct Product<'a> {
@@ -28,14 +31,26 @@ impl Product<'_> {
     /// When the shapes do not belong together or reach past a slice.
     pub fn write(self, out: &mut [f32], out_stride: usize) {
         #[cfg(target_arch = "x86_64")]
-        if avx512::usable()
-            && bf16_pairs_are_fast()
-            && self.operands.0.is_dense()
-            && self.operands.1.is_dense()
-        {
-            return avx512::multiply(out, out_stride, &self);
+        if self.operands.0.is_dense() && self.operands.1.is_dense() {
+            if Level::chosen() == Level::Amx {
+                return self.write_tiles(out, out_stride);
+            }
+            if bf16_pairs_are_fast() && avx512::usable() {
+                return avx512::multiply(out, out_stride, &self);
+            }
         }
         self.write_rounded(out, out_stride);
+    }
+
+    /// [`Self::write`] by AMX. Tasks divide the operand with more lines.
+    #[cfg(target_arch = "x86_64")]
+    fn write_tiles(self, out: &mut [f32], out_stride: usize) {
+        let (rows, columns) = (self.operands.0, self.operands.1.transposed());
+        let turned = columns.rows > rows.rows;
+        let (left, right) = if turned { (&columns, &rows) } else { (&rows, &columns) };
+        let Self { scale, into, parallel, .. } = self;
+        amx::Product { left, right, terms: amx::Terms::ROUNDED, turned, scale, into, parallel }
+            .write(out, out_stride);
     }
 
     /// [`Self::write`] by f32 GEMM.
@@ -102,7 +117,6 @@ mod avx512 {
     use burn::tensor::bf16;
 
     use super::*;
-    use crate::cpu::Level;
 
     /// Rows of a tile of the result whose sums stay in registers.
     const ROWS: usize = 8;
@@ -119,7 +133,7 @@ mod avx512 {
     }
 
     pub fn usable() -> bool {
-        Level::chosen() == Level::Avx512 && is_x86_feature_detected!("avx512bf16")
+        Level::chosen() >= Level::Avx512 && is_x86_feature_detected!("avx512bf16")
     }
 
     /// The left operand: word `i · row + p · pair` holds `a[i, 2p]` below `a[i, 2p + 1]`.
@@ -429,6 +443,10 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if avx512::usable() {
             ways.push(|product, out, stride| avx512::multiply(out, stride, &product));
+        }
+        #[cfg(target_arch = "x86_64")]
+        if Level::Amx.is_present() {
+            ways.push(|product, out, stride| product.write_tiles(out, stride));
         }
         ways
     }

@@ -1,7 +1,7 @@
-//! A safe door to GEMM: in f32, or where [`bf16_products`](crate::ops::bf16_products) says so on rounded operands.
+//! A safe door to GEMM: in f32, or where [`products`] says so on rounded operands.
 
 use super::half::Product;
-use crate::ops::bf16_products;
+use crate::ops::{Products, products};
 
 /// A matrix inside a slice, with any strides.
 #[derive(Clone, Copy)]
@@ -90,9 +90,9 @@ fn write(out: &mut [f32], out_stride: usize, product: Product<'_>) {
         return;
     }
     assert!((m - 1) * out_stride + n <= out.len(), "result too small");
-    match bf16_products() {
-        true => product.write(out, out_stride),
-        false => exact(out, out_stride, &product),
+    match products() {
+        Products::Rounded => product.write(out, out_stride),
+        Products::Exact | Products::Split => exact(out, out_stride, &product),
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) fn exact(out: &mut [f32], out_stride: usize, product: &Product<'_>) {
 /// When the shapes do not belong together or reach past a slice.
 pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     let (m, n) = (a.rows, b.columns);
-    if bf16_products() {
+    if products() == Products::Rounded {
         let mut out = vec![0.0; m * n];
         multiply_parallel(&mut out, n, (a, b), Into::Replace);
         return out;

@@ -1,19 +1,67 @@
-//! GEMM over panels of weight rows, each expanded to f32 once.
+//! Products of many rows with weights that are not f32: in tiles, or by GEMM over panels that are expanded to f32 once.
 
 use rayon::prelude::*;
 
 use super::Widen;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::matmul::{Into, Matrix, multiply_parallel, product};
+use crate::cpu::Level;
+use crate::ops::{Products, products};
 
 /// Values of one widened panel: large enough for GEMM's own blocking, small beside any model.
 const PANEL: usize = 4 << 20;
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
 pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
-    match W::as_f32(w) {
-        Some(w) => product(Matrix::rows(x, k), Matrix::rows(w, k).transposed()),
-        None => by_panels(x, [m, n, k], |first, panel| widen(&w[first * k..], panel)),
+    match (W::as_f32(w), tiles()) {
+        (Some(w), _) => product(Matrix::rows(x, k), Matrix::rows(w, k).transposed()),
+        #[cfg(target_arch = "x86_64")]
+        (None, Some(terms)) => in_tiles(x, w, [m, n, k], terms),
+        _ => by_panels(x, [m, n, k], |first, panel| widen(&w[first * k..], panel)),
     }
+}
+
+/// The terms of activations where tiles are to be used: see [`Products`].
+pub fn tiles() -> Option<usize> {
+    match (Level::chosen(), products()) {
+        (_, Products::Exact) => None,
+        (Level::Amx, Products::Split) => Some(2),
+        (Level::Amx, Products::Rounded) => Some(1),
+        _ => None,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn in_tiles<W: Widen>(x: &[f32], w: &[W], [m, n, k]: [usize; 3], terms: usize) -> Vec<f32> {
+    match W::as_bf16(w) {
+        Some(values) => {
+            let weights = amx::HalfRows { values, columns: k };
+            by_tiles(x, &weights, [m, n, k], amx::Terms { left: 1, right: terms })
+        }
+        None => {
+            let fill = |row: usize, out: &mut [f32]| {
+                out.iter_mut().zip(&w[row * k..]).for_each(|(to, from)| *to = from.widen());
+            };
+            let weights = amx::Expanded { lines: n, depth: k, fill };
+            by_tiles(x, &weights, [m, n, k], amx::Terms { left: terms, right: terms })
+        }
+    }
+}
+
+/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` and of `x` as the sum of so many terms.
+#[cfg(target_arch = "x86_64")]
+pub fn by_tiles<S: amx::Source>(
+    x: &[f32],
+    weights: &S,
+    [m, n, k]: [usize; 3],
+    terms: amx::Terms,
+) -> Vec<f32> {
+    let mut out = vec![0.0; m * n];
+    let (right, into) = (&Matrix::rows(x, k), Into::Replace);
+    amx::Product { left: weights, right, terms, turned: true, scale: 1.0, into, parallel: true }
+        .write(&mut out, n);
+    out
 }
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`, where `fill` writes the weight rows from its first argument on as f32.

@@ -17,7 +17,11 @@ use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Widen;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::dot::{self, transpose};
+#[cfg(target_arch = "x86_64")]
+use super::panel;
 use super::simd::vectorised;
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
@@ -175,6 +179,19 @@ impl<'a> Weights<'a> {
             _ => self.scheme.expand_row(self.codes(row), scales, out),
         }
     }
+}
+
+/// `x [m, k] · wᵀ -> [m, n]` in tiles of bf16, a value of `x` as the sum of so many terms. Weights of four bits, and those of
+/// eight with a point, are rounded to bf16, which changes them by far less than they were rounded before; others are the sum
+/// of as many terms.
+#[cfg(target_arch = "x86_64")]
+pub fn in_tiles(x: &[f32], weights: Weights<'_>, terms: usize) -> Vec<f32> {
+    let (lines, depth) = (weights.rows(), weights.k);
+    let fill = |row: usize, out: &mut [f32]| weights.expand_row(row, &mut weights.scratch(), out);
+    let left = if weights.scheme.codes() == Codes::Int8 { terms } else { 1 };
+    let sizes = [x.len() / depth.max(1), lines, depth];
+    let terms = amx::Terms { left, right: terms };
+    panel::by_tiles(x, &amx::Expanded { lines, depth, fill }, sizes, terms)
 }
 
 /// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.

@@ -19,7 +19,9 @@ macro_rules! vectorised {
                 match $crate::cpu::Level::chosen() {
                     // SAFETY: a level is chosen only where the processor has its features and those before it; there
                     // is no other precondition.
-                    $crate::cpu::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::cpu::Level::Avx512 | $crate::cpu::Level::Amx => {
+                        return unsafe { avx512($($arg),*) };
+                    }
                     // SAFETY: as above.
                     $crate::cpu::Level::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::cpu::Level::Portable => {}

@@ -56,7 +56,7 @@ fn add<W: Widen>(out: &mut [f32], w: &[W], x: &[f32]) {
     match Level::chosen() {
         // SAFETY: a level is chosen only where the processor has its features and those before it; the function has no
         // other precondition (it only indexes slices).
-        Level::Avx512 => return unsafe { add_avx512(out, w, x) },
+        Level::Avx512 | Level::Amx => return unsafe { add_avx512(out, w, x) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { add_avx2(out, w, x) },
         Level::Portable => {}

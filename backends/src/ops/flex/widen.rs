@@ -21,6 +21,12 @@ pub trait Widen: Copy + Sync {
         let _ = values;
         None
     }
+
+    /// The same slice, where it is of bf16.
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        let _ = values;
+        None
+    }
 }
 
 impl Widen for f32 {
@@ -43,6 +49,10 @@ impl Widen for f32 {
 }
 
 impl Widen for bf16 {
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
+    }
+
     #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)

@@ -23,7 +23,7 @@ pub fn tile(
     scheme: QuantScheme,
     level: Level,
 ) -> bool {
-    let wide = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    let wide = level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni");
     if level == Level::Portable {
         return false;
     }
@@ -98,7 +98,7 @@ pub fn level_is_present(level: Level) -> bool {
     match level {
         Level::Portable => true,
         Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        Level::Avx512 => {
+        Level::Avx512 | Level::Amx => {
             is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
         }
     }

@@ -20,7 +20,7 @@ pub fn tiles<'a>(
     bits: usize,
     level: Level,
 ) {
-    let wide = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    let wide = level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni");
     assert!(level_is_present(if wide { level } else { Level::Avx2 }));
     let (panels, together) = (right.panels().collect::<Vec<_>>(), if wide { 2 } else { 1 });
     for (index, panels) in panels.chunks(together).enumerate() {

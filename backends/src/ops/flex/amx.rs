@@ -1,0 +1,203 @@
+//! Products on Intel's AMX: tiles of bf16, summed in f32.
+//!
+//! A value of f32 is taken as the sum of two numbers of bf16, so that a product with weights that are bf16 anyway needs two
+//! products of tiles and is as exact as in f32 but for 2⁻¹⁷ of a value, and one of two operands in f32 three; or it is rounded
+//! to one. Whatever the other lines are, a line's sums are the same, in the same order.
+
+pub mod attention;
+mod pack;
+mod tiles;
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::matmul::Into;
+pub use pack::{Expanded, HalfRows, Source};
+use pack::{Side, put, transpose};
+pub use tiles::Terms;
+use tiles::{DEPTH, LINES, Registers, Tile};
+
+/// Lines of two tiles, which the registers hold of each operand.
+const PAIR: usize = 2 * LINES;
+/// Left lines of a task at most, and right lines that are packed at a time: their sums take 1 MiB, half of the second cache.
+const BLOCK: usize = 512;
+/// Tiles of a pair of right lines that stay in the nearest cache while left lines pass.
+const CACHED: usize = 32;
+
+/// `out[i, j] = scale · Σ left[i, l] · right[j, l]`.
+pub struct Product<'a, L, R> {
+    pub left: &'a L,
+    pub right: &'a R,
+    pub terms: Terms,
+    /// Whether rows and columns of the result are exchanged.
+    pub turned: bool,
+    pub scale: f32,
+    pub into: Into,
+    /// Whether all cores are used, or the calling thread alone.
+    pub parallel: bool,
+}
+
+/// Room of a thread for the left tiles and the sums of a task.
+#[derive(Default)]
+struct Room {
+    left: Vec<Tile>,
+    sums: Vec<[Tile; 4]>,
+}
+
+thread_local! {
+    static ROOM: Cell<Room> = const { Cell::new(Room { left: Vec::new(), sums: Vec::new() }) };
+    /// Room for packed right operands.
+    static RIGHT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+}
+
+/// As many of the values as are needed, with anything in them.
+fn some<T: Copy>(room: &mut Vec<T>, count: usize, value: T) -> &mut [T] {
+    if room.len() < count {
+        room.resize(count, value);
+    }
+    &mut room[..count]
+}
+
+/// Packed lines in pairs of strips of [`LINES`] lines, each strip as all of its tiles.
+#[derive(Clone, Copy)]
+struct Lines<'t> {
+    tiles: &'t [Tile],
+    /// Tiles along the summed axis, and terms of each.
+    depth: usize,
+    terms: usize,
+}
+
+impl<'t> Lines<'t> {
+    /// Packs `lines` of `source` into `room`.
+    fn pack<S: Source>(
+        (source, lines): (&S, Range<usize>),
+        (side, terms): (Side, usize),
+        room: &'t mut Vec<Tile>,
+        parallel: bool,
+    ) -> Self {
+        let depth = source.depth().div_ceil(DEPTH);
+        let size = depth * terms;
+        let tiles = some(room, lines.len().div_ceil(PAIR) * 2 * size, Tile::ZERO);
+        let fill = |(strip, out): (usize, &mut [Tile])| {
+            source.pack(lines.start + strip * LINES, side, terms, out);
+        };
+        match parallel {
+            true => tiles.par_chunks_mut(size.max(1)).enumerate().for_each(fill),
+            false => tiles.chunks_mut(size.max(1)).enumerate().for_each(fill),
+        }
+        Self { tiles, depth, terms }
+    }
+
+    /// Some tiles of a pair.
+    fn pair(self, pair: usize, tiles: Range<usize>) -> [&'t [Tile]; 2] {
+        [2 * pair, 2 * pair + 1].map(|strip| {
+            let first = (strip * self.depth + tiles.start) * self.terms;
+            &self.tiles[first..][..tiles.len() * self.terms]
+        })
+    }
+}
+
+impl<L: Source, R: Source> Product<'_, L, R> {
+    /// Writes the product into rows of `out` that begin `out_stride` values apart.
+    ///
+    /// # Panics
+    /// When the operands have different depths, a row reaches past the next or `out` is too small, or without AMX.
+    pub fn write(&self, out: &mut [f32], out_stride: usize) {
+        let (m, n) = (self.left.lines(), self.right.lines());
+        assert_eq!(self.left.depth(), self.right.depth(), "inner sizes of a product");
+        let threads = if self.parallel { rayon::current_num_threads() } else { 1 };
+        let task = m.div_ceil(2 * threads).next_multiple_of(PAIR).min(BLOCK);
+        let mut room = RIGHT.take();
+        for first in (0..if m == 0 { 0 } else { n }).step_by(BLOCK) {
+            let columns = first..n.min(first + BLOCK);
+            let count = columns.len();
+            let (terms, parallel) = (self.terms.right, self.parallel);
+            let tasks = self.tasks(out, out_stride, columns.clone(), task);
+            let right =
+                Lines::pack((self.right, columns), (Side::Right, terms), &mut room, parallel);
+            let run = |(index, mut out): (usize, Vec<&mut [f32]>)| {
+                let rows = index * task..m.min((index + 1) * task);
+                self.rows(&mut out, rows, right, count);
+            };
+            match parallel {
+                true => tasks.into_par_iter().enumerate().for_each(run),
+                false => tasks.into_iter().enumerate().for_each(run),
+            }
+        }
+        RIGHT.set(room);
+    }
+
+    /// The part of `out` of each task of `task` left lines and the given right ones, row by row.
+    fn tasks<'o>(
+        &self,
+        out: &'o mut [f32],
+        out_stride: usize,
+        columns: Range<usize>,
+        task: usize,
+    ) -> Vec<Vec<&'o mut [f32]>> {
+        let m = self.left.lines();
+        let (rows, columns) = if self.turned { (columns, 0..m) } else { (0..m, columns) };
+        assert!(columns.end <= out_stride || rows.end <= 1, "rows of the result overlap");
+        let first = rows.start * out_stride;
+        let out = &mut out[first..(rows.end - 1) * out_stride + columns.end];
+        let mut tasks = Vec::new();
+        tasks.resize_with(m.div_ceil(task), Vec::new);
+        for (index, row) in out.chunks_mut(out_stride.max(1)).enumerate() {
+            let row = &mut row[columns.clone()];
+            match self.turned {
+                true => row.chunks_mut(task).zip(&mut tasks).for_each(|(part, t)| t.push(part)),
+                false => tasks[index / task].push(row),
+            }
+        }
+        tasks
+    }
+
+    /// The products of some left lines with `columns` right ones.
+    fn rows(&self, out: &mut [&mut [f32]], rows: Range<usize>, right: Lines<'_>, columns: usize) {
+        let terms = self.terms;
+        let step = CACHED / 2 / terms.right;
+        let (pairs, across) = (rows.len().div_ceil(PAIR), columns.div_ceil(PAIR));
+        let mut room = ROOM.take();
+        let sums = some(&mut room.sums, pairs * across, [Tile::ZERO; 4]);
+        let left = (self.left, rows);
+        let left = Lines::pack(left, (Side::Left, terms.left), &mut room.left, false);
+        let registers = Registers::new();
+        for start in (0..right.depth.max(1)).step_by(step) {
+            let tiles = start..right.depth.min(start + step);
+            for column in 0..across {
+                let right = right.pair(column, tiles.clone());
+                for row in 0..pairs {
+                    let left = left.pair(row, tiles.clone());
+                    let sums = &mut sums[row * across + column];
+                    registers.multiply(sums, left, right, terms, start == 0);
+                }
+            }
+        }
+        drop(registers);
+        self.put(out, sums, across);
+        ROOM.set(room);
+    }
+
+    /// Writes the sums of pairs of lines, `across` of them for a pair of left ones.
+    fn put(&self, out: &mut [&mut [f32]], sums: &mut [[Tile; 4]], across: usize) {
+        let add = self.into == Into::Add;
+        if self.turned {
+            sums.iter_mut().flatten().for_each(transpose);
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            let (pair, half, row) = (i / PAIR, i / LINES % 2, i % LINES);
+            for (strip, out) in out.chunks_mut(LINES).enumerate() {
+                let tile = match self.turned {
+                    true => &sums[strip / 2 * across + pair][strip % 2 * 2 + half],
+                    false => &sums[pair * across + strip / 2][half * 2 + strip % 2],
+                };
+                put(out, &tile.0[row], self.scale, add);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Products of tiles in AMX's registers, through inline assembly: the intrinsics are not stable.
+
+use std::arch::asm;
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use crate::cpu::Level;
+
+/// Lines of a tile: rows of a left operand, columns of a right one.
+pub const LINES: usize = 16;
+/// Values of a line along the summed axis.
+pub const DEPTH: usize = 2 * LINES;
+
+/// Sixteen rows of sixteen words. A word of an operand holds two neighbours along the summed axis as bf16: of a left tile
+/// word `[i, p]` those of row `i` from `2p` on, of a right one word `[p, j]` those of column `j`. A tile of sums holds f32.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Tile(pub [[u32; LINES]; LINES]);
+
+impl Tile {
+    pub const ZERO: Self = Self([[0; LINES]; LINES]);
+}
+
+/// Of how many numbers of bf16 a value of each operand is the sum: the second is what the first lacks. The product of two
+/// second ones is left out; what two terms keep of a value is exact to 2⁻¹⁷ of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub left: usize,
+    pub right: usize,
+}
+
+impl Terms {
+    /// Both operands rounded to bf16.
+    pub const ROUNDED: Self = Self { left: 1, right: 1 };
+    /// A left operand that is bf16, or rounded to it, and a right one in f32.
+    pub const LEFT_ROUNDED: Self = Self { left: 1, right: 2 };
+    /// Both operands in f32.
+    pub const FULL: Self = Self { left: 2, right: 2 };
+}
+
+thread_local! {
+    /// How many [`Registers`] of this thread there are.
+    static USERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The calling thread's tile registers, configured until the last of these is dropped.
+pub struct Registers(PhantomData<*const ()>);
+
+/// Operand of `LDTILECFG`, palette 1.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_per_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Registers {
+    /// # Panics
+    /// Where the processor has no AMX, or the system does not permit it.
+    pub fn new() -> Self {
+        assert!(Level::Amx.is_present(), "no AMX");
+        let users = USERS.get();
+        if users == 0 {
+            let first = |count: usize| count < 8;
+            let config = Config {
+                palette: 1,
+                start_row: 0,
+                reserved: [0; 14],
+                bytes_per_row: std::array::from_fn(|i| if first(i) { 64 } else { 0 }),
+                rows: std::array::from_fn(|i| if first(i) { LINES as u8 } else { 0 }),
+            };
+            // SAFETY: the processor has tiles and the system permits them, as was just asserted; the configuration is
+            // a valid one of palette 1, and no register that the compiler uses changes.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, preserves_flags)) }
+        }
+        USERS.set(users + 1);
+        Self(PhantomData)
+    }
+
+    /// Adds the products of two lines of left tiles with two of right ones to `sums[2 i + j]`, those of `left[i]` with
+    /// `right[j]`; writes them where sums are `fresh`. The terms of a tile lie behind one another.
+    ///
+    /// # Panics
+    /// Where the lines are not equally many tiles of so many terms.
+    pub fn multiply(
+        &self,
+        sums: &mut [Tile; 4],
+        left: [&[Tile]; 2],
+        right: [&[Tile]; 2],
+        terms: Terms,
+        fresh: bool,
+    ) {
+        let depth = left[0].len() / terms.left;
+        assert!(left.iter().all(|line| line.len() == depth * terms.left), "tiles of left lines");
+        assert!(right.iter().all(|line| line.len() == depth * terms.right), "tiles of right lines");
+        match (depth, fresh) {
+            (0, true) => *sums = [Tile::ZERO; 4],
+            (0, false) => {}
+            // SAFETY: `self` shows that this thread's registers are configured as tiles, and the assertions bound the lines.
+            _ => unsafe { run(sums, left, right, depth, terms, fresh) },
+        }
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        let users = USERS.get() - 1;
+        USERS.set(users);
+        if users == 0 {
+            // SAFETY: the processor has tiles; nobody uses those of this thread any more.
+            unsafe { asm!("tilerelease", options(nostack, preserves_flags)) }
+        }
+    }
+}
+
+/// # Safety
+/// The registers must be configured as eight tiles of sixteen rows of 64 bytes; each line must hold `depth > 0` tiles of as
+/// many terms as are said.
+unsafe fn run(
+    sums: &mut [Tile; 4],
+    left: [&[Tile]; 2],
+    right: [&[Tile]; 2],
+    depth: usize,
+    terms: Terms,
+    fresh: bool,
+) {
+    // Sums are in registers 0 to 3, left tiles in 4 and 5, right ones in 6 and 7.
+    macro_rules! run {
+        ($($step:literal),* $(,)?) => {
+            asm!(
+                "test {fresh:e}, {fresh:e}",
+                "jz 2f",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "jmp 3f",
+                "2:",
+                "tileloadd tmm0, [{sums} + {row}]",
+                "tileloadd tmm1, [{sums} + {row} + 1024]",
+                "tileloadd tmm2, [{sums} + {row} + 2048]",
+                "tileloadd tmm3, [{sums} + {row} + 3072]",
+                "3:",
+                $($step,)*
+                "dec {depth}",
+                "jnz 3b",
+                "tilestored [{sums} + {row}], tmm0",
+                "tilestored [{sums} + {row} + 1024], tmm1",
+                "tilestored [{sums} + {row} + 2048], tmm2",
+                "tilestored [{sums} + {row} + 3072], tmm3",
+                sums = in(reg) sums.as_mut_ptr(),
+                a = inout(reg) left[0].as_ptr() => _,
+                aa = inout(reg) left[1].as_ptr() => _,
+                b = inout(reg) right[0].as_ptr() => _,
+                bb = inout(reg) right[1].as_ptr() => _,
+                depth = inout(reg) depth => _,
+                row = in(reg) 64usize,
+                fresh = in(reg) u32::from(fresh),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: the four sums lie behind one another, and a loop of `depth` steps reads the terms of one tile of each line in
+    // a step; the caller vouches for the lines and the registers.
+    unsafe {
+        match (terms.left, terms.right) {
+            (1, 1) => run!(
+                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm6, [{b} + {row}]",
+                "tileloadd tmm7, [{bb} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{aa} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 1024",
+                "add {aa}, 1024",
+                "add {b}, 1024",
+                "add {bb}, 1024",
+            ),
+            (1, 2) => run!(
+                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm6, [{b} + {row} + 1024]",
+                "tileloadd tmm7, [{bb} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{aa} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{b} + {row}]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{bb} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 1024",
+                "add {aa}, 1024",
+                "add {b}, 2048",
+                "add {bb}, 2048",
+            ),
+            (2, 2) => run!(
+                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm6, [{b} + {row} + 1024]",
+                "tileloadd tmm7, [{bb} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{aa} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{b} + {row}]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{bb} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm4, [{a} + {row} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm5, [{aa} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 2048",
+                "add {aa}, 2048",
+                "add {b}, 2048",
+                "add {bb}, 2048",
+            ),
+            _ => unreachable!("no kernel for {terms:?}"),
+        }
+    }
+}
