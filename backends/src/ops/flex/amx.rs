@@ -9,20 +9,23 @@ mod pack;
 mod tiles;
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::matmul::Into;
 pub use pack::{Expanded, HalfRows, Source};
-use pack::{Side, put, transpose};
+use pack::{Side, put, transpose, unset};
 pub use tiles::Terms;
 use tiles::{DEPTH, LINES, Registers, Tile};
 
 /// Lines of two tiles, which the registers hold of each operand.
 const PAIR: usize = 2 * LINES;
-/// Left lines of a task at most, and right lines that are packed at a time: their sums take 1 MiB, half of the second cache.
-const BLOCK: usize = 512;
+/// Left lines of a task at most.
+const TASK: usize = 256;
+/// Right lines that are packed at a time: the sums of a task take 1 MiB, half of the second cache.
+const BLOCK: usize = 1024;
 /// Tiles of a pair of right lines that stay in the nearest cache while left lines pass.
 const CACHED: usize = 32;
 
@@ -99,16 +102,42 @@ impl<'t> Lines<'t> {
     }
 }
 
+/// Where the part `index` of `count` of two lines begins.
+fn part_of(lines: [&[Tile]; 2], index: usize, count: usize) -> &[Tile] {
+    let first = index * (2 * lines[0].len()).div_ceil(count);
+    let (line, first) = (first / lines[0].len().max(1), first % lines[0].len().max(1));
+    lines.get(line).and_then(|line| line.get(first..)).unwrap_or_default()
+}
+
 impl<L: Source, R: Source> Product<'_, L, R> {
     /// Writes the product into rows of `out` that begin `out_stride` values apart.
     ///
     /// # Panics
     /// When the operands have different depths, a row reaches past the next or `out` is too small, or without AMX.
     pub fn write(&self, out: &mut [f32], out_stride: usize) {
+        self.fill(unset(out), out_stride);
+    }
+
+    /// The product as rows behind one another.
+    ///
+    /// # Panics
+    /// As [`Self::write`], and when it is to be added to something.
+    pub fn values(&self) -> Vec<f32> {
+        assert!(self.into == Into::Replace, "there is nothing to add to");
+        let (m, n) = (self.left.lines(), self.right.lines());
+        let mut out = Vec::with_capacity(m * n);
+        self.fill(&mut out.spare_capacity_mut()[..m * n], if self.turned { m } else { n });
+        // SAFETY: rows of as many values as lie between two were written, each whole, up to this length.
+        unsafe { out.set_len(m * n) };
+        out
+    }
+
+    /// Writes all values of all rows; where they are added, `out` must hold some.
+    fn fill(&self, out: &mut [MaybeUninit<f32>], out_stride: usize) {
         let (m, n) = (self.left.lines(), self.right.lines());
         assert_eq!(self.left.depth(), self.right.depth(), "inner sizes of a product");
         let threads = if self.parallel { rayon::current_num_threads() } else { 1 };
-        let task = m.div_ceil(2 * threads).next_multiple_of(PAIR).min(BLOCK);
+        let task = m.div_ceil(2 * threads).next_multiple_of(PAIR).min(TASK);
         let mut room = RIGHT.take();
         for first in (0..if m == 0 { 0 } else { n }).step_by(BLOCK) {
             let columns = first..n.min(first + BLOCK);
@@ -117,7 +146,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
             let tasks = self.tasks(out, out_stride, columns.clone(), task);
             let right =
                 Lines::pack((self.right, columns), (Side::Right, terms), &mut room, parallel);
-            let run = |(index, mut out): (usize, Vec<&mut [f32]>)| {
+            let run = |(index, mut out): (usize, Vec<&mut [MaybeUninit<f32>]>)| {
                 let rows = index * task..m.min((index + 1) * task);
                 self.rows(&mut out, rows, right, count);
             };
@@ -132,11 +161,11 @@ impl<L: Source, R: Source> Product<'_, L, R> {
     /// The part of `out` of each task of `task` left lines and the given right ones, row by row.
     fn tasks<'o>(
         &self,
-        out: &'o mut [f32],
+        out: &'o mut [MaybeUninit<f32>],
         out_stride: usize,
         columns: Range<usize>,
         task: usize,
-    ) -> Vec<Vec<&'o mut [f32]>> {
+    ) -> Vec<Vec<&'o mut [MaybeUninit<f32>]>> {
         let m = self.left.lines();
         let (rows, columns) = if self.turned { (columns, 0..m) } else { (0..m, columns) };
         assert!(columns.end <= out_stride || rows.end <= 1, "rows of the result overlap");
@@ -155,7 +184,13 @@ impl<L: Source, R: Source> Product<'_, L, R> {
     }
 
     /// The products of some left lines with `columns` right ones.
-    fn rows(&self, out: &mut [&mut [f32]], rows: Range<usize>, right: Lines<'_>, columns: usize) {
+    fn rows(
+        &self,
+        out: &mut [&mut [MaybeUninit<f32>]],
+        rows: Range<usize>,
+        right: Lines<'_>,
+        columns: usize,
+    ) {
         let terms = self.terms;
         let step = CACHED / 2 / terms.right;
         let (pairs, across) = (rows.len().div_ceil(PAIR), columns.div_ceil(PAIR));
@@ -167,11 +202,13 @@ impl<L: Source, R: Source> Product<'_, L, R> {
         for start in (0..right.depth.max(1)).step_by(step) {
             let tiles = start..right.depth.min(start + step);
             for column in 0..across {
+                let next = right.pair((column + 1) % across, tiles.clone());
                 let right = right.pair(column, tiles.clone());
                 for row in 0..pairs {
                     let left = left.pair(row, tiles.clone());
                     let sums = &mut sums[row * across + column];
-                    registers.multiply(sums, left, right, terms, start == 0);
+                    let ahead = part_of(next, row, pairs);
+                    registers.multiply(sums, left, right, terms, start == 0, ahead);
                 }
             }
         }
@@ -181,7 +218,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
     }
 
     /// Writes the sums of pairs of lines, `across` of them for a pair of left ones.
-    fn put(&self, out: &mut [&mut [f32]], sums: &mut [[Tile; 4]], across: usize) {
+    fn put(&self, out: &mut [&mut [MaybeUninit<f32>]], sums: &mut [[Tile; 4]], across: usize) {
         let add = self.into == Into::Add;
         if self.turned {
             sums.iter_mut().flatten().for_each(transpose);

@@ -33,7 +33,7 @@ impl Product<'_> {
         #[cfg(target_arch = "x86_64")]
         if self.operands.0.is_dense() && self.operands.1.is_dense() {
             if Level::chosen() == Level::Amx {
-                return self.write_tiles(out, out_stride);
+                return self.in_tiles(|product| product.write(out, out_stride));
             }
             if bf16_pairs_are_fast() && avx512::usable() {
                 return avx512::multiply(out, out_stride, &self);
@@ -42,15 +42,32 @@ impl Product<'_> {
         self.write_rounded(out, out_stride);
     }
 
-    /// [`Self::write`] by AMX. Tasks divide the operand with more lines.
+    /// The product as rows behind one another.
+    ///
+    /// # Panics
+    /// As [`Self::write`].
+    pub fn values(self) -> Vec<f32> {
+        let (a, b) = self.operands;
+        #[cfg(target_arch = "x86_64")]
+        if a.is_dense() && b.is_dense() && Level::chosen() == Level::Amx {
+            return self.in_tiles(|product| product.values());
+        }
+        let mut out = vec![0.0; a.rows * b.columns];
+        if !out.is_empty() {
+            self.write(&mut out, b.columns);
+        }
+        out
+    }
+
+    /// Calls `run` for the product on AMX. Tasks divide the operand with more lines.
     #[cfg(target_arch = "x86_64")]
-    fn write_tiles(self, out: &mut [f32], out_stride: usize) {
+    fn in_tiles<T>(self, run: impl FnOnce(&amx::Product<'_, Matrix<'_>, Matrix<'_>>) -> T) -> T {
         let (rows, columns) = (self.operands.0, self.operands.1.transposed());
         let turned = columns.rows > rows.rows;
         let (left, right) = if turned { (&columns, &rows) } else { (&rows, &columns) };
         let Self { scale, into, parallel, .. } = self;
-        amx::Product { left, right, terms: amx::Terms::ROUNDED, turned, scale, into, parallel }
-            .write(out, out_stride);
+        let terms = amx::Terms::ROUNDED;
+        run(&amx::Product { left, right, terms, turned, scale, into, parallel })
     }
 
     /// [`Self::write`] by f32 GEMM.
@@ -446,7 +463,7 @@ mod tests {
         }
         #[cfg(target_arch = "x86_64")]
         if Level::Amx.is_present() {
-            ways.push(|product, out, stride| product.write_tiles(out, stride));
+            ways.push(|product, out, stride| product.in_tiles(|tiles| tiles.write(out, stride)));
         }
         ways
     }

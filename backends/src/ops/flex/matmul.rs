@@ -117,9 +117,8 @@ pub(super) fn exact(out: &mut [f32], out_stride: usize, product: &Product<'_>) {
 pub fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     let (m, n) = (a.rows, b.columns);
     if products() == Products::Rounded {
-        let mut out = vec![0.0; m * n];
-        multiply_parallel(&mut out, n, (a, b), Into::Replace);
-        return out;
+        let (operands, into) = ((a, b), Into::Replace);
+        return Product { operands, scale: 1.0, into, parallel: true }.values();
     }
     let mut out: Vec<f32> = Vec::with_capacity(m * n);
     if m == 0 || n == 0 {

@@ -17,7 +17,7 @@ pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
     match (W::as_f32(w), tiles()) {
         (Some(w), _) => product(Matrix::rows(x, k), Matrix::rows(w, k).transposed()),
         #[cfg(target_arch = "x86_64")]
-        (None, Some(terms)) => in_tiles(x, w, [m, n, k], terms),
+        (None, Some(terms)) => in_tiles(x, w, [n, k], terms),
         _ => by_panels(x, [m, n, k], |first, panel| widen(&w[first * k..], panel)),
     }
 }
@@ -33,35 +33,28 @@ pub fn tiles() -> Option<usize> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn in_tiles<W: Widen>(x: &[f32], w: &[W], [m, n, k]: [usize; 3], terms: usize) -> Vec<f32> {
+fn in_tiles<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2], terms: usize) -> Vec<f32> {
     match W::as_bf16(w) {
         Some(values) => {
             let weights = amx::HalfRows { values, columns: k };
-            by_tiles(x, &weights, [m, n, k], amx::Terms { left: 1, right: terms })
+            by_tiles(x, &weights, k, amx::Terms { left: 1, right: terms })
         }
         None => {
             let fill = |row: usize, out: &mut [f32]| {
                 out.iter_mut().zip(&w[row * k..]).for_each(|(to, from)| *to = from.widen());
             };
             let weights = amx::Expanded { lines: n, depth: k, fill };
-            by_tiles(x, &weights, [m, n, k], amx::Terms { left: terms, right: terms })
+            by_tiles(x, &weights, k, amx::Terms { left: terms, right: terms })
         }
     }
 }
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` and of `x` as the sum of so many terms.
 #[cfg(target_arch = "x86_64")]
-pub fn by_tiles<S: amx::Source>(
-    x: &[f32],
-    weights: &S,
-    [m, n, k]: [usize; 3],
-    terms: amx::Terms,
-) -> Vec<f32> {
-    let mut out = vec![0.0; m * n];
+pub fn by_tiles<S: amx::Source>(x: &[f32], weights: &S, k: usize, terms: amx::Terms) -> Vec<f32> {
     let (right, into) = (&Matrix::rows(x, k), Into::Replace);
     amx::Product { left: weights, right, terms, turned: true, scale: 1.0, into, parallel: true }
-        .write(&mut out, n);
-    out
+        .values()
 }
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`, where `fill` writes the weight rows from its first argument on as f32.

@@ -189,9 +189,8 @@ pub fn in_tiles(x: &[f32], weights: Weights<'_>, terms: usize) -> Vec<f32> {
     let (lines, depth) = (weights.rows(), weights.k);
     let fill = |row: usize, out: &mut [f32]| weights.expand_row(row, &mut weights.scratch(), out);
     let left = if weights.scheme.codes() == Codes::Int8 { terms } else { 1 };
-    let sizes = [x.len() / depth.max(1), lines, depth];
     let terms = amx::Terms { left, right: terms };
-    panel::by_tiles(x, &amx::Expanded { lines, depth, fill }, sizes, terms)
+    panel::by_tiles(x, &amx::Expanded { lines, depth, fill }, depth, terms)
 }
 
 /// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::matmul::Matrix;
-use super::pack::{Side, put, put_terms, transpose};
+use super::pack::{Side, put, put_terms, transpose, unset};
 use super::tiles::{LINES, Registers, Terms, Tile};
 use super::{Lines, PAIR, some};
 use crate::cpu::Level;
@@ -121,7 +121,7 @@ impl Block<'_> {
         let scores = &mut self.scores[..pairs.len()];
         for (pair, scores) in pairs.clone().zip(scores.iter_mut()) {
             let keys = keys.pair(pair, 0..keys.depth);
-            self.registers.multiply(scores, keys, queries, terms, true);
+            self.registers.multiply(scores, keys, queries, terms, true, &[]);
         }
         let size = pairs.len() * terms.right;
         let weights = some(&mut self.weights, 2 * size, Tile::ZERO);
@@ -138,7 +138,7 @@ impl Block<'_> {
         let weights = weights.split_at(size).into();
         for (strip, sums) in sums.tiles.iter_mut().enumerate() {
             let values = values.pair(strip, pairs.clone());
-            self.registers.multiply(sums, values, weights, terms, fresh);
+            self.registers.multiply(sums, values, weights, terms, fresh, &[]);
         }
     }
 }
@@ -242,7 +242,7 @@ impl Sums {
                 let rows = rows.iter_mut().skip(strip * LINES);
                 for ((row, sums), sum) in rows.zip(&tile.0).zip(&self.strips[strip].sum) {
                     if let Some(row) = row.get_mut(first..) {
-                        put(row, sums, 1.0 / sum, false);
+                        put(unset(row), sums, 1.0 / sum, false);
                     }
                 }
             }

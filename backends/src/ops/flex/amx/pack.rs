@@ -3,6 +3,7 @@
 #![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use burn::tensor::bf16;
 
@@ -12,6 +13,8 @@ use crate::cpu::{Level, prefetch};
 
 /// How far ahead weights are fetched, in bytes.
 const AHEAD: usize = 4096;
+/// Tiles that are filled line by line together: they stay in the nearest cache.
+const TOGETHER: usize = 16;
 /// Values of a tile.
 const ALL: usize = LINES * DEPTH;
 
@@ -131,18 +134,23 @@ impl Source for HalfRows<'_> {
     fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
         assert!(Level::Amx.is_present() && terms == 1);
         let rows = self.values[first.min(self.lines()) * self.columns..].chunks_exact(self.columns);
-        for (line, row) in rows.chain(std::iter::repeat(&[][..])).take(LINES).enumerate() {
-            for (tile, out) in out.iter_mut().enumerate() {
-                let rest = row.get(tile * DEPTH..).unwrap_or_default();
-                match rest.first_chunk::<DEPTH>() {
-                    Some(values) => {
-                        prefetch(values, AHEAD);
-                        out.0[line] = joined(values);
-                    }
-                    None => {
-                        let mut values = [bf16::ZERO; DEPTH];
-                        values[..rest.len()].copy_from_slice(rest);
-                        out.0[line] = joined(&values);
+        let mut lines = [&[][..]; LINES];
+        lines.iter_mut().zip(rows).for_each(|(line, row)| *line = row);
+        for (index, out) in out.chunks_mut(TOGETHER).enumerate() {
+            for (line, row) in lines.iter().enumerate() {
+                let row = row.get(index * TOGETHER * DEPTH..).unwrap_or_default();
+                for (tile, out) in out.iter_mut().enumerate() {
+                    let rest = row.get(tile * DEPTH..).unwrap_or_default();
+                    match rest.first_chunk::<DEPTH>() {
+                        Some(values) => {
+                            prefetch(values, AHEAD);
+                            out.0[line] = joined(values);
+                        }
+                        None => {
+                            let mut values = [bf16::ZERO; DEPTH];
+                            values[..rest.len()].copy_from_slice(rest);
+                            out.0[line] = joined(&values);
+                        }
                     }
                 }
             }
@@ -156,10 +164,9 @@ impl Source for HalfRows<'_> {
 /// Neighbours as words.
 #[inline(always)]
 fn joined(values: &[bf16; DEPTH]) -> [u32; LINES] {
-    let pairs = values.as_chunks::<2>().0;
-    std::array::from_fn(|i| {
-        u32::from(pairs[i][0].to_bits()) | u32::from(pairs[i][1].to_bits()) << 16
-    })
+    const { assert!(cfg!(target_endian = "little")) };
+    // SAFETY: both arrays have 64 bytes, of which any are valid.
+    unsafe { std::mem::transmute_copy(values) }
 }
 
 /// Rows that are computed when they are packed.
@@ -283,24 +290,31 @@ fn transpose_512(tile: &mut Tile) {
     }
 }
 
-/// Writes a row of sums times `scale`, as many as `out` has room for, or adds them.
-pub fn put(out: &mut [f32], sums: &[u32; LINES], scale: f32, add: bool) {
+/// The same values as places that [`put`] may write to.
+pub fn unset(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    let all = std::ptr::from_mut(values) as *mut [MaybeUninit<f32>];
+    // SAFETY: the layout is the same and the borrow as long; [`put`] writes nothing but values.
+    unsafe { &mut *all }
+}
+
+/// Writes a row of sums times `scale`, as many as `out` has room for, or adds them to the values that it then must hold.
+pub fn put(out: &mut [MaybeUninit<f32>], sums: &[u32; LINES], scale: f32, add: bool) {
     assert!(Level::Amx.is_present());
     // SAFETY: the processor has just been asked for the features; there is no other precondition.
     unsafe { put_512(out, sums, scale, add) }
 }
 
 #[target_feature(enable = "avx512f")]
-fn put_512(out: &mut [f32], sums: &[u32; LINES], scale: f32, add: bool) {
+fn put_512(out: &mut [MaybeUninit<f32>], sums: &[u32; LINES], scale: f32, add: bool) {
     let mask = ((1u32 << out.len().min(LINES)) - 1) as __mmask16;
     // SAFETY: a row of sums has sixteen values, and the mask leaves what `out` holds; unaligned access is allowed.
     unsafe {
         let sums = _mm512_loadu_ps(sums.as_ptr().cast());
         let before = match add {
-            true => _mm512_maskz_loadu_ps(mask, out.as_ptr()),
+            true => _mm512_maskz_loadu_ps(mask, out.as_ptr().cast()),
             false => _mm512_setzero_ps(),
         };
         let sums = _mm512_fmadd_ps(sums, _mm512_set1_ps(scale), before);
-        _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, sums);
+        _mm512_mask_storeu_ps(out.as_mut_ptr().cast(), mask, sums);
     }
 }

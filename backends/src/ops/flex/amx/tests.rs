@@ -7,7 +7,12 @@ use super::super::values;
 use super::*;
 use crate::cpu::Level;
 
-pub fn skipped() -> bool {
+/// A left operand that is bf16, or rounded to it, and a right one in f32.
+const LEFT_ROUNDED: Terms = Terms { left: 1, right: 2 };
+/// Both operands in f32.
+const FULL: Terms = Terms { left: 2, right: 2 };
+
+fn skipped() -> bool {
     let skipped = !Level::Amx.is_present();
     if skipped {
         eprintln!("skipped: this processor has no AMX, or the system does not permit it");
@@ -56,7 +61,7 @@ fn every_size_layout_and_number_of_terms_gives_the_sums() {
     for [m, n, k] in SIZES {
         let (a, b) = (values(m * k, 1), values(n * k, 2));
         let (a_columns, b_columns) = (by_columns(&a, k), by_columns(&b, k));
-        for terms in [Terms::ROUNDED, Terms::LEFT_ROUNDED, Terms::FULL] {
+        for terms in [Terms::ROUNDED, LEFT_ROUNDED, FULL] {
             for case in 0..8 {
                 let [turned, left_dense, parallel] = [0, 1, 2].map(|bit| case >> bit & 1 == 0);
                 let left = match left_dense {
@@ -100,7 +105,7 @@ fn two_terms_are_nearly_f32() {
     let mut out = vec![0.0; m * n];
     let (left, right) = (&Matrix::rows(&a, k), &Matrix::rows(&b, k));
     let (turned, scale, into, parallel) = (false, 1.0, Into::Replace, false);
-    Product { left, right, terms: Terms::FULL, turned, scale, into, parallel }.write(&mut out, n);
+    Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
     for (i, a) in a.chunks(k).enumerate() {
         for (j, b) in b.chunks(k).enumerate() {
             let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
@@ -127,7 +132,7 @@ fn rows_of_bf16_and_expanded_rows_are_packed_as_their_values() {
             out
         };
         let right = &Matrix::rows(&x, columns);
-        let (terms, turned, scale, into) = (Terms::LEFT_ROUNDED, true, 1.0, Into::Replace);
+        let (terms, turned, scale, into) = (LEFT_ROUNDED, true, 1.0, Into::Replace);
         let parallel = true;
         let plain = product(&|out| {
             let left = &Matrix::rows(&wide, columns);
@@ -160,8 +165,7 @@ fn a_line_has_the_same_bits_among_others_as_alone() {
         let mut out = vec![0.0; x.len() / k * n];
         let (left, right) = (&Matrix::rows(&w, k), &Matrix::rows(x, k));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, true);
-        Product { left, right, terms: Terms::FULL, turned, scale, into, parallel }
-            .write(&mut out, n);
+        Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
         out
     };
     let alone: Vec<f32> = x.chunks(k).flat_map(product).collect();
@@ -258,8 +262,7 @@ fn what_is_not_finite_shows() {
         let mut out = vec![0.0; 20 * 50];
         let (left, right) = (&rows, &Matrix::rows(&q, d));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, false);
-        Product { left, right, terms: Terms::FULL, turned, scale, into, parallel }
-            .write(&mut out, 50);
+        Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, 50);
         assert!(out.chunks(50).all(|row| !row[30].is_finite()));
     }
 }

@@ -32,10 +32,6 @@ pub struct Terms {
 impl Terms {
     /// Both operands rounded to bf16.
     pub const ROUNDED: Self = Self { left: 1, right: 1 };
-    /// A left operand that is bf16, or rounded to it, and a right one in f32.
-    pub const LEFT_ROUNDED: Self = Self { left: 1, right: 2 };
-    /// Both operands in f32.
-    pub const FULL: Self = Self { left: 2, right: 2 };
 }
 
 thread_local! {
@@ -80,7 +76,8 @@ impl Registers {
     }
 
     /// Adds the products of two lines of left tiles with two of right ones to `sums[2 i + j]`, those of `left[i]` with
-    /// `right[j]`; writes them where sums are `fresh`. The terms of a tile lie behind one another.
+    /// `right[j]`; writes them where sums are `fresh`. The terms of a tile lie behind one another. Meanwhile the first tiles of
+    /// `ahead`, a quarter of the depth (with two terms, half of it), are fetched into the second cache.
     ///
     /// # Panics
     /// Where the lines are not equally many tiles of so many terms.
@@ -91,6 +88,7 @@ impl Registers {
         right: [&[Tile]; 2],
         terms: Terms,
         fresh: bool,
+        ahead: &[Tile],
     ) {
         let depth = left[0].len() / terms.left;
         assert!(left.iter().all(|line| line.len() == depth * terms.left), "tiles of left lines");
@@ -99,7 +97,7 @@ impl Registers {
             (0, true) => *sums = [Tile::ZERO; 4],
             (0, false) => {}
             // SAFETY: `self` shows that this thread's registers are configured as tiles, and the assertions bound the lines.
-            _ => unsafe { run(sums, left, right, depth, terms, fresh) },
+            _ => unsafe { run(sums, left, right, depth, terms, fresh, ahead) },
         }
     }
 }
@@ -125,6 +123,7 @@ unsafe fn run(
     depth: usize,
     terms: Terms,
     fresh: bool,
+    ahead: &[Tile],
 ) {
     // Sums are in registers 0 to 3, left tiles in 4 and 5, right ones in 6 and 7.
     macro_rules! run {
@@ -153,6 +152,7 @@ unsafe fn run(
                 b = inout(reg) right[0].as_ptr() => _,
                 bb = inout(reg) right[1].as_ptr() => _,
                 depth = inout(reg) depth => _,
+                next = inout(reg) ahead.as_ptr() => _,
                 row = in(reg) 64usize,
                 fresh = in(reg) u32::from(fresh),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -174,6 +174,11 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{next}]",
+                "prefetcht1 [{next} + 64]",
+                "prefetcht1 [{next} + 128]",
+                "prefetcht1 [{next} + 192]",
+                "add {next}, 256",
                 "add {a}, 1024",
                 "add {aa}, 1024",
                 "add {b}, 1024",
@@ -194,6 +199,15 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{next}]",
+                "prefetcht1 [{next} + 64]",
+                "prefetcht1 [{next} + 128]",
+                "prefetcht1 [{next} + 192]",
+                "prefetcht1 [{next} + 256]",
+                "prefetcht1 [{next} + 320]",
+                "prefetcht1 [{next} + 384]",
+                "prefetcht1 [{next} + 448]",
+                "add {next}, 512",
                 "add {a}, 1024",
                 "add {aa}, 1024",
                 "add {b}, 2048",
@@ -220,6 +234,15 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{next}]",
+                "prefetcht1 [{next} + 64]",
+                "prefetcht1 [{next} + 128]",
+                "prefetcht1 [{next} + 192]",
+                "prefetcht1 [{next} + 256]",
+                "prefetcht1 [{next} + 320]",
+                "prefetcht1 [{next} + 384]",
+                "prefetcht1 [{next} + 448]",
+                "add {next}, 512",
                 "add {a}, 2048",
                 "add {aa}, 2048",
                 "add {b}, 2048",
