@@ -1,7 +1,7 @@
 //! Softmax attention in blocks of query rows.
 
 #[cfg(target_arch = "x86_64")]
-use std::borrow::Cow;
+mod tiles;
 
 use rayon::prelude::*;
 
@@ -13,9 +13,6 @@ use super::softmax::exponentials;
 
 /// Query rows per task.
 const BLOCK: usize = 128;
-
-/// Query rows per task at most where keys and values are packed: each task reads all of them.
-const TILE_BLOCK: usize = 256;
 
 /// Keys that are looked at together: their scores, they themselves and their values stay in the cache of one core.
 const KEYS: usize = 256;
@@ -63,7 +60,7 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let mut out = vec![0.0; q.len()];
     #[cfg(target_arch = "x86_64")]
     if let Some(terms) = tiles_for(s) {
-        in_tiles(&mut out, q, parts, sizes, terms);
+        tiles::attention(&mut out, q, parts, sizes, terms);
         return out;
     }
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
@@ -89,45 +86,6 @@ fn tiles_for(rows: usize) -> Option<usize> {
     return panel::tiles().filter(|_| rows >= amx::attention::ROWS);
     #[cfg(not(target_arch = "x86_64"))]
     return panel::tiles().filter(|_| rows == 0);
-}
-
-/// [`attention`] with keys and values that are packed once for the query heads that share them.
-#[cfg(target_arch = "x86_64")]
-fn in_tiles(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, terms: usize) {
-    let Sizes { heads, groups, s, t, d, causal } = sizes;
-    let pack = |index: usize| {
-        let (batch, group) = (index / groups, index % groups);
-        let whole = |side| gathered(parts, side, (batch, group), d);
-        let (keys, values) = (whole(|part| part.keys), whole(|part| part.values));
-        amx::attention::Packed::new(Matrix::rows(&keys, d), Matrix::rows(&values, d), terms)
-    };
-    let packed: Vec<_> =
-        (0..out.len() / (heads * s * d) * groups).into_par_iter().map(pack).collect();
-    let block = s.div_ceil(4).clamp(32, TILE_BLOCK).next_multiple_of(32);
-    let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
-    per_head.for_each(|(index, (out, q))| {
-        let head = &packed[index / heads * groups + index % heads / (heads / groups)];
-        let blocks = out.par_chunks_mut(block * d).zip(q.par_chunks(block * d)).enumerate();
-        blocks.for_each(|(index, (out, q))| {
-            let past = causal.then(|| t - s + index * block);
-            amx::attention::attend(out, d, Matrix::rows(q, d), head, past);
-        });
-    });
-}
-
-/// One head of the keys or values of all parts.
-#[cfg(target_arch = "x86_64")]
-fn gathered<'p>(
-    parts: &[Part<'p>],
-    side: fn(&Part<'p>) -> Heads<'p>,
-    (batch, group): (usize, usize),
-    d: usize,
-) -> Cow<'p, [f32]> {
-    let head = |part| side(part).head(batch, group, part.rows, d).values;
-    match parts {
-        [part] => Cow::Borrowed(head(part)),
-        _ => parts.iter().flat_map(|part| head(part).iter().copied()).collect(),
-    }
 }
 
 /// The parts that the first `seen` positions lie in, each with how many of its rows these are.
@@ -240,7 +198,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
     let width = q.heads * q.d;
     let rows: usize = lengths.iter().sum();
     let terms = tiles_for(lengths.iter().copied().min().unwrap_or(0));
-    let most = if terms.is_some() { TILE_BLOCK } else { BLOCK };
+    let most = if terms.is_some() { 2 * BLOCK } else { BLOCK };
     let block = rows.div_ceil(4 * rayon::current_num_threads()).clamp(32, most);
     let mut out = vec![0.0; rows * width];
     let mut tasks = Vec::new();
@@ -253,7 +211,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
         start += length;
     }
     #[cfg(target_arch = "x86_64")]
-    let packed = terms.map(|terms| pack_sequences([k, v], lengths, terms));
+    let packed = terms.map(|terms| tiles::pack_sequences([k, v], lengths, terms));
     tasks.into_par_iter().for_each(|Task { out, sequence, start, first, length }| {
         let rows = out.len() / width;
         let past = causal.then_some(first);
@@ -272,26 +230,6 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
         }
     });
     out
-}
-
-/// Keys and values of each head of each sequence.
-#[cfg(target_arch = "x86_64")]
-fn pack_sequences(
-    [k, v]: [Rows<'_>; 2],
-    lengths: &[usize],
-    terms: usize,
-) -> Vec<amx::attention::Packed> {
-    let starts = lengths.iter().scan(0, |end, length| {
-        *end += length;
-        Some((*end - length, *length))
-    });
-    let jobs = starts.flat_map(|(start, length)| (0..k.heads).map(move |h| (h, start, length)));
-    let jobs: Vec<_> = jobs.collect();
-    let pack = |(head, start, length)| {
-        let (keys, values) = (k.head(head, start, length), v.head(head, start, length));
-        amx::attention::Packed::new(keys, values, terms)
-    };
-    jobs.into_par_iter().map(pack).collect()
 }
 
 /// Query rows whose weights are computed together on the way back.
