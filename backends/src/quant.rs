@@ -224,6 +224,12 @@ impl QuantScheme {
     /// # Panics
     /// When there are fewer codes or scales than `out` has values.
     pub fn expand_row(self, codes: &[u8], scales: &[f32], out: &mut [f32]) {
+        self.expand_row_inline(codes, scales, out);
+    }
+
+    /// [`Self::expand_row`] as part of a function that is compiled for more instructions.
+    #[inline(always)]
+    pub(crate) fn expand_row_inline(self, codes: &[u8], scales: &[f32], out: &mut [f32]) {
         let bytes = self.row_bytes(self.group);
         assert!(codes.len() >= self.row_bytes(out.len()));
         assert!(scales.len() >= self.scale_columns(out.len()));
@@ -255,11 +261,12 @@ fn each(out: &mut [f32], codes: &[u8], value: impl Fn(u8) -> f32) {
 
 #[inline(always)]
 fn each_half(out: &mut [f32], codes: &[u8], value: impl Fn(u8) -> f32) {
-    for (to, pair) in out.chunks_mut(2).zip(codes) {
-        to[0] = value(pair & 15);
-        if let Some(second) = to.get_mut(1) {
-            *second = value(pair >> 4);
-        }
+    let (pairs, rest) = out.as_chunks_mut::<2>();
+    for (to, pair) in pairs.iter_mut().zip(codes) {
+        *to = [value(pair & 15), value(pair >> 4)];
+    }
+    if let ([last], Some(pair)) = (rest, codes.get(pairs.len())) {
+        *last = value(pair & 15);
     }
 }
 

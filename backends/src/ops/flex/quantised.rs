@@ -176,9 +176,24 @@ impl<'a> Weights<'a> {
         self.scales(row, scales);
         match self.scheme.codes() {
             Codes::Float8 => float8::expand(self.codes(row), scales, self.scheme.group(), out),
-            _ => self.scheme.expand_row(self.codes(row), scales, out),
+            _ => expand_integers(self.codes(row), scales, self.scheme, out),
         }
     }
+}
+
+vectorised! {
+    fn expand_integers(codes: &[u8], scales: &[f32], scheme: QuantScheme, out: &mut [f32]) = expand_integers_with
+}
+
+#[inline(always)]
+fn expand_integers_with(
+    codes: &[u8],
+    scales: &[f32],
+    scheme: QuantScheme,
+    out: &mut [f32],
+    _: impl Fn(f32, f32, f32) -> f32,
+) {
+    scheme.expand_row_inline(codes, scales, out);
 }
 
 /// `x [m, k] · wᵀ -> [m, n]` in tiles of bf16, a value of `x` as the sum of so many terms. Weights of four bits, and those of
