@@ -2,6 +2,7 @@
 
 mod common;
 
+use qwen3_vl::backends::ops::Products;
 use qwen3_vl::verify::{Tolerance, verify, verify_without_kernels};
 
 const CASES: [&str; 6] = ["text", "image", "two_images", "video", "mixed", "batch_leftpad"];
@@ -87,6 +88,30 @@ fn lower_precision_stays_close() {
             assert!(outcome.passed(), "{dtype}: {:#?}", outcome.worst());
             let logits = outcome.stages.iter().find(|s| s.key == "logits").unwrap();
             assert!(logits.error > 1e-5, "{dtype} should differ from f32 somewhere");
+        }
+    }
+}
+
+/// With AMX, split and rounded products are other sums; without, they are the exact ones.
+#[test]
+fn half_width_weights_conform_however_they_are_multiplied() {
+    for name in ["dense_tied", "dense_yarn", "moe"] {
+        let folder = common::fixtures().join(name);
+        let options = qwen3_vl::LoadOptions {
+            device: Some("flex".to_owned()),
+            dtype: "bf16".parse().unwrap(),
+            ..Default::default()
+        };
+        let loaded = qwen3_vl::Qwen3Vl::load(folder.to_str().unwrap(), options).unwrap();
+        for products in [Products::Exact, Products::Split, Products::Rounded] {
+            let model = loaded.model().clone().with_products(products);
+            for case in CASES {
+                let reference = folder.join(format!("ref_{case}.safetensors"));
+                let outcome = verify(&model, &reference, Tolerance::Cosine(0.9995)).unwrap();
+                assert!(outcome.passed(), "{name}/{case} {products:?}: {:#?}", outcome.worst());
+                let worst = outcome.worst().unwrap();
+                println!("{name}/{case} {products:?}: worst {} {:.1e}", worst.key, worst.error);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use qwen3_vl_backends::ops::{self, Products};
+use qwen3_vl_backends::ops::Products;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
@@ -78,7 +78,6 @@ impl Qwen3Vl {
         let defaults = source.generation_defaults()?;
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = options.place(&devices, config, stored)?;
-        ops::set_products(Products::of(options.dtype, precision));
         let adapter = options.adapter.as_deref().map(read_adapter).transpose()?;
         let scheme = options.rounding(config).map(|rounding| rounding.scheme);
         let how = options.how(precision, options.quant.as_ref());
@@ -87,7 +86,9 @@ impl Qwen3Vl {
             model = adapter.attach(model)?;
         }
         Ok(Self {
-            model: model.with_cache_dtype(options.kv_cache_dtype),
+            model: model
+                .with_cache_dtype(options.kv_cache_dtype)
+                .with_products(Products::of(options.dtype, precision)),
             processor,
             defaults,
             placement,

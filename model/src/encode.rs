@@ -32,6 +32,7 @@ impl Qwen3VlModel {
         if encoding.is_none() && prompt.ready(rows) == rows.len() {
             return done;
         }
+        let _chosen = self.choose_products();
         // Waiting on both sides tells the time of the two towers apart; it changes no result.
         let _ = self.visual.device().sync();
         let start = Instant::now();

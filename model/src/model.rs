@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use qwen3_vl_backends::ops::{ChosenProducts, Products, choose_products};
 use qwen3_vl_backends::{Placement, Precision};
 
 use crate::cache::{KvCache, KvDtype};
@@ -41,6 +42,9 @@ pub struct Qwen3VlModel {
     precision: Precision,
     #[module(skip)]
     cache_dtype: KvDtype,
+    /// Absent where the process says it.
+    #[module(skip)]
+    products: Option<Products>,
     /// Absent when everything is on one device.
     #[module(skip)]
     placement: Option<Placement>,
@@ -92,6 +96,7 @@ impl Qwen3VlModel {
             config: config.clone(),
             precision: init.precision,
             cache_dtype: KvDtype::Auto,
+            products: None,
             placement: placement.cloned(),
         }
     }
@@ -126,6 +131,19 @@ impl Qwen3VlModel {
     /// How keys and values of new caches are stored.
     pub fn cache_dtype(&self) -> KvDtype {
         self.cache_dtype
+    }
+
+    /// Multiplies matrices as `products` says, on processors, whatever [`set_products`](qwen3_vl_backends::ops::set_products)
+    /// has chosen for the process.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.products = Some(products);
+        self
+    }
+
+    /// Chooses how the calling thread multiplies while it computes with this model.
+    pub(crate) fn choose_products(&self) -> ChosenProducts {
+        choose_products(self.products)
     }
 
     /// An empty cache for one sequence.
@@ -233,6 +251,7 @@ impl Qwen3VlModel {
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let _chosen = self.choose_products();
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden),
             None => self.language_model.embed_tokens.weight.product(hidden, None),
@@ -249,6 +268,7 @@ impl Qwen3VlModel {
     }
 
     fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {
+        let _chosen = self.choose_products();
         let plan = VisionPlan::new(&self.config.vision, grids);
         let shape = [plan.patches(), self.config.vision.patch_len()];
         self.visual.forward(TensorData::new(values, shape), &plan, probe)

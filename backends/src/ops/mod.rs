@@ -26,7 +26,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
 pub use parts::Parts;
-pub use products::{Products, products, set_products};
+pub use products::{ChosenProducts, Products, choose_products, products, set_products};
 
 use crate::quant::QuantScheme;
 

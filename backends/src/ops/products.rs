@@ -1,5 +1,7 @@
-//! How exactly matrices are multiplied, for the whole process.
+//! How exactly matrices are multiplied.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use burn::tensor::DType;
@@ -36,15 +38,64 @@ impl Products {
     }
 }
 
+/// What threads take that have chosen nothing themselves.
 static PRODUCTS: AtomicU8 = AtomicU8::new(Products::Exact as u8);
 
-/// Chooses how Flex multiplies, for the whole process.
+thread_local! {
+    static HERE: Cell<Option<Products>> = const { Cell::new(None) };
+}
+
+/// Chooses how Flex multiplies for all threads of the process on which [`choose_products`] has chosen nothing else.
 pub fn set_products(products: Products) {
     PRODUCTS.store(products as u8, Ordering::Relaxed);
 }
 
-/// What [`set_products`] chose.
+/// How operations that are called on this thread multiply.
 pub fn products() -> Products {
-    let chosen = PRODUCTS.load(Ordering::Relaxed);
-    Products::ALL.into_iter().find(|products| *products as u8 == chosen).unwrap_or_default()
+    let all = || {
+        let chosen = PRODUCTS.load(Ordering::Relaxed);
+        Products::ALL.into_iter().find(|products| *products as u8 == chosen).unwrap_or_default()
+    };
+    HERE.get().unwrap_or_else(all)
+}
+
+/// Chooses how operations that are called on this thread multiply, until the result is dropped; `None` leaves that as it is.
+pub fn choose_products(products: Option<Products>) -> ChosenProducts {
+    let before = HERE.get();
+    HERE.set(products.or(before));
+    ChosenProducts { before, thread: PhantomData }
+}
+
+/// A choice of [`choose_products`].
+#[must_use = "the choice ends when this is dropped"]
+#[derive(Debug)]
+pub struct ChosenProducts {
+    before: Option<Products>,
+    thread: PhantomData<*const ()>,
+}
+
+impl Drop for ChosenProducts {
+    fn drop(&mut self) {
+        HERE.set(self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_of_its_thread_and_ends() {
+        assert_eq!(products(), Products::Exact);
+        let outer = choose_products(Some(Products::Split));
+        {
+            let _inner = choose_products(Some(Products::Rounded));
+            let _same = choose_products(None);
+            assert_eq!(products(), Products::Rounded);
+            assert_eq!(std::thread::spawn(products).join().unwrap(), Products::Exact);
+        }
+        assert_eq!(products(), Products::Split);
+        drop(outer);
+        assert_eq!(products(), Products::Exact);
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use burn::tensor::DType;
 use qwen3_vl::LoadOptions;
 use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
-use qwen3_vl::backends::ops::{Products, set_products};
+use qwen3_vl::backends::ops::Products;
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
@@ -77,7 +77,6 @@ impl Place {
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
-        set_products(Products::of(self.options.dtype, precision));
         let rounding = self.options.rounding(config);
         anyhow::ensure!(
             self.options.expert_memory.is_none(),
@@ -90,7 +89,7 @@ impl Place {
         let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
         bar.clear();
         Ok(Subject {
-            model,
+            model: model.with_products(Products::of(self.options.dtype, precision)),
             placement,
             images: ImageProcessor::new(images),
             rounding,
@@ -108,7 +107,6 @@ impl Place {
         let start = Instant::now();
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
-        set_products(Products::of(self.options.dtype, precision));
         let mut bar = LoadBar::new(false);
         let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
@@ -118,7 +116,7 @@ impl Place {
             Some(_) => part_sizes(config, how),
         };
         Ok(Subject {
-            model,
+            model: model.with_products(Products::of(self.options.dtype, precision)),
             placement,
             weight_bytes: sizes.total(),
             images: ImageProcessor::new(images),

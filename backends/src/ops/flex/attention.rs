@@ -10,6 +10,7 @@ use super::amx;
 use super::matmul::{Into, Matrix, multiply};
 use super::panel;
 use super::softmax::exponentials;
+use crate::ops::{choose_products, products};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
@@ -63,11 +64,13 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
         tiles::attention(&mut out, q, parts, sizes, terms);
         return out;
     }
+    let chosen = products();
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
         let blocks = out.par_chunks_mut(BLOCK * d).zip(q.par_chunks(BLOCK * d)).enumerate();
         blocks.for_each(|(block, (out, q))| {
+            let _chosen = choose_products(Some(chosen));
             let rows = q.len() / d;
             let past = sizes.causal.then(|| sizes.t - s + block * BLOCK);
             let seen = past.map_or(sizes.t, |past| past + rows);
@@ -212,7 +215,9 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
     }
     #[cfg(target_arch = "x86_64")]
     let packed = terms.map(|terms| tiles::pack_sequences([k, v], lengths, terms));
+    let chosen = products();
     tasks.into_par_iter().for_each(|Task { out, sequence, start, first, length }| {
+        let _chosen = choose_products(Some(chosen));
         let rows = out.len() / width;
         let past = causal.then_some(first);
         let seen = past.map_or(length, |past| past + rows);
@@ -258,8 +263,11 @@ pub fn packed_grads(
     }
     let grad = Rows { values: grad, stride: q.heads * q.d, ..q };
     let parts = jobs.into_par_iter();
-    let parts =
-        parts.map(|(start, length, group)| head_grads(qkv, grad, start, length, group, causal));
+    let chosen = products();
+    let parts = parts.map(|(start, length, group)| {
+        let _chosen = choose_products(Some(chosen));
+        head_grads(qkv, grad, start, length, group, causal)
+    });
     PackedGrads { parts: parts.collect(), groups: k.heads, lengths: lengths.to_vec(), d: q.d }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::quantised::{Scales, Weights};
 use super::{Widen, bytes_of, f32_tensor, matrix_product, product_of_codes, rows_of, turned};
-use crate::ops::{Share, kernels_on};
+use crate::ops::{Share, choose_products, kernels_on, products};
 use crate::quant::QuantScheme;
 
 /// How the matrices of a stack `[experts, n, k]` lie in memory.
@@ -41,9 +41,9 @@ pub fn linear(x: &FlexTensor, stack: &FlexTensor, shares: &[Share]) -> Option<Fl
     let (x, start) = (x.to_contiguous(), stack.layout().start_offset());
     let (values, size) = (rows_of(&x), ([n, k], order));
     let out = match stack.dtype() {
-        DType::F32 => products(values, &stack.storage::<f32>()[start..], size, shares),
-        DType::BF16 => products(values, &stack.storage::<bf16>()[start..], size, shares),
-        DType::F16 => products(values, &stack.storage::<f16>()[start..], size, shares),
+        DType::F32 => all_products(values, &stack.storage::<f32>()[start..], size, shares),
+        DType::BF16 => all_products(values, &stack.storage::<bf16>()[start..], size, shares),
+        DType::F16 => all_products(values, &stack.storage::<f16>()[start..], size, shares),
         _ => return None,
     };
     Some(f32_tensor(out, Shape::new([x.shape()[0], n])))
@@ -70,7 +70,7 @@ pub fn linear_of_codes(
     Some(f32_tensor(out, Shape::new([x.shape()[0], n])))
 }
 
-fn products<W: Widen>(
+fn all_products<W: Widen>(
     x: &[f32],
     stack: &[W],
     ([n, k], order): ([usize; 2], Order),
@@ -103,6 +103,10 @@ fn spread(
         tasks.push((mine, to, share.expert));
         (left, room) = (others, rest);
     }
-    tasks.into_par_iter().for_each(|(x, to, expert)| to.copy_from_slice(&product(x, expert)));
+    let chosen = products();
+    tasks.into_par_iter().for_each(|(x, to, expert)| {
+        let _chosen = choose_products(Some(chosen));
+        to.copy_from_slice(&product(x, expert));
+    });
     out
 }
