@@ -448,7 +448,12 @@ fn the_program_refuses_what_it_cannot_do() {
         (vec!["run", source, "--quant", "int4-g48"], vec![], 2, vec!["48", "32, 64 and 128"]),
         (quantize.to_vec(), vec![], 2, vec!["--quant"]),
         ([&quantize[..], &["--quant", "int8"]].concat(), vec![], 1, vec!["not an empty folder"]),
-        (run.to_vec(), vec![("QWEN3_VL_CPU", "sse9")], 1, vec!["sse9", "portable, avx2 or avx512"]),
+        (
+            run.to_vec(),
+            vec![("QWEN3_VL_CPU", "sse9")],
+            1,
+            vec!["sse9", "portable, avx2, avx512 or amx"],
+        ),
     ] {
         let (found, _, errors) = program(&arguments, &environment);
         assert_eq!(found, Some(code), "{arguments:?}: {errors}");
