@@ -121,36 +121,37 @@ fn features() -> [(Level, &'static str, bool); 9] {
 }
 
 /// Whether the processor has AMX with bf16, and the system lets this process use its registers, which it is asked for once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn tiles_are_permitted() -> bool {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    {
-        /// `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of Linux.
-        const REQUEST: [libc::c_long; 2] = [0x1023, 18];
-        let leaves = std::arch::x86_64::__cpuid(0).eax;
-        let extended = std::arch::x86_64::__cpuid_count(7, 0).edx;
-        let (bf16, tiles) = (1 << 22, 1 << 24);
-        // SAFETY: the call asks for a permission and touches no memory.
-        return leaves >= 7
-            && extended & (bf16 | tiles) == bf16 | tiles
-            && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0;
-    }
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    /// `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of Linux.
+    const REQUEST: [libc::c_long; 2] = [0x1023, 18];
+    let leaves = std::arch::x86_64::__cpuid(0).eax;
+    let extended = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    let (bf16, tiles) = (1 << 22, 1 << 24);
+    let present = leaves >= 7 && extended & (bf16 | tiles) == bf16 | tiles;
+    // SAFETY: the call asks for a permission and touches no memory.
+    present && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn tiles_are_permitted() -> bool {
     false
 }
 
 /// Whether sums of products of bf16 pairs (AVX-512 BF16) are no slower than the same sums in f32: AMD's cores begin such an
 /// instruction as often as FMA, Intel's a quarter as often (they have AMX for it).
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn bf16_pairs_are_fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        static FAST: OnceLock<bool> = OnceLock::new();
-        return *FAST.get_or_init(|| {
-            let vendor = std::arch::x86_64::__cpuid(0);
-            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
-            is_x86_feature_detected!("avx512bf16") && name != b"GenuineIntel"
-        });
-    }
-    #[cfg(not(target_arch = "x86_64"))]
+    static FAST: OnceLock<bool> = OnceLock::new();
+    *FAST.get_or_init(|| {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
+        is_x86_feature_detected!("avx512bf16") && name != b"GenuineIntel"
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn bf16_pairs_are_fast() -> bool {
     false
 }
 

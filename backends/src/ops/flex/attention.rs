@@ -15,6 +15,9 @@ use crate::ops::{choose_products, products};
 /// Query rows per task.
 const BLOCK: usize = 128;
 
+/// From this many query rows on, packing keys and values into tiles costs less than GEMM.
+const TILE_ROWS: usize = 16;
+
 /// Keys that are looked at together: their scores, they themselves and their values stay in the cache of one core.
 const KEYS: usize = 256;
 
@@ -85,10 +88,7 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
 
 /// Terms of the values of tiles, where so many query rows are looked at in tiles.
 fn tiles_for(rows: usize) -> Option<usize> {
-    #[cfg(target_arch = "x86_64")]
-    return panel::tiles().filter(|_| rows >= amx::attention::ROWS);
-    #[cfg(not(target_arch = "x86_64"))]
-    return panel::tiles().filter(|_| rows == 0);
+    panel::tiles().filter(|_| rows >= TILE_ROWS)
 }
 
 /// The parts that the first `seen` positions lie in, each with how many of its rows these are.

@@ -17,8 +17,6 @@ use crate::cpu::Level;
 /// Pairs of strips of keys that are looked at together: their scores and weights for a pair of query strips stay in the
 /// nearest cache.
 const PAIRS: usize = 8;
-/// From this many query rows on, packing keys and values costs less than GEMM.
-pub const ROWS: usize = 16;
 
 /// Keys and values of one head.
 pub struct Packed {
