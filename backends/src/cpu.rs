@@ -125,12 +125,14 @@ fn features() -> [(Level, &'static str, bool); 9] {
 fn tiles_are_permitted() -> bool {
     /// `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of Linux.
     const REQUEST: [libc::c_long; 2] = [0x1023, 18];
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
     let leaves = std::arch::x86_64::__cpuid(0).eax;
     let extended = std::arch::x86_64::__cpuid_count(7, 0).edx;
     let (bf16, tiles) = (1 << 22, 1 << 24);
     let present = leaves >= 7 && extended & (bf16 | tiles) == bf16 | tiles;
     // SAFETY: the call asks for a permission and touches no memory.
-    present && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0
+    let ask = || unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0;
+    present && *PERMITTED.get_or_init(ask)
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]

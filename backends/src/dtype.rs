@@ -32,8 +32,9 @@ impl FromStr for DtypeRequest {
 
 /// The dtype of weight matrices and the dtype of activations.
 ///
-/// On the CPU, bf16 and f16 are storage formats: weights keep them, arithmetic runs in f32, so results
-/// lie closer to an f32 reference than a computation that rounds every activation.
+/// On the CPU, bf16 and f16 are storage formats: weights keep them, arithmetic runs in f32 or as exactly in tiles, so results
+/// lie closer to an f32 reference than a computation that rounds every activation, unless
+/// [`Products::Rounded`](crate::ops::Products::Rounded) is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// Matrices, tables and experts. Vectors (norms, biases) are always held in [`Self::compute`].

@@ -21,8 +21,7 @@ pub struct PeakProduct {
 
 /// The fastest of the kernels that a pass of a model can take on `device`: [`ops::linear`] with weights in each dtype that it
 /// holds and, on Flex, with operands rounded to bf16 first. Of each, the best of `passes` products of `side` rows and columns
-/// counts, after one that makes the pages present. Nothing else may multiply meanwhile, because rounding is a switch of the
-/// whole process. `None` where the device holds no dtype.
+/// counts, after one that makes the pages present. `None` where the device holds no dtype.
 ///
 /// ```
 /// use qwen3_vl_backends::{device, peak::peak_product};
@@ -33,15 +32,12 @@ pub struct PeakProduct {
 /// # Ok::<(), qwen3_vl_backends::DeviceError>(())
 /// ```
 pub fn peak_product(device: &SelectedDevice, side: usize, passes: usize) -> Option<PeakProduct> {
-    let before = ops::products();
     let measured = Kernel::all(device).into_iter().map(|kernel| PeakProduct {
         kernel: kernel.name(),
         side,
         flops: 2.0 * (side as f64).powi(3) / kernel.seconds(&device.device, side, passes),
     });
-    let best = measured.max_by(|a, b| a.flops.total_cmp(&b.flops));
-    ops::set_products(before);
-    best
+    measured.max_by(|a, b| a.flops.total_cmp(&b.flops))
 }
 
 /// A way to multiply.
@@ -78,7 +74,7 @@ impl Kernel {
 
     /// Of the fastest of `passes` products.
     fn seconds(self, device: &Device, side: usize, passes: usize) -> f64 {
-        ops::set_products(self.how);
+        let _chosen = ops::choose_products(Some(self.how));
         let (x, weight) = (matrix(side, self.rows, device), matrix(side, self.weights, device));
         let pass = || {
             let _ = device.sync();

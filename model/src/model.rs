@@ -134,7 +134,7 @@ impl Qwen3VlModel {
     }
 
     /// Multiplies matrices as `products` says, on processors, whatever [`set_products`](qwen3_vl_backends::ops::set_products)
-    /// has chosen for the process.
+    /// has chosen for the process. Passes of training follow that alone.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.products = Some(products);

@@ -32,7 +32,7 @@ use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
 use super::update::{AdamWStep, Moved, UpdateOps};
-use super::{ModelOps, Parts, Share, kernels_on, reference};
+use super::{ModelOps, Parts, Products, Share, kernels_on, products, reference};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
 use attention::{Heads, Part, Rows, Sizes};
@@ -391,7 +391,9 @@ fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
 fn matrix_product<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2]) -> Vec<f32> {
     let m = x.len() / k;
-    let few = if panel::tiles().is_some() { TILE_ROWS } else { GEMM_ROWS };
+    let tiles =
+        panel::tiles().is_some() && (W::as_f32(w).is_none() || products() == Products::Rounded);
+    let few = if tiles { TILE_ROWS } else { GEMM_ROWS };
     if m < few { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) }
 }
 

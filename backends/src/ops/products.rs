@@ -18,7 +18,8 @@ pub enum Products {
     #[default]
     Exact,
     /// Where processors multiply bf16 in tiles (AMX), a value of f32 is taken as the sum of two numbers of bf16: exact but for
-    /// 2⁻¹⁷ of it. Matrices that are both held in f32 are multiplied exactly outside attention, and everything is elsewhere.
+    /// 2⁻¹⁷ of it; weights of four bits, and of eight with a point, are rounded to one. Matrices that are both held in f32, and
+    /// experts that lie the other way round, are multiplied exactly, and everything is elsewhere.
     Split,
     /// Operands are rounded to bf16 and summed in f32, as tensor cores and torch's autocast do.
     Rounded,
@@ -60,6 +61,7 @@ pub fn products() -> Products {
 }
 
 /// Chooses how operations that are called on this thread multiply, until the result is dropped; `None` leaves that as it is.
+/// Of several, the last is dropped first.
 pub fn choose_products(products: Option<Products>) -> ChosenProducts {
     let before = HERE.get();
     HERE.set(products.or(before));

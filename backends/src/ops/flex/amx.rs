@@ -20,6 +20,8 @@ use pack::{Side, put, transpose, unset};
 pub use tiles::Terms;
 use tiles::{DEPTH, LINES, Registers, Tile};
 
+/// Bytes of packed operands that a thread keeps at most, of each side.
+const KEPT: usize = 64 << 20;
 /// Lines of two tiles, which the registers hold of each operand.
 const PAIR: usize = 2 * LINES;
 /// Left lines of a task at most.
@@ -61,6 +63,11 @@ fn some<T: Copy>(room: &mut Vec<T>, count: usize, value: T) -> &mut [T] {
         room.resize(count, value);
     }
     &mut room[..count]
+}
+
+/// The room, unless it is too large to be kept.
+fn bounded(room: Vec<Tile>) -> Vec<Tile> {
+    if size_of_val(&room[..]) > KEPT { Vec::new() } else { room }
 }
 
 /// Packed lines in pairs of strips of [`LINES`] lines, each strip as all of its tiles.
@@ -155,7 +162,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
                 false => tasks.into_iter().enumerate().for_each(run),
             }
         }
-        RIGHT.set(room);
+        RIGHT.set(bounded(room));
     }
 
     /// The part of `out` of each task of `task` left lines and the given right ones, row by row.
@@ -173,7 +180,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
         let out = &mut out[first..(rows.end - 1) * out_stride + columns.end];
         let mut tasks = Vec::new();
         tasks.resize_with(m.div_ceil(task), Vec::new);
-        for (index, row) in out.chunks_mut(out_stride.max(1)).enumerate() {
+        for (index, row) in out.chunks_mut(out_stride.max(columns.end)).enumerate() {
             let row = &mut row[columns.clone()];
             match self.turned {
                 true => row.chunks_mut(task).zip(&mut tasks).for_each(|(part, t)| t.push(part)),
@@ -214,7 +221,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
         }
         drop(registers);
         self.put(out, sums, across);
-        ROOM.set(room);
+        ROOM.set(Room { left: bounded(room.left), sums: room.sums });
     }
 
     /// Writes the sums of pairs of lines, `across` of them for a pair of left ones.

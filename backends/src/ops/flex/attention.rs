@@ -10,7 +10,7 @@ use super::amx;
 use super::matmul::{Into, Matrix, multiply};
 use super::panel;
 use super::softmax::exponentials;
-use crate::ops::{choose_products, products};
+use crate::ops::{Products, choose_products, products};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
@@ -63,11 +63,11 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
     #[cfg(target_arch = "x86_64")]
-    if let Some(terms) = tiles_for(s) {
+    if let Some(terms) = panel::tiles().filter(|_| s >= TILE_ROWS) {
         tiles::attention(&mut out, q, parts, sizes, terms);
         return out;
     }
-    let chosen = products();
+    let chosen = if s < TILE_ROWS { Products::Exact } else { products() };
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
@@ -84,11 +84,6 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
         });
     });
     out
-}
-
-/// Terms of the values of tiles, where so many query rows are looked at in tiles.
-fn tiles_for(rows: usize) -> Option<usize> {
-    panel::tiles().filter(|_| rows >= TILE_ROWS)
 }
 
 /// The parts that the first `seen` positions lie in, each with how many of its rows these are.
@@ -200,9 +195,12 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
     let [q, k, v] = qkv;
     let width = q.heads * q.d;
     let rows: usize = lengths.iter().sum();
-    let terms = tiles_for(lengths.iter().copied().min().unwrap_or(0));
-    let most = if terms.is_some() { 2 * BLOCK } else { BLOCK };
-    let block = rows.div_ceil(4 * rayon::current_num_threads()).clamp(32, most);
+    let terms = panel::tiles();
+    let block = rows.div_ceil(4 * rayon::current_num_threads());
+    let block = match terms {
+        Some(_) => block.clamp(32, 2 * BLOCK).next_multiple_of(32),
+        None => block.clamp(16, BLOCK),
+    };
     let mut out = vec![0.0; rows * width];
     let mut tasks = Vec::new();
     let (mut rest, mut start) = (&mut out[..], 0);
@@ -218,6 +216,8 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
     let chosen = products();
     tasks.into_par_iter().for_each(|Task { out, sequence, start, first, length }| {
         let _chosen = choose_products(Some(chosen));
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = sequence;
         let rows = out.len() / width;
         let past = causal.then_some(first);
         let seen = past.map_or(length, |past| past + rows);
@@ -225,8 +225,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
             let group = head / (q.heads / k.heads);
             let (out, q) = (&mut out[head * q.d..], q.head(head, start + first, rows));
             #[cfg(target_arch = "x86_64")]
-            if let Some(packed) = &packed {
-                let head = &packed[sequence * k.heads + group];
+            if let Some(Some(head)) = packed.as_ref().map(|all| &all[sequence * k.heads + group]) {
                 amx::attention::attend(out, width, q, head, past);
                 continue;
             }

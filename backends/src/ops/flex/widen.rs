@@ -23,6 +23,7 @@ pub trait Widen: Copy + Sync {
     }
 
     /// The same slice, where it is of bf16.
+    #[cfg(target_arch = "x86_64")]
     fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
         let _ = values;
         None
@@ -49,6 +50,7 @@ impl Widen for f32 {
 }
 
 impl Widen for bf16 {
+    #[cfg(target_arch = "x86_64")]
     fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
         Some(values)
     }

@@ -119,7 +119,7 @@ impl Block<'_> {
         let scores = &mut self.scores[..pairs.len()];
         for (pair, scores) in pairs.clone().zip(scores.iter_mut()) {
             let keys = keys.pair(pair, 0..keys.depth);
-            self.registers.multiply(scores, keys, queries, terms, true, &[]);
+            self.registers.multiply(scores, keys, queries, terms, true, queries[0]);
         }
         let size = pairs.len() * terms.right;
         let weights = some(&mut self.weights, 2 * size, Tile::ZERO);
@@ -133,10 +133,10 @@ impl Block<'_> {
             let scores = Scores { tiles: scores, strip, seen, scale: scale as f32 };
             scores.weigh(sums, weights, fresh);
         }
-        let weights = weights.split_at(size).into();
+        let weights: [&[Tile]; 2] = weights.split_at(size).into();
         for (strip, sums) in sums.tiles.iter_mut().enumerate() {
             let values = values.pair(strip, pairs.clone());
-            self.registers.multiply(sums, values, weights, terms, fresh, &[]);
+            self.registers.multiply(sums, values, weights, terms, fresh, weights[0]);
         }
     }
 }

@@ -127,7 +127,7 @@ unsafe fn run(
 ) {
     // Sums are in registers 0 to 3, left tiles in 4 and 5, right ones in 6 and 7.
     macro_rules! run {
-        ($($step:literal),* $(,)?) => {
+        ($($step:expr),* $(,)?) => {
             asm!(
                 "test {fresh:e}, {fresh:e}",
                 "jz 2f",
@@ -161,6 +161,44 @@ unsafe fn run(
             )
         };
     }
+    /// Four lines of the cache of what comes next.
+    macro_rules! fetch {
+        ($at:literal) => {
+            concat!(
+                "prefetcht1 [{next} + ",
+                $at,
+                "]\n",
+                "prefetcht1 [{next} + ",
+                $at,
+                " + 64]\n",
+                "prefetcht1 [{next} + ",
+                $at,
+                " + 128]\n",
+                "prefetcht1 [{next} + ",
+                $at,
+                " + 192]",
+            )
+        };
+    }
+    /// Bytes of a tile's terms of each operand, and of what is fetched meanwhile.
+    macro_rules! advance {
+        ($left:literal, $right:literal, $next:literal) => {
+            concat!(
+                "add {a}, ",
+                $left,
+                "\nadd {aa}, ",
+                $left,
+                "\n",
+                "add {b}, ",
+                $right,
+                "\nadd {bb}, ",
+                $right,
+                "\n",
+                "add {next}, ",
+                $next,
+            )
+        };
+    }
     // SAFETY: the four sums lie behind one another, and a loop of `depth` steps reads the terms of one tile of each line in
     // a step; the caller vouches for the lines and the registers.
     unsafe {
@@ -174,15 +212,8 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht1 [{next}]",
-                "prefetcht1 [{next} + 64]",
-                "prefetcht1 [{next} + 128]",
-                "prefetcht1 [{next} + 192]",
-                "add {next}, 256",
-                "add {a}, 1024",
-                "add {aa}, 1024",
-                "add {b}, 1024",
-                "add {bb}, 1024",
+                fetch!(0),
+                advance!(1024, 1024, 256),
             ),
             (1, 2) => run!(
                 "tileloadd tmm4, [{a} + {row}]",
@@ -199,19 +230,9 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht1 [{next}]",
-                "prefetcht1 [{next} + 64]",
-                "prefetcht1 [{next} + 128]",
-                "prefetcht1 [{next} + 192]",
-                "prefetcht1 [{next} + 256]",
-                "prefetcht1 [{next} + 320]",
-                "prefetcht1 [{next} + 384]",
-                "prefetcht1 [{next} + 448]",
-                "add {next}, 512",
-                "add {a}, 1024",
-                "add {aa}, 1024",
-                "add {b}, 2048",
-                "add {bb}, 2048",
+                fetch!(0),
+                fetch!(256),
+                advance!(1024, 2048, 512),
             ),
             (2, 2) => run!(
                 "tileloadd tmm4, [{a} + {row}]",
@@ -234,19 +255,9 @@ unsafe fn run(
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht1 [{next}]",
-                "prefetcht1 [{next} + 64]",
-                "prefetcht1 [{next} + 128]",
-                "prefetcht1 [{next} + 192]",
-                "prefetcht1 [{next} + 256]",
-                "prefetcht1 [{next} + 320]",
-                "prefetcht1 [{next} + 384]",
-                "prefetcht1 [{next} + 448]",
-                "add {next}, 512",
-                "add {a}, 2048",
-                "add {aa}, 2048",
-                "add {b}, 2048",
-                "add {bb}, 2048",
+                fetch!(0),
+                fetch!(256),
+                advance!(2048, 2048, 512),
             ),
             _ => unreachable!("no kernel for {terms:?}"),
         }

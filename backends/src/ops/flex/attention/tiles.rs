@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::amx::attention::{Packed, attend};
 use super::super::matmul::Matrix;
-use super::{BLOCK, Heads, Part, Rows, Sizes};
+use super::{BLOCK, Heads, Part, Rows, Sizes, TILE_ROWS};
 
 /// [`super::attention`] with keys and values that are packed once for the query heads that share them.
 pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, terms: usize) {
@@ -45,8 +45,12 @@ fn gathered<'p>(
     }
 }
 
-/// Keys and values of each head of each sequence.
-pub fn pack_sequences([k, v]: [Rows<'_>; 2], lengths: &[usize], terms: usize) -> Vec<Packed> {
+/// Keys and values of each head of each sequence, where it is long enough.
+pub fn pack_sequences(
+    [k, v]: [Rows<'_>; 2],
+    lengths: &[usize],
+    terms: usize,
+) -> Vec<Option<Packed>> {
     let starts = lengths.iter().scan(0, |end, length| {
         *end += length;
         Some((*end - length, *length))
@@ -55,7 +59,7 @@ pub fn pack_sequences([k, v]: [Rows<'_>; 2], lengths: &[usize], terms: usize) ->
     let jobs: Vec<_> = jobs.collect();
     let pack = |(head, start, length)| {
         let (keys, values) = (k.head(head, start, length), v.head(head, start, length));
-        Packed::new(keys, values, terms)
+        (length >= TILE_ROWS).then(|| Packed::new(keys, values, terms))
     };
     jobs.into_par_iter().map(pack).collect()
 }
