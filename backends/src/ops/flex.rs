@@ -43,7 +43,7 @@ use widen::Widen;
 /// From this many rows on, converting the weight for GEMM costs less than repeated dot products.
 const GEMM_ROWS: usize = 65;
 
-/// The same where weights are packed into tiles.
+/// The same where weights, or keys and values, are packed into tiles.
 const TILE_ROWS: usize = 16;
 
 /// From this many rows on, repacking rounded weights costs less than repeated dot products.

@@ -8,15 +8,12 @@ use rayon::prelude::*;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::matmul::{Into, Matrix, multiply};
-use super::panel;
 use super::softmax::exponentials;
+use super::{TILE_ROWS, panel};
 use crate::ops::{Products, choose_products, products};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
-
-/// From this many query rows on, packing keys and values into tiles costs less than GEMM.
-const TILE_ROWS: usize = 16;
 
 /// Keys that are looked at together: their scores, they themselves and their values stay in the cache of one core.
 const KEYS: usize = 256;

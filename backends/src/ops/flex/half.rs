@@ -34,7 +34,7 @@ impl Product<'_> {
     /// When the shapes do not belong together or reach past a slice.
     pub fn write(self, out: &mut [f32], out_stride: usize) {
         #[cfg(target_arch = "x86_64")]
-        if self.operands.0.is_dense() && self.operands.1.is_dense() {
+        if self.is_dense() {
             if Level::chosen() == Level::Amx {
                 return self.in_tiles(|product| product.write(out, out_stride));
             }
@@ -52,7 +52,7 @@ impl Product<'_> {
     pub fn values(self) -> Vec<f32> {
         let (a, b) = self.operands;
         #[cfg(target_arch = "x86_64")]
-        if a.is_dense() && b.is_dense() && Level::chosen() == Level::Amx {
+        if self.is_dense() && Level::chosen() == Level::Amx {
             return self.in_tiles(|product| product.values());
         }
         let mut out = vec![0.0; a.rows * b.columns];
@@ -60,6 +60,12 @@ impl Product<'_> {
             self.write(&mut out, b.columns);
         }
         out
+    }
+
+    /// Whether both operands are.
+    #[cfg(target_arch = "x86_64")]
+    fn is_dense(&self) -> bool {
+        self.operands.0.is_dense() && self.operands.1.is_dense()
     }
 
     /// Calls `run` for the product on AMX. Tasks divide the operand with more lines.

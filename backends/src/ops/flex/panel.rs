@@ -25,7 +25,6 @@ pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
 /// The terms of activations where tiles are to be used: see [`Products`].
 pub fn tiles() -> Option<usize> {
     match (Level::chosen(), products()) {
-        (_, Products::Exact) => None,
         (Level::Amx, Products::Split) => Some(2),
         (Level::Amx, Products::Rounded) => Some(1),
         _ => None,

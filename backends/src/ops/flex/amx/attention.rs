@@ -76,7 +76,8 @@ pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past
     let seen = |row: usize| past.map_or(head.count, |past| (past + row + 1).min(head.count));
     let registers = Registers::new();
     let scores = vec![[Tile::ZERO; 4]; PAIRS];
-    let mut block = Block { registers: &registers, head, scores, weights: Vec::new() };
+    let scale = ((head.d as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
+    let mut block = Block { registers: &registers, head, scale, scores, weights: Vec::new() };
     let most = seen(q.rows.saturating_sub(1)).div_ceil(PAIR);
     for start in (0..most).step_by(PAIRS) {
         for (index, sums) in sums.iter_mut().enumerate() {
@@ -100,6 +101,8 @@ pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past
 struct Block<'a> {
     registers: &'a Registers,
     head: &'a Packed,
+    /// See [`Scores`].
+    scale: f32,
     scores: Vec<[Tile; 4]>,
     weights: Vec<Tile>,
 }
@@ -124,13 +127,12 @@ impl Block<'_> {
         let size = pairs.len() * terms.right;
         let weights = some(&mut self.weights, 2 * size, Tile::ZERO);
         let fresh = pairs.start == 0;
-        let scale = (self.head.d as f64).powf(-0.5) * std::f64::consts::LOG2_E;
         for (strip, weights) in weights.chunks_exact_mut(size).enumerate() {
             let seen = std::array::from_fn(|i| {
                 let seen = seen[strip * LINES + i].saturating_sub(pairs.start * PAIR);
                 seen.min(pairs.len() * PAIR) as i32
             });
-            let scores = Scores { tiles: scores, strip, seen, scale: scale as f32 };
+            let scores = Scores { tiles: scores, strip, seen, scale: self.scale };
             scores.weigh(sums, weights, fresh);
         }
         let weights: [&[Tile]; 2] = weights.split_at(size).into();
@@ -190,7 +192,7 @@ impl Scores<'_> {
             }
         }
         let strip = &mut sums.strips[self.strip];
-        let before = load_values(&strip.top);
+        let before = load(&strip.top);
         let largest = _mm512_mul_ps(_mm512_max_ps(largest[0], largest[1]), scale);
         let top = _mm512_max_ps(before, largest);
         let mut sum = [_mm512_setzero_ps(); 2];
@@ -212,7 +214,7 @@ impl Scores<'_> {
         let mut sum = _mm512_add_ps(sum[0], sum[1]);
         if !fresh {
             let factor = exp2(_mm512_sub_ps(before, top));
-            sum = _mm512_fmadd_ps(load_values(&strip.sum), factor, sum);
+            sum = _mm512_fmadd_ps(load(&strip.sum), factor, sum);
             if _mm512_cmplt_ps_mask(before, top) != 0 {
                 for tiles in &mut sums.tiles {
                     for half in 0..2 {
@@ -258,18 +260,13 @@ fn mask_of<const SOME: bool>(seen: __m512i, key: usize) -> __mmask16 {
     }
 }
 
+/// Sixteen values of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(row: &[u32; LINES]) -> __m512 {
-    // SAFETY: the row has 64 bytes, and unaligned access is allowed.
-    unsafe { _mm512_loadu_ps(row.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_values(values: &[f32; LINES]) -> __m512 {
-    // SAFETY: as above.
-    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+fn load<T: Copy>(values: &[T; LINES]) -> __m512 {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: the array has 64 bytes, and unaligned access is allowed.
+    unsafe { _mm512_loadu_ps(values.as_ptr().cast()) }
 }
 
 #[inline]

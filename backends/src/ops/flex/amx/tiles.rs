@@ -180,6 +180,25 @@ unsafe fn run(
             )
         };
     }
+    /// The first left terms by the second right ones and, but for the last two tiles, by the first.
+    macro_rules! both_right {
+        () => {
+            concat!(
+                "tileloadd tmm4, [{a} + {row}]\n",
+                "tileloadd tmm6, [{b} + {row} + 1024]\n",
+                "tileloadd tmm7, [{bb} + {row} + 1024]\n",
+                "tdpbf16ps tmm0, tmm4, tmm6\n",
+                "tileloadd tmm5, [{aa} + {row}]\n",
+                "tdpbf16ps tmm1, tmm4, tmm7\n",
+                "tdpbf16ps tmm2, tmm5, tmm6\n",
+                "tileloadd tmm6, [{b} + {row}]\n",
+                "tdpbf16ps tmm3, tmm5, tmm7\n",
+                "tileloadd tmm7, [{bb} + {row}]\n",
+                "tdpbf16ps tmm0, tmm4, tmm6\n",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+            )
+        };
+    }
     /// Bytes of a tile's terms of each operand, and of what is fetched meanwhile.
     macro_rules! advance {
         ($left:literal, $right:literal, $next:literal) => {
@@ -216,18 +235,7 @@ unsafe fn run(
                 advance!(1024, 1024, 256),
             ),
             (1, 2) => run!(
-                "tileloadd tmm4, [{a} + {row}]",
-                "tileloadd tmm6, [{b} + {row} + 1024]",
-                "tileloadd tmm7, [{bb} + {row} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{aa} + {row}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{b} + {row}]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm7, [{bb} + {row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
+                both_right!(),
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 fetch!(0),
@@ -235,18 +243,7 @@ unsafe fn run(
                 advance!(1024, 2048, 512),
             ),
             (2, 2) => run!(
-                "tileloadd tmm4, [{a} + {row}]",
-                "tileloadd tmm6, [{b} + {row} + 1024]",
-                "tileloadd tmm7, [{bb} + {row} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{aa} + {row}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{b} + {row}]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm7, [{bb} + {row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
+                both_right!(),
                 "tileloadd tmm4, [{a} + {row} + 1024]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",

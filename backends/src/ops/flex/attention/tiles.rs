@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::super::TILE_ROWS;
 use super::super::amx::attention::{Packed, attend};
 use super::super::matmul::Matrix;
-use super::{BLOCK, Heads, Part, Rows, Sizes, TILE_ROWS};
+use super::{BLOCK, Heads, Part, Rows, Sizes};
 
 /// [`super::attention`] with keys and values that are packed once for the query heads that share them.
 pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, terms: usize) {
