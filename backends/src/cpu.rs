@@ -140,30 +140,66 @@ fn tiles_are_permitted() -> bool {
     false
 }
 
-/// Whether sums of products of bf16 pairs (AVX-512 BF16) are no slower than the same sums in f32: AMD's cores begin such an
-/// instruction as often as FMA, Intel's a quarter as often (they have AMX for it).
+/// Instructions that multiply tiles of bf16 and sum in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tiles {
+    /// AMX's, on whole tiles.
+    Amx,
+    /// `VDPBF16PS` of AVX-512, on rows of a tile.
+    Pairs,
+}
+
+impl Tiles {
+    #[cfg(test)]
+    pub const ALL: [Self; 2] = [Self::Amx, Self::Pairs];
+
+    /// Those of the level that was chosen that are faster than f32: AMD's cores begin a sum of pairs as often as FMA, Intel's a
+    /// quarter as often (they have AMX for it).
+    pub fn chosen() -> Option<Self> {
+        match Level::chosen() {
+            Level::Amx => Some(Self::Amx),
+            Level::Avx512 if Self::Pairs.is_present() && !is_intel() => Some(Self::Pairs),
+            _ => None,
+        }
+    }
+
+    /// Those that this processor has.
+    #[cfg(test)]
+    pub fn present() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|tiles| tiles.is_present())
+    }
+
+    /// Whether this processor has them and the AVX-512 that packs tiles.
+    pub fn is_present(self) -> bool {
+        match self {
+            Self::Amx => Level::Amx.is_present(),
+            Self::Pairs => Level::Avx512.is_present() && has_bf16_pairs(),
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn bf16_pairs_are_fast() -> bool {
-    static FAST: OnceLock<bool> = OnceLock::new();
-    *FAST.get_or_init(|| {
+fn has_bf16_pairs() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16_pairs() -> bool {
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    static INTEL: OnceLock<bool> = OnceLock::new();
+    *INTEL.get_or_init(|| {
         let vendor = std::arch::x86_64::__cpuid(0);
-        let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat();
-        is_x86_feature_detected!("avx512bf16") && name != b"GenuineIntel"
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
     })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn bf16_pairs_are_fast() -> bool {
+fn is_intel() -> bool {
     false
-}
-
-/// Whether matrices that are rounded to bf16 are multiplied faster than in f32 with the level that was chosen.
-pub(crate) fn rounding_pays() -> bool {
-    match Level::chosen() {
-        Level::Amx => true,
-        Level::Avx512 => bf16_pairs_are_fast(),
-        Level::Avx2 | Level::Portable => false,
-    }
 }
 
 /// Fetches what lies `ahead` bytes behind `weights`. Processors by themselves stop fetching ahead at the end of a page, so that

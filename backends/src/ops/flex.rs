@@ -2,10 +2,8 @@
 //!
 //! Burn's own bf16 product converts both operands on every call and its matrix-vector product runs on one
 //! thread. Here weights stay in the file's dtype and order: few rows go through a dot-product kernel on all
-//! cores, many rows through tiles of bf16 where there is AMX, else through f32 GEMM over converted panels.
+//! cores, many rows through tiles of bf16 where the processor is fast at them, else through f32 GEMM over converted panels.
 
-#[cfg(target_arch = "x86_64")]
-mod amx;
 mod attention;
 mod dot;
 mod elementwise;
@@ -20,6 +18,8 @@ mod quantised;
 mod rotary;
 mod simd;
 mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod turned;
 mod update;
 mod widen;
@@ -409,8 +409,8 @@ fn product_of_codes(x: &[f32], weights: quantised::Weights<'_>, n: usize) -> Vec
         return quantised::rows(x, weights, Level::chosen());
     }
     #[cfg(target_arch = "x86_64")]
-    if let Some(terms) = panel::tiles() {
-        return quantised::in_tiles(x, weights, terms);
+    if let Some(tiling) = panel::tiles().filter(|tiling| weights.pay_in(tiling.with)) {
+        return quantised::in_tiles(x, weights, tiling);
     }
     let expand = |first, out: &mut [f32]| weights.expand(first, out);
     quantised::many_rows(x, weights, Level::chosen())

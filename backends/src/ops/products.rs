@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use burn::tensor::DType;
 
-use crate::cpu;
+use crate::cpu::Tiles;
 use crate::{DtypeRequest, Precision};
 
 /// How Flex multiplies matrices of many rows, those inside attention among them. Products of few rows and everything else
@@ -33,7 +33,7 @@ impl Products {
     pub fn of(request: DtypeRequest, precision: Precision) -> Self {
         match (request, precision.weights) {
             (_, DType::F32) => Self::Exact,
-            (DtypeRequest::Exact(DType::BF16), _) if cpu::rounding_pays() => Self::Rounded,
+            (DtypeRequest::Exact(DType::BF16), _) if Tiles::chosen().is_some() => Self::Rounded,
             _ => Self::Split,
         }
     }

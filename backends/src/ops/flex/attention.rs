@@ -1,14 +1,14 @@
 //! Softmax attention in blocks of query rows.
 
 #[cfg(target_arch = "x86_64")]
-mod tiles;
+mod in_tiles;
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::matmul::{Into, Matrix, multiply};
 use super::softmax::exponentials;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::{TILE_ROWS, panel};
 use crate::ops::{Products, choose_products, products};
 
@@ -60,8 +60,8 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
     #[cfg(target_arch = "x86_64")]
-    if let Some(terms) = panel::tiles().filter(|_| s >= TILE_ROWS) {
-        tiles::attention(&mut out, q, parts, sizes, terms);
+    if let Some(tiling) = panel::tiles().filter(|_| s >= TILE_ROWS) {
+        in_tiles::attention(&mut out, q, parts, sizes, tiling);
         return out;
     }
     let chosen = if s < TILE_ROWS { Products::Exact } else { products() };
@@ -192,9 +192,9 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
     let [q, k, v] = qkv;
     let width = q.heads * q.d;
     let rows: usize = lengths.iter().sum();
-    let terms = panel::tiles();
+    let tiling = panel::tiles();
     let block = rows.div_ceil(4 * rayon::current_num_threads());
-    let block = match terms {
+    let block = match tiling {
         Some(_) => block.clamp(32, 2 * BLOCK).next_multiple_of(32),
         None => block.clamp(16, BLOCK),
     };
@@ -209,7 +209,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
         start += length;
     }
     #[cfg(target_arch = "x86_64")]
-    let packed = terms.map(|terms| tiles::pack_sequences([k, v], lengths, terms));
+    let packed = tiling.map(|tiling| in_tiles::pack_sequences([k, v], lengths, tiling));
     let chosen = products();
     tasks.into_par_iter().for_each(|Task { out, sequence, start, first, length }| {
         let _chosen = choose_products(Some(chosen));
@@ -223,7 +223,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
             let (out, q) = (&mut out[head * q.d..], q.head(head, start + first, rows));
             #[cfg(target_arch = "x86_64")]
             if let Some(Some(head)) = packed.as_ref().map(|all| &all[sequence * k.heads + group]) {
-                amx::attention::attend(out, width, q, head, past);
+                tiles::attention::attend(out, width, q, head, past);
                 continue;
             }
             let part = (k.head(group, start, seen), v.head(group, start, seen));

@@ -1,20 +1,16 @@
 //! Products of operands rounded to bf16 and summed in f32, as tensor cores and torch's autocast compute them.
 //!
-//! Processors with AMX multiply tiles. Others that are fast at it (AVX-512 BF16 on AMD's) multiply pairs: the operands are packed
-//! as 32-bit words that hold two neighbours along the summed axis. The rest round the operands and use f32 GEMM; the sums differ
-//! in their order alone.
-
-#[cfg(target_arch = "x86_64")]
-mod avx512;
+//! Processors that are fast at it (AMX, AVX-512 BF16 on AMD's) multiply tiles. The rest round the operands and use f32 GEMM; the
+//! sums differ in their order alone.
 
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::matmul::{Into, Matrix, exact};
 use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::{Level, bf16_pairs_are_fast};
+use super::tiles;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Tiles;
 
 /// A product to be written.
 pub struct Product<'a> {
@@ -34,13 +30,8 @@ impl Product<'_> {
     /// When the shapes do not belong together or reach past a slice.
     pub fn write(self, out: &mut [f32], out_stride: usize) {
         #[cfg(target_arch = "x86_64")]
-        if self.is_dense() {
-            if Level::chosen() == Level::Amx {
-                return self.in_tiles(|product| product.write(out, out_stride));
-            }
-            if bf16_pairs_are_fast() && avx512::usable() {
-                return avx512::multiply(out, out_stride, &self);
-            }
+        if let Some(with) = self.tiles() {
+            return self.in_tiles(with, |product| product.write(out, out_stride));
         }
         self.write_rounded(out, out_stride);
     }
@@ -52,8 +43,8 @@ impl Product<'_> {
     pub fn values(self) -> Vec<f32> {
         let (a, b) = self.operands;
         #[cfg(target_arch = "x86_64")]
-        if self.is_dense() && Level::chosen() == Level::Amx {
-            return self.in_tiles(|product| product.values());
+        if let Some(with) = self.tiles() {
+            return self.in_tiles(with, |product| product.values());
         }
         let mut out = vec![0.0; a.rows * b.columns];
         if !out.is_empty() {
@@ -62,21 +53,26 @@ impl Product<'_> {
         out
     }
 
-    /// Whether both operands are.
+    /// What multiplies the operands in tiles, if they can be packed.
     #[cfg(target_arch = "x86_64")]
-    fn is_dense(&self) -> bool {
-        self.operands.0.is_dense() && self.operands.1.is_dense()
+    fn tiles(&self) -> Option<Tiles> {
+        let (a, b) = self.operands;
+        Tiles::chosen().filter(|_| a.is_dense() && b.is_dense())
     }
 
-    /// Calls `run` for the product on AMX. Tasks divide the operand with more lines.
+    /// Calls `run` for the product in tiles. Tasks divide the operand with more lines.
     #[cfg(target_arch = "x86_64")]
-    fn in_tiles<T>(self, run: impl FnOnce(&amx::Product<'_, Matrix<'_>, Matrix<'_>>) -> T) -> T {
+    fn in_tiles<T>(
+        self,
+        with: Tiles,
+        run: impl FnOnce(&tiles::Product<'_, Matrix<'_>, Matrix<'_>>) -> T,
+    ) -> T {
         let (rows, columns) = (self.operands.0, self.operands.1.transposed());
         let turned = columns.rows > rows.rows;
         let (left, right) = if turned { (&columns, &rows) } else { (&rows, &columns) };
         let Self { scale, into, parallel, .. } = self;
-        let terms = amx::Terms::ROUNDED;
-        run(&amx::Product { left, right, terms, turned, scale, into, parallel })
+        let terms = tiles::Terms::ROUNDED;
+        run(&tiles::Product { left, right, with, terms, turned, scale, into, parallel })
     }
 
     /// [`Self::write`] by f32 GEMM.
@@ -163,13 +159,16 @@ mod tests {
     fn ways() -> Vec<Way> {
         let mut ways: Vec<Way> = vec![|product, out, stride| product.write_rounded(out, stride)];
         #[cfg(target_arch = "x86_64")]
-        if avx512::usable() {
-            ways.push(|product, out, stride| avx512::multiply(out, stride, &product));
-        }
-        #[cfg(target_arch = "x86_64")]
-        if Level::Amx.is_present() {
-            ways.push(|product, out, stride| product.in_tiles(|tiles| tiles.write(out, stride)));
-        }
+        ways.extend(Tiles::present().map(|with| -> Way {
+            match with {
+                Tiles::Amx => |product, out, stride| {
+                    product.in_tiles(Tiles::Amx, |tiles| tiles.write(out, stride));
+                },
+                Tiles::Pairs => |product, out, stride| {
+                    product.in_tiles(Tiles::Pairs, |tiles| tiles.write(out, stride));
+                },
+            }
+        }));
         ways
     }
 

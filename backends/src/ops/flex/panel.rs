@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use super::Widen;
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::matmul::{Into, Matrix, multiply_parallel, product};
-use crate::cpu::Level;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use crate::cpu::Tiles;
 use crate::ops::{Products, products};
 
 /// Values of one widened panel: large enough for GEMM's own blocking, small beside any model.
@@ -17,43 +17,58 @@ pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
     match (W::as_f32(w), tiles()) {
         (Some(w), _) => product(Matrix::rows(x, k), Matrix::rows(w, k).transposed()),
         #[cfg(target_arch = "x86_64")]
-        (None, Some(terms)) => in_tiles(x, w, [n, k], terms),
+        (None, Some(tiling)) => in_tiles(x, w, [n, k], tiling),
         _ => by_panels(x, [m, n, k], |first, panel| widen(&w[first * k..], panel)),
     }
 }
 
-/// The terms of activations where tiles are to be used: see [`Products`].
-pub fn tiles() -> Option<usize> {
-    match (Level::chosen(), products()) {
-        (Level::Amx, Products::Split) => Some(2),
-        (Level::Amx, Products::Rounded) => Some(1),
+/// How tiles are to be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiling {
+    pub with: Tiles,
+    /// Of how many numbers of bf16 an activation is the sum.
+    pub terms: usize,
+}
+
+/// Whether and how tiles are to be used: see [`Products`]. Two terms are no faster than f32 where pairs are multiplied.
+pub fn tiles() -> Option<Tiling> {
+    let with = Tiles::chosen()?;
+    match (with, products()) {
+        (Tiles::Amx, Products::Split) => Some(Tiling { with, terms: 2 }),
+        (_, Products::Rounded) => Some(Tiling { with, terms: 1 }),
         _ => None,
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn in_tiles<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2], terms: usize) -> Vec<f32> {
+fn in_tiles<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2], tiling: Tiling) -> Vec<f32> {
     match W::as_bf16(w) {
         Some(values) => {
-            let weights = amx::HalfRows { values, columns: k };
-            by_tiles(x, &weights, k, amx::Terms { left: 1, right: terms })
+            let weights = tiles::HalfRows { values, columns: k };
+            by_tiles(x, &weights, k, (1, tiling))
         }
         None => {
             let fill = |row: usize, out: &mut [f32]| {
                 out.iter_mut().zip(&w[row * k..]).for_each(|(to, from)| *to = from.widen());
             };
-            let weights = amx::Expanded { lines: n, depth: k, fill };
-            by_tiles(x, &weights, k, amx::Terms { left: terms, right: terms })
+            let weights = tiles::Expanded { lines: n, depth: k, fill };
+            by_tiles(x, &weights, k, (tiling.terms, tiling))
         }
     }
 }
 
-/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` and of `x` as the sum of so many terms.
+/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` as the sum of so many terms.
 #[cfg(target_arch = "x86_64")]
-pub fn by_tiles<S: amx::Source>(x: &[f32], weights: &S, k: usize, terms: amx::Terms) -> Vec<f32> {
+pub fn by_tiles<S: tiles::Source>(
+    x: &[f32],
+    weights: &S,
+    k: usize,
+    (left, Tiling { with, terms }): (usize, Tiling),
+) -> Vec<f32> {
     let (right, into) = (&Matrix::rows(x, k), Into::Replace);
-    amx::Product { left: weights, right, terms, turned: true, scale: 1.0, into, parallel: true }
-        .values()
+    let terms = tiles::Terms { left, right: terms };
+    let (turned, scale, parallel) = (true, 1.0, true);
+    tiles::Product { left: weights, right, with, terms, turned, scale, into, parallel }.values()
 }
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`, where `fill` writes the weight rows from its first argument on as f32.

@@ -17,13 +17,13 @@ use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Widen;
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::dot::{self, transpose};
 #[cfg(target_arch = "x86_64")]
-use super::panel;
+use super::panel::{self, Tiling};
 use super::simd::vectorised;
-use crate::cpu::Level;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use crate::cpu::{Level, Tiles};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 #[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;
@@ -196,16 +196,23 @@ fn expand_integers_with(
     scheme.expand_row_inline(codes, scales, out);
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Weights<'_> {
+    /// Whether they are multiplied faster in such tiles than as integers.
+    pub fn pay_in(&self, tiles: Tiles) -> bool {
+        tiles == Tiles::Amx || self.scheme.codes() == Codes::Float8
+    }
+}
+
 /// `x [m, k] · wᵀ -> [m, n]` in tiles of bf16, a value of `x` as the sum of so many terms. Weights of four bits, and those of
 /// eight with a point, are rounded to bf16, which changes them by far less than they were rounded before; others are the sum
 /// of as many terms.
 #[cfg(target_arch = "x86_64")]
-pub fn in_tiles(x: &[f32], weights: Weights<'_>, terms: usize) -> Vec<f32> {
+pub fn in_tiles(x: &[f32], weights: Weights<'_>, tiling: Tiling) -> Vec<f32> {
     let (lines, depth) = (weights.rows(), weights.k);
     let fill = |row: usize, out: &mut [f32]| weights.expand_row(row, &mut weights.scratch(), out);
-    let left = if weights.scheme.codes() == Codes::Int8 { terms } else { 1 };
-    let terms = amx::Terms { left, right: terms };
-    panel::by_tiles(x, &amx::Expanded { lines, depth, fill }, depth, terms)
+    let left = if weights.scheme.codes() == Codes::Int8 { tiling.terms } else { 1 };
+    panel::by_tiles(x, &tiles::Expanded { lines, depth, fill }, depth, (left, tiling))
 }
 
 /// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.

@@ -1,22 +1,23 @@
-//! Attention in tiles, see [`amx`](super::amx): keys and values are packed once, tasks of twice as many query rows read them.
+//! Attention in tiles, see [`tiles`](super::super::tiles): keys and values are packed once, tasks of twice as many query rows read them.
 
 use std::borrow::Cow;
 
 use rayon::prelude::*;
 
 use super::super::TILE_ROWS;
-use super::super::amx::attention::{Packed, attend};
 use super::super::matmul::Matrix;
+use super::super::panel::Tiling;
+use super::super::tiles::attention::{Packed, attend};
 use super::{BLOCK, Heads, Part, Rows, Sizes};
 
 /// [`super::attention`] with keys and values that are packed once for the query heads that share them.
-pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, terms: usize) {
+pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, tiling: Tiling) {
     let Sizes { heads, groups, s, t, d, causal } = sizes;
     let pack = |index: usize| {
         let (batch, group) = (index / groups, index % groups);
         let whole = |side| gathered(parts, side, (batch, group), d);
         let (keys, values) = (whole(|part| part.keys), whole(|part| part.values));
-        Packed::new(Matrix::rows(&keys, d), Matrix::rows(&values, d), terms)
+        Packed::new(Matrix::rows(&keys, d), Matrix::rows(&values, d), tiling)
     };
     let packed: Vec<_> =
         (0..out.len() / (heads * s * d) * groups).into_par_iter().map(pack).collect();
@@ -50,7 +51,7 @@ fn gathered<'p>(
 pub fn pack_sequences(
     [k, v]: [Rows<'_>; 2],
     lengths: &[usize],
-    terms: usize,
+    tiling: Tiling,
 ) -> Vec<Option<Packed>> {
     let starts = lengths.iter().scan(0, |end, length| {
         *end += length;
@@ -60,7 +61,7 @@ pub fn pack_sequences(
     let jobs: Vec<_> = jobs.collect();
     let pack = |(head, start, length)| {
         let (keys, values) = (k.head(head, start, length), v.head(head, start, length));
-        (length >= TILE_ROWS).then(|| Packed::new(keys, values, terms))
+        (length >= TILE_ROWS).then(|| Packed::new(keys, values, tiling))
     };
     jobs.into_par_iter().map(pack).collect()
 }

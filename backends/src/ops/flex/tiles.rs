@@ -1,12 +1,14 @@
-//! Products on Intel's AMX: tiles of bf16, summed in f32.
+//! Products of tiles of bf16, summed in f32: on Intel's AMX, or with AVX-512 BF16.
 //!
 //! A value of f32 is taken as the sum of two numbers of bf16, so that a product with weights that are bf16 anyway needs two
 //! products of tiles and is as exact as in f32 but for 2⁻¹⁷ of a value, and one of two operands in f32 three; or it is rounded
 //! to one. Whatever the other lines are, a line's sums are the same, in the same order.
 
+mod amx;
 pub mod attention;
+mod kernel;
 mod pack;
-mod tiles;
+mod pairs;
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -15,10 +17,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matmul::Into;
+use crate::cpu::Tiles;
+pub use kernel::Terms;
+use kernel::{DEPTH, Kernel, LINES, Tile};
 pub use pack::{Expanded, HalfRows, Source};
 use pack::{Side, put, transpose, unset};
-pub use tiles::Terms;
-use tiles::{DEPTH, LINES, Registers, Tile};
 
 /// Bytes of packed operands that a thread keeps at most, of each side.
 const KEPT: usize = 64 << 20;
@@ -35,6 +38,7 @@ const CACHED: usize = 32;
 pub struct Product<'a, L, R> {
     pub left: &'a L,
     pub right: &'a R,
+    pub with: Tiles,
     pub terms: Terms,
     /// Whether rows and columns of the result are exchanged.
     pub turned: bool,
@@ -120,7 +124,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
     /// Writes the product into rows of `out` that begin `out_stride` values apart.
     ///
     /// # Panics
-    /// When the operands have different depths, a row reaches past the next or `out` is too small, or without AMX.
+    /// When the operands have different depths, a row reaches past the next or `out` is too small, or without the instructions.
     pub fn write(&self, out: &mut [f32], out_stride: usize) {
         self.fill(unset(out), out_stride);
     }
@@ -205,7 +209,7 @@ impl<L: Source, R: Source> Product<'_, L, R> {
         let sums = some(&mut room.sums, pairs * across, [Tile::ZERO; 4]);
         let left = (self.left, rows);
         let left = Lines::pack(left, (Side::Left, terms.left), &mut room.left, false);
-        let registers = Registers::new();
+        let kernel = Kernel::new(self.with);
         for start in (0..right.depth.max(1)).step_by(step) {
             let tiles = start..right.depth.min(start + step);
             for column in 0..across {
@@ -215,11 +219,11 @@ impl<L: Source, R: Source> Product<'_, L, R> {
                     let left = left.pair(row, tiles.clone());
                     let sums = &mut sums[row * across + column];
                     let ahead = part_of(next, row, pairs);
-                    registers.multiply(sums, left, right, terms, start == 0, ahead);
+                    kernel.multiply(sums, left, right, terms, start == 0, ahead);
                 }
             }
         }
-        drop(registers);
+        drop(kernel);
         self.put(out, sums, across);
         ROOM.set(Room { left: bounded(room.left), sums: room.sums });
     }

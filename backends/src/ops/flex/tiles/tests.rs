@@ -1,23 +1,25 @@
-//! Products of tiles against sums in f64 over the same terms. Without AMX they say that they are skipped.
+//! Products of tiles against sums in f64 over the same terms, with each set of instructions that the processor has. Where it
+//! has none, or lacks one, they say so.
 
 use burn::tensor::bf16;
 
 use super::super::matmul::Matrix;
+use super::super::panel::Tiling;
 use super::super::values;
 use super::*;
-use crate::cpu::Level;
+use crate::cpu::Tiles;
 
 /// A left operand that is bf16, or rounded to it, and a right one in f32.
 const LEFT_ROUNDED: Terms = Terms { left: 1, right: 2 };
 /// Both operands in f32.
 const FULL: Terms = Terms { left: 2, right: 2 };
 
-fn skipped() -> bool {
-    let skipped = !Level::Amx.is_present();
-    if skipped {
-        eprintln!("skipped: this processor has no AMX, or the system does not permit it");
+/// The instructions that the processor has.
+fn present() -> Vec<Tiles> {
+    for with in Tiles::ALL.into_iter().filter(|with| !with.is_present()) {
+        eprintln!("{with:?} is skipped: the processor lacks it, or the system does not permit it");
     }
-    skipped
+    Tiles::present().collect()
 }
 
 /// The terms of a value.
@@ -55,9 +57,10 @@ const SIZES: [[usize; 3]; 9] = [
 
 #[test]
 fn every_size_layout_and_number_of_terms_gives_the_sums() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(sums_are_those_of_every_size);
+}
+
+fn sums_are_those_of_every_size(with: Tiles) {
     for [m, n, k] in SIZES {
         let (a, b) = (values(m * k, 1), values(n * k, 2));
         let (a_columns, b_columns) = (by_columns(&a, k), by_columns(&b, k));
@@ -77,7 +80,7 @@ fn every_size_layout_and_number_of_terms_gives_the_sums() {
                 let mut out = vec![f32::NAN; rows * stride - 3];
                 for (into, scale) in [(Into::Replace, 0.5), (Into::Add, 1.5)] {
                     let (left, right) = (&left, &right);
-                    Product { left, right, terms, turned, scale, into, parallel }
+                    Product { left, right, with, terms, turned, scale, into, parallel }
                         .write(&mut out, stride);
                 }
                 for (i, a) in a.chunks(k).enumerate() {
@@ -97,15 +100,16 @@ fn every_size_layout_and_number_of_terms_gives_the_sums() {
 
 #[test]
 fn two_terms_are_nearly_f32() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(sums_of_two_terms_are_near);
+}
+
+fn sums_of_two_terms_are_near(with: Tiles) {
     let (m, n, k) = (40, 50, 1000);
     let (a, b) = (values(m * k, 3), values(n * k, 4));
     let mut out = vec![0.0; m * n];
     let (left, right) = (&Matrix::rows(&a, k), &Matrix::rows(&b, k));
     let (turned, scale, into, parallel) = (false, 1.0, Into::Replace, false);
-    Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
+    Product { left, right, with, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
     for (i, a) in a.chunks(k).enumerate() {
         for (j, b) in b.chunks(k).enumerate() {
             let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
@@ -118,9 +122,10 @@ fn two_terms_are_nearly_f32() {
 
 #[test]
 fn rows_of_bf16_and_expanded_rows_are_packed_as_their_values() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(sources_agree);
+}
+
+fn sources_agree(with: Tiles) {
     for (lines, columns) in [(1, 1), (20, 33), (70, 600)] {
         let halves: Vec<bf16> =
             values(lines * columns, 5).into_iter().map(bf16::from_f32).collect();
@@ -136,18 +141,18 @@ fn rows_of_bf16_and_expanded_rows_are_packed_as_their_values() {
         let parallel = true;
         let plain = product(&|out| {
             let left = &Matrix::rows(&wide, columns);
-            Product { left, right, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
         });
         let half = product(&|out| {
             let left = &HalfRows { values: &halves, columns };
-            Product { left, right, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
         });
         let expanded = product(&|out| {
             let fill = |line: usize, values: &mut [f32]| {
                 values.copy_from_slice(&wide[line * columns..][..columns]);
             };
             let left = &Expanded { lines, depth: columns, fill };
-            Product { left, right, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
         });
         assert_eq!(half, plain);
         assert_eq!(expanded, plain);
@@ -156,16 +161,18 @@ fn rows_of_bf16_and_expanded_rows_are_packed_as_their_values() {
 
 #[test]
 fn a_line_has_the_same_bits_among_others_as_alone() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(lines_are_alike);
+}
+
+fn lines_are_alike(with: Tiles) {
     let (n, k) = (70, 700);
     let (x, w) = (values(40 * k, 7), values(n * k, 8));
     let product = |x: &[f32]| {
         let mut out = vec![0.0; x.len() / k * n];
         let (left, right) = (&Matrix::rows(&w, k), &Matrix::rows(x, k));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, true);
-        Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
+        Product { left, right, with, terms: FULL, turned, scale, into, parallel }
+            .write(&mut out, n);
         out
     };
     let alone: Vec<f32> = x.chunks(k).flat_map(product).collect();
@@ -174,19 +181,20 @@ fn a_line_has_the_same_bits_among_others_as_alone() {
 
 #[test]
 fn products_without_depth_or_lines_are_zeros_or_nothing() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(nothing_gives_zeros);
+}
+
+fn nothing_gives_zeros(with: Tiles) {
     let empty = Matrix { values: &[], rows: 3, columns: 0, row_stride: 0, column_stride: 1 };
     let none = Matrix { rows: 0, ..empty };
     let mut out = [1.0; 9];
     let (terms, turned, scale, into) = (Terms::ROUNDED, false, 1.0, Into::Replace);
     let parallel = false;
     let (left, right) = (&none, &empty);
-    Product { left, right, terms, turned, scale, into, parallel }.write(&mut out, 3);
+    Product { left, right, with, terms, turned, scale, into, parallel }.write(&mut out, 3);
     assert_eq!(out, [1.0; 9]);
     let left = &empty;
-    Product { left, right, terms, turned, scale, into, parallel }.write(&mut out, 3);
+    Product { left, right, with, terms, turned, scale, into, parallel }.write(&mut out, 3);
     assert_eq!(out, [0.0; 9]);
 }
 
@@ -207,9 +215,10 @@ fn attended(q: &[f32], keys: &[f32], values: &[f32], seen: usize) -> Vec<f64> {
 
 #[test]
 fn attention_in_tiles_is_softmax() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(attention_is_softmax);
+}
+
+fn attention_is_softmax(with: Tiles) {
     for (rows, count, d, causal) in [
         (1, 1, 1, false),
         (20, 31, 5, false),
@@ -224,8 +233,9 @@ fn attention_in_tiles_is_softmax() {
         let held = values(count * d, 3);
         let past = causal.then(|| count - rows);
         for (terms, bound) in [(2, 3e-5), (1, 2e-2)] {
+            let tiling = Tiling { with, terms };
             let packed =
-                attention::Packed::new(Matrix::rows(&keys, d), Matrix::rows(&held, d), terms);
+                attention::Packed::new(Matrix::rows(&keys, d), Matrix::rows(&held, d), tiling);
             let mut out = vec![f32::NAN; rows * (d + 2) - 2];
             attention::attend(&mut out, d + 2, Matrix::rows(&q, d), &packed, past);
             for (i, q) in q.chunks(d).enumerate() {
@@ -247,22 +257,24 @@ fn attention_in_tiles_is_softmax() {
 
 #[test]
 fn what_is_not_finite_shows() {
-    if skipped() {
-        return;
-    }
+    present().into_iter().for_each(bad_values_show);
+}
+
+fn bad_values_show(with: Tiles) {
     let d = 16;
     for bad in [f32::NAN, f32::INFINITY] {
         let (q, mut keys) = (values(20 * d, 1), values(50 * d, 2));
         keys[30 * d] = bad;
         let rows = Matrix::rows(&keys, d);
-        let packed = attention::Packed::new(rows, rows, 2);
+        let packed = attention::Packed::new(rows, rows, Tiling { with, terms: 2 });
         let mut out = vec![0.0; q.len()];
         attention::attend(&mut out, d, Matrix::rows(&q, d), &packed, None);
         assert!(out.chunks(d).all(|row| row.iter().any(|value| !value.is_finite())));
         let mut out = vec![0.0; 20 * 50];
         let (left, right) = (&rows, &Matrix::rows(&q, d));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, false);
-        Product { left, right, terms: FULL, turned, scale, into, parallel }.write(&mut out, 50);
+        Product { left, right, with, terms: FULL, turned, scale, into, parallel }
+            .write(&mut out, 50);
         assert!(out.chunks(50).all(|row| !row[30].is_finite()));
     }
 }

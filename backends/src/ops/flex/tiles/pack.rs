@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use burn::tensor::bf16;
 
 use super::super::matmul::Matrix;
-use super::tiles::{DEPTH, LINES, Tile};
-use crate::cpu::{Level, prefetch};
+use super::kernel::{DEPTH, LINES, Tile};
+use crate::cpu::{Tiles, prefetch};
 
 /// How far ahead weights are fetched, in bytes.
 const AHEAD: usize = 4096;
@@ -48,7 +48,7 @@ impl Source for Matrix<'_> {
     }
 
     fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
-        assert!(Level::Amx.is_present() && self.is_dense());
+        assert!(Tiles::Pairs.is_present() && self.is_dense());
         let lines = LINES.min(self.rows.saturating_sub(first));
         let natural = if self.column_stride == 1 { Side::Left } else { Side::Right };
         let (stride, dense) = match natural {
@@ -132,7 +132,7 @@ impl Source for HalfRows<'_> {
     }
 
     fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
-        assert!(Level::Amx.is_present() && terms == 1);
+        assert!(Tiles::Pairs.is_present() && terms == 1);
         let rows = self.values[first.min(self.lines()) * self.columns..].chunks_exact(self.columns);
         let mut lines = [&[][..]; LINES];
         lines.iter_mut().zip(rows).for_each(|(line, row)| *line = row);
@@ -246,7 +246,7 @@ fn zipped() -> __m512i {
 
 /// Exchanges rows and columns.
 pub fn transpose(tile: &mut Tile) {
-    assert!(Level::Amx.is_present());
+    assert!(Tiles::Pairs.is_present());
     // SAFETY: the processor has just been asked for the features; there is no other precondition.
     unsafe { transpose_512(tile) }
 }
@@ -299,7 +299,7 @@ pub fn unset(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
 
 /// Writes a row of sums times `scale`, as many as `out` has room for, or adds them to the values that it then must hold.
 pub fn put(out: &mut [MaybeUninit<f32>], sums: &[u32; LINES], scale: f32, add: bool) {
-    assert!(Level::Amx.is_present());
+    assert!(Tiles::Pairs.is_present());
     // SAFETY: the processor has just been asked for the features; there is no other precondition.
     unsafe { put_512(out, sums, scale, add) }
 }

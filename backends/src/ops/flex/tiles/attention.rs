@@ -9,10 +9,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::matmul::Matrix;
+use super::super::panel::Tiling;
+use super::kernel::{Kernel, LINES, Terms, Tile};
 use super::pack::{Side, put, put_terms, transpose, unset};
-use super::tiles::{LINES, Registers, Terms, Tile};
 use super::{Lines, PAIR, some};
-use crate::cpu::Level;
+use crate::cpu::Tiles;
 
 /// Pairs of strips of keys that are looked at together: their scores and weights for a pair of query strips stay in the
 /// nearest cache.
@@ -24,14 +25,15 @@ pub struct Packed {
     values: Vec<Tile>,
     count: usize,
     d: usize,
+    with: Tiles,
     terms: usize,
 }
 
 impl Packed {
     /// Packs `keys` and `values`, both `[count, d]`, each value as the sum of `terms` numbers of bf16.
-    pub fn new(keys: Matrix<'_>, values: Matrix<'_>, terms: usize) -> Self {
+    pub fn new(keys: Matrix<'_>, values: Matrix<'_>, Tiling { with, terms }: Tiling) -> Self {
         let (count, d) = (keys.rows, keys.columns);
-        let mut packed = Self { keys: Vec::new(), values: Vec::new(), count, d, terms };
+        let mut packed = Self { keys: Vec::new(), values: Vec::new(), count, d, with, terms };
         let side = (Side::Left, terms);
         Lines::pack((&keys, 0..count), side, &mut packed.keys, false);
         Lines::pack((&values.transposed(), 0..d), side, &mut packed.values, false);
@@ -66,7 +68,7 @@ struct Strip {
 /// `past + i + 1` keys.
 ///
 /// # Panics
-/// Without AMX, or where `out` is too small.
+/// Without the instructions, or where `out` is too small.
 pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past: Option<usize>) {
     let (keys, mut room) = (head.keys(), Vec::new());
     let queries = Lines::pack((&q, 0..q.rows), (Side::Right, head.terms), &mut room, false);
@@ -74,10 +76,10 @@ pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past
     let sums = Sums { tiles: vec![[Tile::ZERO; 4]; head.d.div_ceil(PAIR)], strips: [strip; 2] };
     let mut sums = vec![sums; q.rows.div_ceil(PAIR)];
     let seen = |row: usize| past.map_or(head.count, |past| (past + row + 1).min(head.count));
-    let registers = Registers::new();
+    let kernel = Kernel::new(head.with);
     let scores = vec![[Tile::ZERO; 4]; PAIRS];
     let scale = ((head.d as f64).powf(-0.5) * std::f64::consts::LOG2_E) as f32;
-    let mut block = Block { registers: &registers, head, scale, scores, weights: Vec::new() };
+    let mut block = Block { kernel: &kernel, head, scale, scores, weights: Vec::new() };
     let most = seen(q.rows.saturating_sub(1)).div_ceil(PAIR);
     for start in (0..most).step_by(PAIRS) {
         for (index, sums) in sums.iter_mut().enumerate() {
@@ -89,7 +91,7 @@ pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past
             }
         }
     }
-    drop(registers);
+    drop(kernel);
     let rows = out.chunks_mut(stride).map(|row| &mut row[..head.d]).take(q.rows);
     let mut rows: Vec<&mut [f32]> = rows.collect();
     for (rows, sums) in rows.chunks_mut(PAIR).zip(&mut sums) {
@@ -99,7 +101,7 @@ pub fn attend(out: &mut [f32], stride: usize, q: Matrix<'_>, head: &Packed, past
 
 /// What is needed for some keys, and room for their scores and weights.
 struct Block<'a> {
-    registers: &'a Registers,
+    kernel: &'a Kernel,
     head: &'a Packed,
     /// See [`Scores`].
     scale: f32,
@@ -122,7 +124,7 @@ impl Block<'_> {
         let scores = &mut self.scores[..pairs.len()];
         for (pair, scores) in pairs.clone().zip(scores.iter_mut()) {
             let keys = keys.pair(pair, 0..keys.depth);
-            self.registers.multiply(scores, keys, queries, terms, true, queries[0]);
+            self.kernel.multiply(scores, keys, queries, terms, true, queries[0]);
         }
         let size = pairs.len() * terms.right;
         let weights = some(&mut self.weights, 2 * size, Tile::ZERO);
@@ -138,7 +140,7 @@ impl Block<'_> {
         let weights: [&[Tile]; 2] = weights.split_at(size).into();
         for (strip, sums) in sums.tiles.iter_mut().enumerate() {
             let values = values.pair(strip, pairs.clone());
-            self.registers.multiply(sums, values, weights, terms, fresh, weights[0]);
+            self.kernel.multiply(sums, values, weights, terms, fresh, weights[0]);
         }
     }
 }
@@ -157,7 +159,7 @@ struct Scores<'t> {
 impl Scores<'_> {
     /// Writes the weights, and scales down what has been summed where a larger score has come.
     fn weigh(&self, sums: &mut Sums, weights: &mut [Tile], fresh: bool) {
-        assert!(Level::Amx.is_present());
+        assert!(Tiles::Pairs.is_present());
         let all = (self.tiles.len() * PAIR) as i32;
         // SAFETY: the processor has just been asked for the features; there is no other precondition.
         unsafe {

@@ -4,35 +4,8 @@ use std::arch::asm;
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use super::kernel::{LINES, Terms, Tile};
 use crate::cpu::Level;
-
-/// Lines of a tile: rows of a left operand, columns of a right one.
-pub const LINES: usize = 16;
-/// Values of a line along the summed axis.
-pub const DEPTH: usize = 2 * LINES;
-
-/// Sixteen rows of sixteen words. A word of an operand holds two neighbours along the summed axis as bf16: of a left tile
-/// word `[i, p]` those of row `i` from `2p` on, of a right one word `[p, j]` those of column `j`. A tile of sums holds f32.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-pub struct Tile(pub [[u32; LINES]; LINES]);
-
-impl Tile {
-    pub const ZERO: Self = Self([[0; LINES]; LINES]);
-}
-
-/// Of how many numbers of bf16 a value of each operand is the sum: the second is what the first lacks. The product of two
-/// second ones is left out; what two terms keep of a value is exact to 2⁻¹⁷ of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    pub left: usize,
-    pub right: usize,
-}
-
-impl Terms {
-    /// Both operands rounded to bf16.
-    pub const ROUNDED: Self = Self { left: 1, right: 1 };
-}
 
 thread_local! {
     /// How many [`Registers`] of this thread there are.
@@ -75,30 +48,23 @@ impl Registers {
         Self(PhantomData)
     }
 
-    /// Adds the products of two lines of left tiles with two of right ones to `sums[2 i + j]`, those of `left[i]` with
-    /// `right[j]`; writes them where sums are `fresh`. The terms of a tile lie behind one another. Meanwhile the first tiles of
-    /// `ahead`, a quarter of the depth (with two terms, half of it), are fetched into the second cache.
+    /// As [`Kernel::multiply`](super::kernel::Kernel::multiply).
     ///
-    /// # Panics
-    /// Where the lines are not equally many tiles of so many terms.
-    pub fn multiply(
+    /// # Safety
+    /// Each line must hold `depth > 0` tiles of as many terms as are said.
+    #[expect(clippy::too_many_arguments, reason = "what the assembly takes")]
+    pub unsafe fn multiply(
         &self,
         sums: &mut [Tile; 4],
         left: [&[Tile]; 2],
         right: [&[Tile]; 2],
+        depth: usize,
         terms: Terms,
         fresh: bool,
         ahead: &[Tile],
     ) {
-        let depth = left[0].len() / terms.left;
-        assert!(left.iter().all(|line| line.len() == depth * terms.left), "tiles of left lines");
-        assert!(right.iter().all(|line| line.len() == depth * terms.right), "tiles of right lines");
-        match (depth, fresh) {
-            (0, true) => *sums = [Tile::ZERO; 4],
-            (0, false) => {}
-            // SAFETY: `self` shows that this thread's registers are configured as tiles, and the assertions bound the lines.
-            _ => unsafe { run(sums, left, right, depth, terms, fresh, ahead) },
-        }
+        // SAFETY: `self` shows that this thread's registers are configured as tiles; the caller vouches for the lines.
+        unsafe { run(sums, left, right, depth, terms, fresh, ahead) }
     }
 }
 
