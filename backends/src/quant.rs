@@ -270,11 +270,19 @@ fn each_half(out: &mut [f32], codes: &[u8], value: impl Fn(u8) -> f32) {
     }
 }
 
+/// To numbers of this size f32 adds nothing but whole ones: 1.5 · 2²³.
+const SHIFT: f32 = 12_582_912.0;
+
 /// The nearest integer, ties to even, of a value below 2²² in magnitude.
 #[inline(always)]
 pub(crate) fn nearest(value: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
     (value + SHIFT) - SHIFT
+}
+
+/// [`nearest`] as an integer.
+#[inline(always)]
+pub(crate) fn nearest_integer(value: f32) -> i32 {
+    (value + SHIFT).to_bits().cast_signed() - SHIFT.to_bits().cast_signed()
 }
 
 /// The next bf16 that is no smaller.

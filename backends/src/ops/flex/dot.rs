@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use rayon::prelude::*;
 
@@ -25,8 +27,18 @@ const LANES: usize = 16;
 pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
     let mut transposed = vec![0.0; n * m];
     let tasks = transposed.par_chunks_mut(ROWS_PER_TASK * m).zip(w.par_chunks(ROWS_PER_TASK * k));
-    tasks.for_each(|(out, weights)| block(out, weights, x, k));
+    with_ordered::<W>(x, k, |x| tasks.for_each(|(out, weights)| block(out, weights, x, k)));
     if m == 1 { transposed } else { transpose(&transposed, n, m) }
+}
+
+/// Calls `run` with rows of activations as [`block`] takes them.
+fn with_ordered<W: Widen>(x: &[f32], k: usize, run: impl FnOnce(&[f32])) {
+    #[cfg(target_arch = "x86_64")]
+    if Level::chosen() >= Level::Avx512 {
+        return run(&avx512::Ordered::new::<W>(x, k).values()[..x.len()]);
+    }
+    let _ = k;
+    run(x);
 }
 
 pub(super) fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
@@ -40,7 +52,7 @@ pub(super) fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
 }
 
 /// `Σ a·b` in f32.
-pub fn dot<W: Widen>(a: &[W], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut out = [0.0];
     if !a.is_empty() {
         block(&mut out, a, b, a.len());
@@ -53,24 +65,19 @@ pub(super) fn products(out: &mut [f32], weights: &[f32], x: &[f32], k: usize) {
     block(out, weights, x, k);
 }
 
-/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen.
+/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen and `x` in the order that they want, which is the plain one
+/// for weights in f32.
 fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]
     match Level::chosen() {
         // SAFETY: a level is chosen only where the processor has its features and those before it; the function has no
         // other precondition (it only indexes slices).
-        Level::Avx512 | Level::Amx => return unsafe { block_avx512(out, weights, x, k) },
+        Level::Avx512 | Level::Amx => return unsafe { avx512::block(out, weights, x, k) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
         Level::Portable => {}
     }
     block_with(out, weights, x, k, |w, x, sum| w * x + sum)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-fn block_avx512<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
-    block_with(out, weights, x, k, f32::mul_add)
 }
 
 /// The body where the compiler finds the instructions: tiles of up to 4 x 4 rows.
@@ -184,7 +191,8 @@ mod tests {
                     unsafe { avx2::block(&mut avx2, &a, &b, len) };
                 }
             }
-            for found in [dot(&a, &b), portable[0], avx2[0]] {
+            let chosen = if len > 0 { rows(&b, &a, 1, 1, len)[0] } else { 0.0 };
+            for found in [chosen, portable[0], avx2[0]] {
                 assert!((found as f64 - exact).abs() < 1e-4, "{len}: {found} against {exact}");
             }
         }

@@ -23,7 +23,7 @@ use super::panel::{self, Tiling};
 use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
-use crate::cpu::{Level, Tiles};
+use crate::cpu::{Level, Tiles, prefetch};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 #[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;
@@ -64,6 +64,20 @@ impl<'a> Scales<'a> {
             Self::F32(scales) => Self::F32(&scales[range]),
             Self::Bf16(scales) => Self::Bf16(&scales[range]),
             Self::F16(scales) => Self::F16(&scales[range]),
+        }
+    }
+
+    /// Fetches some of them, as far as there are such, for the next task. Beside the codes they are a stream of their own, which
+    /// would be waited for at the beginning of every task.
+    fn fetch(self, range: std::ops::Range<usize>) {
+        fn lines<T>(scales: &[T], range: std::ops::Range<usize>) {
+            let some = &scales[range.start.min(scales.len())..range.end.min(scales.len())];
+            some.iter().step_by(64 / size_of::<T>()).for_each(|scale| prefetch(scale, 0));
+        }
+        match self {
+            Self::F32(scales) => lines(scales, range),
+            Self::Bf16(scales) => lines(scales, range),
+            Self::F16(scales) => lines(scales, range),
         }
     }
 
@@ -226,8 +240,8 @@ pub fn rows(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<f32> {
         }),
         _ => {
             let inputs = Inputs::round(x, weights.k, weights.scheme);
-            tasks.for_each(|(task, out)| {
-                task_rows(out, m, (weights, task * ROWS_PER_TASK), &inputs, level);
+            tasks.for_each_init(Vec::new, |room, (task, out)| {
+                task_rows(out, (m, room), (weights, task * ROWS_PER_TASK), &inputs, level);
             });
         }
     }
@@ -237,18 +251,20 @@ pub fn rows(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<f32> {
 /// As many weight rows from `first` on as `out` has room for, each by all `m` activation rows.
 fn task_rows(
     out: &mut [f32],
-    m: usize,
+    (m, room): (usize, &mut Vec<f32>),
     (weights, first): (Weights<'_>, usize),
     inputs: &Inputs,
     level: Level,
 ) {
     let (scheme, count) = (weights.scheme, out.len() / m);
     let (bytes, columns) = (scheme.row_bytes(weights.k), scheme.scale_columns(weights.k));
-    let mut scales = vec![0.0; count * columns];
-    weights.scales(first, &mut scales);
+    room.resize(count * columns, 0.0);
+    let scales = &mut room[..];
+    weights.scales(first, scales);
+    weights.scales.fetch((first + count) * columns..(first + 2 * count) * columns);
     let codes = &weights.codes[first * bytes..][..count * bytes];
     let groups = scheme.groups(weights.k);
-    let rows = Rows { codes, bytes, scales: &scales, columns, groups };
+    let rows = Rows { codes, bytes, scales, columns, groups };
     for tile in (0..m).step_by(TILE) {
         tile_rows(out, (m, tile), rows, inputs, scheme, level);
     }

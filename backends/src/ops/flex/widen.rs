@@ -16,6 +16,17 @@ pub trait Widen: Copy + Sync {
     #[cfg(target_arch = "x86_64")]
     unsafe fn widen_256(values: &[Self; 8]) -> __m256;
 
+    /// Whether [`Self::widen_512`] puts values at even places before those at odd ones.
+    #[cfg(target_arch = "x86_64")]
+    const BY_PARITY: bool = false;
+
+    /// Thirty-two of them.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn widen_512(values: &[Self; 32]) -> [__m512; 2];
+
     /// The same slice, where no widening is needed.
     fn as_f32(values: &[Self]) -> Option<&[f32]> {
         let _ = values;
@@ -47,6 +58,14 @@ impl Widen for f32 {
         // SAFETY: the reference is to eight values, and unaligned access is allowed.
         unsafe { _mm256_loadu_ps(values.as_ptr()) }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn widen_512(values: &[Self; 32]) -> [__m512; 2] {
+        // SAFETY: the reference is to twice sixteen values, and unaligned access is allowed.
+        unsafe { [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr())] }
+    }
 }
 
 impl Widen for bf16 {
@@ -68,6 +87,19 @@ impl Widen for bf16 {
         let halves = unsafe { _mm_loadu_si128(values.as_ptr().cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
     }
+
+    #[cfg(target_arch = "x86_64")]
+    const BY_PARITY: bool = true;
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn widen_512(values: &[Self; 32]) -> [__m512; 2] {
+        // SAFETY: as above.
+        let pairs = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+        let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+        [_mm512_slli_epi32::<16>(pairs), odd].map(|half| _mm512_castsi512_ps(half))
+    }
 }
 
 impl Widen for f16 {
@@ -82,5 +114,19 @@ impl Widen for f16 {
     unsafe fn widen_256(values: &[Self; 8]) -> __m256 {
         // SAFETY: as above.
         _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn widen_512(values: &[Self; 32]) -> [__m512; 2] {
+        let (low, high) = values.split_at(16);
+        // SAFETY: as above.
+        unsafe {
+            [
+                _mm512_cvtph_ps(_mm256_loadu_si256(low.as_ptr().cast())),
+                _mm512_cvtph_ps(_mm256_loadu_si256(high.as_ptr().cast())),
+            ]
+        }
     }
 }

@@ -27,7 +27,7 @@ struct Left {
     words: Vec<i32>,
     /// Of each run.
     scales: Vec<f32>,
-    /// What the sums of a run begin with: the offset of stored weights, as two numbers of sixteen bits.
+    /// What the sums of a run begin with, for the offset of stored weights; without VNNI as two numbers of sixteen bits.
     offsets: Vec<i32>,
     /// The sum of the rounded values in each group of weights, where these have minimums.
     sums: Vec<f32>,
@@ -73,7 +73,7 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>
     if m == 0 || n == 0 {
         return Some(out);
     }
-    let (layout, left) = (Layout::of(scheme), Left::new(x, k, scheme));
+    let (layout, left) = (Layout::of(scheme), Left::new(x, k, scheme, level));
     columns(&mut out, n).into_par_iter().enumerate().for_each(|(task, mut out)| {
         let first = task * PANELS * COLUMNS;
         let mut right = Right::default();
@@ -114,11 +114,11 @@ fn add_minimums(out: &mut [&mut [f32]], left: &Left, (weights, first): (Weights<
 
 impl Left {
     /// All rows, rounded on all cores.
-    fn new(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
+    fn new(x: &[f32], k: usize, scheme: QuantScheme, level: Level) -> Self {
         let rows = (x.len() / k).div_ceil(rayon::current_num_threads()).max(1);
         let part = |x: &[f32]| match scheme.bits() {
             8 => Self::wide(x, k, scheme),
-            _ => Self::narrow(&Inputs::round(x, k, scheme), x.len() / k, scheme),
+            _ => Self::narrow(&Inputs::round(x, k, scheme), x.len() / k, scheme, level),
         };
         let parts: Vec<Self> = x.par_chunks(rows * k).map(part).collect();
         parts.into_iter().reduce(Self::before).expect("there are rows")
@@ -178,8 +178,8 @@ impl Left {
     }
 
     /// For weights of four bits, from rows that were rounded to eight.
-    fn narrow(inputs: &Inputs, m: usize, scheme: QuantScheme) -> Self {
-        let layout = Layout::of(scheme);
+    fn narrow(inputs: &Inputs, m: usize, scheme: QuantScheme, level: Level) -> Self {
+        let (layout, whole) = (Layout::of(scheme), x86::has_vnni(level));
         let mut left = Self::empty(m, inputs.row(0).len() * BLOCK, scheme);
         left.groups = inputs.groups();
         let mut words = left.words.chunks_exact_mut(layout.words);
@@ -187,9 +187,10 @@ impl Left {
             for (input, words) in inputs.row(row).iter().zip(&mut words) {
                 fours(&input.codes, words);
                 let halves = words.chunks_exact(layout.words / layout.runs);
-                for (words, scale) in halves.zip(input.scales()) {
+                let offsets = input.offsets.chunks_exact(4);
+                for ((words, offsets), scale) in halves.zip(offsets).zip(input.scales()) {
                     left.scales.push(scale);
-                    left.offsets.push(offset(words));
+                    left.offsets.push(if whole { offsets.iter().sum() } else { in_halves(words) });
                 }
             }
             if scheme.has_minimums() {
@@ -233,7 +234,7 @@ fn fours(codes: &[i8; BLOCK], words: &mut [i32]) {
 }
 
 /// What the offset of four-bit weights adds to the sums of products of a run, negated, for each half of a word.
-fn offset(words: &[i32]) -> i32 {
+fn in_halves(words: &[i32]) -> i32 {
     let sum = |first: usize| {
         let bytes = words.iter().map(|word| word.to_le_bytes().map(|byte| i32::from(byte as i8)));
         -i32::from(OFFSET_OF_FOUR) * bytes.map(|bytes| bytes[first] + bytes[first + 1]).sum::<i32>()

@@ -1,8 +1,8 @@
 //! Activation rows rounded to eight bits.
 
-use crate::quant::{OFFSET_OF_FOUR, QuantScheme, nearest};
-
+use super::super::simd::vectorised;
 use super::BLOCK;
+use crate::quant::{OFFSET_OF_FOUR, QuantScheme, nearest_integer};
 
 /// Codes of four neighbours become one sum.
 pub const LANES: usize = BLOCK / 4;
@@ -51,62 +51,9 @@ impl Inputs {
             groups: scheme.groups(k),
         };
         for row in x.chunks(k.max(1)) {
-            for group in row.chunks(scheme.group().max(BLOCK)) {
-                inputs.add(group, scheme);
-            }
+            round_row(row, scheme, &mut inputs.all, &mut inputs.sums);
         }
         inputs
-    }
-
-    /// Adds the blocks of one group, or one block of two groups.
-    fn add(&mut self, values: &[f32], scheme: QuantScheme) {
-        let scales = match scheme.group() {
-            16 | 32 => {
-                let (first, second) = values.split_at(values.len().min(BLOCK / 2));
-                [scale_of(first, 127.0), scale_of(second, 127.0)]
-            }
-            _ => [scale_of(values, 127.0); 2],
-        };
-        let mut sums = [0.0; 2];
-        let several = values.len() > BLOCK / 2;
-        for values in values.chunks(BLOCK) {
-            let mut plain = [0i8; BLOCK];
-            let parts = plain.chunks_mut(BLOCK / 2).zip(values.chunks(BLOCK / 2));
-            for ((to, values), scale) in parts.zip(scales) {
-                let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
-                for (to, value) in to.iter_mut().zip(values) {
-                    *to = nearest(value * inverse).clamp(-127.0, 127.0) as i8;
-                }
-            }
-            let sum = |half: &[i8]| half.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
-            let (first, second) = plain.split_at(BLOCK / 2);
-            sums[0] += sum(first) * scales[0];
-            sums[1] += sum(second) * scales[1];
-            let (codes, offset) = match scheme.bits() {
-                8 => (plain, 128),
-                _ => (evens_first(&plain), i32::from(OFFSET_OF_FOUR)),
-            };
-            let four = codes.as_chunks::<4>().0;
-            let sum = |lane: usize| four[lane].iter().map(|q| i32::from(*q)).sum::<i32>();
-            let both = |lane: usize| match lane < LANES / 2 {
-                true => sum(lane) + sum(lane + LANES / 2),
-                false => 0,
-            };
-            let offsets = match scheme.bits() {
-                8 => std::array::from_fn(|lane| -offset * sum(lane)),
-                _ => std::array::from_fn(|lane| -offset * both(lane)),
-            };
-            let half = |lane: usize| if scheme.bits() == 8 { lane / 8 } else { lane / 4 % 2 };
-            let spread = std::array::from_fn(|lane| scales[half(lane)]);
-            self.all.push(Input { codes, offsets, spread });
-        }
-        if scheme.has_minimums() {
-            match (scheme.group(), several) {
-                (32, true) => self.sums.extend(sums),
-                (32, false) => self.sums.push(sums[0]),
-                _ => self.sums.push(sums[0] + sums[1]),
-            }
-        }
     }
 
     /// Groups of weights of a row.
@@ -125,7 +72,91 @@ impl Inputs {
     }
 }
 
+vectorised! {
+    /// Adds the blocks of a row, and the sums of its groups where these are needed.
+    fn round_row(row: &[f32], scheme: QuantScheme, all: &mut Vec<Input>, sums: &mut Vec<f32>) = round_row_with
+}
+
+#[inline(always)]
+fn round_row_with(
+    row: &[f32],
+    scheme: QuantScheme,
+    all: &mut Vec<Input>,
+    sums: &mut Vec<f32>,
+    _: impl Fn(f32, f32, f32) -> f32,
+) {
+    // One group of several blocks, or one block of several groups, of which each half has a scale.
+    for values in row.chunks(scheme.group().max(BLOCK)) {
+        let scales = match scheme.group() {
+            16 | 32 => {
+                let (first, second) = values.split_at(values.len().min(BLOCK / 2));
+                [scale_of(first, 127.0), scale_of(second, 127.0)]
+            }
+            _ => [scale_of(values, 127.0); 2],
+        };
+        let mut halves = [0.0; 2];
+        let (whole, rest) = values.as_chunks::<BLOCK>();
+        let mut add = |values: &[f32; BLOCK]| {
+            let (input, of_codes) = block_of(values, scales, scheme.bits());
+            all.push(input);
+            for half in 0..2 {
+                halves[half] += of_codes[half] as f32 * scales[half];
+            }
+        };
+        whole.iter().for_each(&mut add);
+        if !rest.is_empty() {
+            let mut last = [0.0; BLOCK];
+            last[..rest.len()].copy_from_slice(rest);
+            add(&last);
+        }
+        if scheme.has_minimums() {
+            match (scheme.group(), values.len() > BLOCK / 2) {
+                (32, true) => sums.extend(halves),
+                (32, false) => sums.push(halves[0]),
+                _ => sums.push(halves[0] + halves[1]),
+            }
+        }
+    }
+}
+
+/// A block whose halves have the given scales, and the sum of the codes of each half.
+#[inline(always)]
+fn block_of(values: &[f32; BLOCK], scales: [f32; 2], bits: usize) -> (Input, [i32; 2]) {
+    let inverses = scales.map(|scale| if scale > 0.0 { scale.recip() } else { 0.0 });
+    let mut plain = [0i32; BLOCK];
+    for (i, code) in plain.iter_mut().enumerate() {
+        let value = values[i] * inverses[2 * i / BLOCK];
+        // What is not a number becomes a code too; its scale is none.
+        *code = nearest_integer(value.max(-127.0).min(127.0));
+    }
+    let sum = |half: &[i32]| half.iter().sum();
+    let of_codes = [sum(&plain[..BLOCK / 2]), sum(&plain[BLOCK / 2..])];
+    let pairs: [i32; BLOCK / 2] = std::array::from_fn(|i| plain[2 * i] + plain[2 * i + 1]);
+    let fours: [i32; LANES] = std::array::from_fn(|i| pairs[2 * i] + pairs[2 * i + 1]);
+    let mut input = Input { codes: [0; BLOCK], offsets: [0; LANES], spread: [0.0; LANES] };
+    match bits {
+        8 => {
+            input.codes = plain.map(|code| code as i8);
+            input.offsets = fours.map(|sum| -128 * sum);
+        }
+        _ => {
+            let (even, odd) = input.codes.split_at_mut(BLOCK / 2);
+            for i in 0..BLOCK / 2 {
+                (even[i], odd[i]) = (plain[2 * i] as i8, plain[2 * i + 1] as i8);
+            }
+            for i in 0..LANES / 2 {
+                input.offsets[i] = -i32::from(OFFSET_OF_FOUR) * (fours[2 * i] + fours[2 * i + 1]);
+            }
+        }
+    }
+    for (lane, spread) in input.spread.iter_mut().enumerate() {
+        *spread = scales[if bits == 8 { lane / 8 } else { lane / 4 % 2 }];
+    }
+    (input, of_codes)
+}
+
 /// The largest magnitude over the largest code; 0 where the inverse would leave the range of f32, NaN for what is not finite.
+#[inline(always)]
 pub fn scale_of(values: &[f32], code: f32) -> f32 {
     // Magnitudes as bits are in the order of the numbers, with infinity and NaN above them.
     let largest = values.iter().fold(0, |m, v| m.max(v.to_bits() & 0x7fff_ffff));
@@ -134,8 +165,4 @@ pub fn scale_of(values: &[f32], code: f32) -> f32 {
         largest if largest < 1e-30 => 0.0,
         largest => largest / code,
     }
-}
-
-fn evens_first(plain: &[i8; BLOCK]) -> [i8; BLOCK] {
-    std::array::from_fn(|i| plain[if i < BLOCK / 2 { 2 * i } else { 2 * i + 1 - BLOCK }])
 }

@@ -124,16 +124,18 @@ fn avx512<const BITS: usize, const GROUP: usize, const M: usize>(
 ) {
     let count = out.len() / m;
     let mut j = 0;
-    while j + 1 < count {
+    // One activation row is bound by memory, which is read fastest in one stream.
+    while M > 1 && j + 1 < count {
         let [first, second] =
             pair_512::<BITS, GROUP, M, 2>([rows.row(j), rows.row(j + 1)], &inputs);
         out[j * m..][some.clone()].copy_from_slice(&first[..some.len()]);
         out[(j + 1) * m..][some.clone()].copy_from_slice(&second[..some.len()]);
         j += 2;
     }
-    if j < count {
+    while j < count {
         let [only] = pair_512::<BITS, GROUP, M, 1>([rows.row(j)], &inputs);
         out[j * m..][some.clone()].copy_from_slice(&only[..some.len()]);
+        j += 1;
     }
 }
 

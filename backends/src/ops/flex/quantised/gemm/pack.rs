@@ -15,15 +15,21 @@ const EIGHT: usize = 8;
 /// A part of [`COLUMNS`] weight rows: words, and the scales of the runs that these make up.
 #[derive(Clone, Copy)]
 pub struct Panel<'a> {
-    pub words: &'a [[i32; COLUMNS]],
-    pub scales: &'a [[f32; COLUMNS]],
+    pub words: &'a [Line<i32>],
+    pub scales: &'a [Line<f32>],
 }
+
+/// A value of each column: a line of the cache, because a register that is read from two costs several times as much on some
+/// processors.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+pub struct Line<T>(pub [T; COLUMNS]);
 
 /// The panels of a task.
 #[derive(Default)]
 pub struct Right {
-    words: Vec<[i32; COLUMNS]>,
-    scales: Vec<[f32; COLUMNS]>,
+    words: Vec<Line<i32>>,
+    scales: Vec<Line<f32>>,
     row: Vec<f32>,
     runs: usize,
 }
@@ -39,8 +45,8 @@ impl Right {
         let panels = rows.len().div_ceil(COLUMNS);
         let words = blocks.len() * layout.words;
         self.runs = blocks.len() * layout.runs;
-        self.words.resize(panels * words, [0; COLUMNS]);
-        self.scales.resize(panels * self.runs, [0.0; COLUMNS]);
+        self.words.resize(panels * words, Line([0; COLUMNS]));
+        self.scales.resize(panels * self.runs, Line([0.0; COLUMNS]));
         self.pack_scales((weights, rows.clone()), blocks.clone(), layout);
         for (panel, to) in self.words.chunks_exact_mut(words.max(1)).enumerate() {
             for half in 0..COLUMNS / EIGHT {
@@ -69,7 +75,7 @@ impl Right {
             let scales = &mut self.scales[panel * self.runs..][..self.runs];
             for (index, to) in scales.iter_mut().enumerate() {
                 let value = blocks.start * BLOCK + index * run;
-                to[column] = self.row.get(value / group - first).copied().unwrap_or(0.0);
+                to.0[column] = self.row.get(value / group - first).copied().unwrap_or(0.0);
             }
         }
     }
@@ -102,7 +108,7 @@ fn codes(weights: Weights<'_>, rows: Range<usize>, block: usize) -> [[u8; BLOCK]
 /// Half of each word's columns, of the words of one block.
 fn eight_rows(
     codes: &[[u8; BLOCK]; EIGHT],
-    to: &mut [[i32; COLUMNS]],
+    to: &mut [Line<i32>],
     half: usize,
     weights: Weights<'_>,
 ) {
@@ -118,7 +124,7 @@ fn eight_rows(
 
 /// Two neighbours as sixteen bits.
 #[target_feature(enable = "avx2")]
-fn of_eight_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [[i32; COLUMNS]], half: usize) {
+fn of_eight_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize) {
     for (step, to) in to.chunks_exact_mut(EIGHT).enumerate() {
         let mut rows = [_mm256_setzero_si256(); EIGHT];
         for i in 0..EIGHT {
@@ -136,7 +142,7 @@ fn of_eight_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [[i32; COLUMNS]], half: 
 
 /// Four neighbours at even places, and at odd places, of the two halves of a block as bytes.
 #[target_feature(enable = "avx2")]
-fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [[i32; COLUMNS]], half: usize) {
+fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize) {
     let mut rows = [_mm256_setzero_si256(); EIGHT];
     for i in 0..EIGHT {
         // SAFETY: a row has 64 bytes, of which 32 are read, and unaligned access is allowed.
@@ -153,8 +159,8 @@ fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [[i32; COLUMNS]], half: u
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn put(to: &mut [i32; COLUMNS], half: usize, eight: __m256i) {
-    let to: &mut [i32] = &mut to[half * EIGHT..][..EIGHT];
+fn put(to: &mut Line<i32>, half: usize, eight: __m256i) {
+    let to: &mut [i32] = &mut to.0[half * EIGHT..][..EIGHT];
     // SAFETY: the slice has eight words, and unaligned access is allowed.
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), eight) }
 }

@@ -5,12 +5,17 @@
 use std::arch::x86_64::*;
 
 use super::super::x86::level_is_present;
-use super::pack::{Panel, Right};
+use super::pack::{Line, Panel, Right};
 use super::{COLUMNS, LeftRow};
-use crate::cpu::Level;
+use crate::cpu::{Level, prefetch};
 
 /// Activation rows of a tile, whose sums stay in registers.
 const ROWS: usize = 6;
+
+/// Whether sums are of 32 bits, by VNNI.
+pub fn has_vnni(level: Level) -> bool {
+    level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni")
+}
 
 /// Adds the products of `rows` with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
 pub fn tiles<'a>(
@@ -20,7 +25,7 @@ pub fn tiles<'a>(
     bits: usize,
     level: Level,
 ) {
-    let wide = level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    let wide = has_vnni(level);
     assert!(level_is_present(if wide { level } else { Level::Avx2 }));
     let (panels, together) = (right.panels().collect::<Vec<_>>(), if wide { 2 } else { 1 });
     for (index, panels) in panels.chunks(together).enumerate() {
@@ -103,7 +108,7 @@ fn avx2<const BITS: usize, const WORDS: usize>(
             }
         }
         for place in 0..WORDS {
-            let weights = halves(&words[run][place]);
+            let weights = halves(&words[run][place].0);
             for i in 0..ROWS {
                 let x = _mm256_set1_epi32(lines[i][run][place]);
                 for half in 0..2 {
@@ -116,7 +121,7 @@ fn avx2<const BITS: usize, const WORDS: usize>(
                 }
             }
         }
-        let scales = halves(&right.scales[run]);
+        let scales = halves(&right.scales[run].0);
         for i in 0..ROWS {
             let scale = _mm256_set1_ps(numbers[i].0[run]);
             for half in 0..2 {
@@ -159,8 +164,8 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
     // Loops over indices, as above.
     let mut out = [[_mm512_setzero_ps(); P]; ROWS];
     let runs = right[0].scales.len();
-    let mut words: [&[[[i32; COLUMNS]; WORDS]]; P] = [&[]; P];
-    let mut scales: [&[[f32; COLUMNS]]; P] = [&[]; P];
+    let mut words: [&[[Line<i32>; WORDS]]; P] = [&[]; P];
+    let mut scales: [&[Line<f32>]; P] = [&[]; P];
     for p in 0..P {
         words[p] = &right[p].words.as_chunks::<WORDS>().0[..runs];
         scales[p] = &right[p].scales[..runs];
@@ -171,18 +176,22 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
         lines[i] = &left[i].words.as_chunks::<WORDS>().0[..runs];
         numbers[i] = (&left[i].scales[..runs], &left[i].offsets[..runs]);
     }
+    for line in target.out.iter() {
+        for p in 0..P {
+            fetch(line, target.column + p * COLUMNS);
+        }
+    }
     for run in 0..runs {
         let mut sums = [[_mm512_setzero_si512(); P]; ROWS];
         if BITS == 4 {
             for i in 0..ROWS {
-                let offset = numbers[i].1[run];
-                sums[i] = [_mm512_set1_epi32(i32::from(offset as i16) + (offset >> 16)); P];
+                sums[i] = [_mm512_set1_epi32(numbers[i].1[run]); P];
             }
         }
         for place in 0..WORDS {
             let mut weights = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                weights[p] = all(&words[p][run][place]);
+                weights[p] = all(&words[p][run][place].0);
             }
             for i in 0..ROWS {
                 let x = _mm512_set1_epi32(lines[i][run][place]);
@@ -195,7 +204,7 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
             }
         }
         for p in 0..P {
-            let scales = _mm512_castsi512_ps(all(&scales[p][run]));
+            let scales = _mm512_castsi512_ps(all(&scales[p][run].0));
             for i in 0..ROWS {
                 let scale = _mm512_mul_ps(scales, _mm512_set1_ps(numbers[i].0[run]));
                 out[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, out[i][p]);
@@ -206,6 +215,14 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
         for p in 0..P {
             add(target.out[i], target.column + p * COLUMNS, out[i][p]);
         }
+    }
+}
+
+/// Fetches what will be added to.
+#[inline]
+fn fetch(line: &[f32], column: usize) {
+    if let Some(place) = line.get(column) {
+        prefetch(place, 0);
     }
 }
 
