@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use burn::tensor::Device;
+
 /// Why the number of threads cannot be chosen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +19,23 @@ pub enum ThreadError {
 pub fn use_threads(count: NonZeroUsize) -> Result<(), ThreadError> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(count.get());
     builder.build_global().map_err(|source| ThreadError::Start { count, source })
+}
+
+/// Runs `work` on one of these threads where `device` is the processor, and on the calling thread otherwise. Each of the many
+/// short products of a step would put a thread that is not one of them to sleep, and wake it again.
+pub fn on_workers<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    if is_processor(device) { rayon::scope(|_| work()) } else { work() }
+}
+
+fn is_processor(device: &Device) -> bool {
+    let device = device.clone().inner();
+    [
+        #[cfg(feature = "flex")]
+        Device::flex(),
+        #[cfg(feature = "ndarray")]
+        Device::ndarray(),
+    ]
+    .contains(&device)
 }
 
 /// How many threads there are.

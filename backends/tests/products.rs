@@ -1,5 +1,5 @@
 //! The ways to multiply on Flex against each other, in a process of its own: the choice is one for the whole process, so that
-//! one test makes all of them. Without AMX split products are the exact ones.
+//! one test makes all of them. Without tiles split products are the exact ones.
 
 #![cfg(feature = "flex")]
 

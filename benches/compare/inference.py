@@ -221,8 +221,9 @@ def openvino(args, precision):
 
     folder = args.folder / f"openvino-{precision}"
     if not folder.exists():
-        command = ["optimum-cli", "export", "openvino", "-m", args.folder, "--task", "image-text-to-text", "--weight-format",
-                   precision, folder]
+        program = pathlib.Path(sys.executable).with_name("optimum-cli")
+        command = [program, "export", "openvino", "-m", args.folder, "--task", "image-text-to-text",
+                   "--weight-format", precision, folder]
         subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
 
     def ask(text, tokens, **more):

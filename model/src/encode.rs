@@ -32,7 +32,6 @@ impl Qwen3VlModel {
         if encoding.is_none() && prompt.ready(rows) == rows.len() {
             return done;
         }
-        let _chosen = self.choose_products();
         // Waiting on both sides tells the time of the two towers apart; it changes no result.
         let _ = self.visual.device().sync();
         let start = Instant::now();
@@ -42,9 +41,9 @@ impl Qwen3VlModel {
             let patches = pass.patches();
             let blocks = (left / patches).max(1);
             left = left.saturating_sub(blocks.saturating_mul(patches));
-            let pass = self.visual.advance(pass, blocks, &mut Probe::off());
+            let pass = self.compute(|| self.visual.advance(pass, blocks, &mut Probe::off()));
             if pass.is_over(&self.visual) {
-                let features = self.visual.end(pass, &mut Probe::off());
+                let features = self.compute(|| self.visual.end(pass, &mut Probe::off()));
                 prompt.fill(&frames, self.at_embedding(features));
                 done.push(frames);
             } else {
@@ -62,7 +61,7 @@ impl Qwen3VlModel {
         let plan = VisionPlan::new(&self.config().vision, &batch.grids);
         let shape = [plan.patches(), self.config().vision.patch_len()];
         let pixels = TensorData::new(batch.values, shape);
-        let pass = self.visual.begin(pixels, plan, &mut Probe::off());
+        let pass = self.compute(|| self.visual.begin(pixels, plan, &mut Probe::off()));
         Some(Encoding { frames: batch.frames, pass })
     }
 }

@@ -101,14 +101,18 @@ impl ExpertCache {
     }
 
     fn matrix(&self, key: Key, host: &dyn HostStack) -> ExpertMatrix {
-        self.with(|state| {
-            if let Some(matrix) = state.hit(key) {
-                return matrix;
+        let bytes = host.matrix_bytes();
+        let held = self.with(|state| {
+            let held = state.hit(key);
+            if held.is_none() {
+                state.make_room(bytes);
             }
-            let bytes = host.matrix_bytes();
-            state.make_room(bytes);
+            held
+        });
+        // Not under the lock: a thread that waits for others in an upload may begin other work with the same model.
+        held.unwrap_or_else(|| {
             let matrix = host.upload(key.1);
-            state.hold(key, matrix.clone(), bytes);
+            self.with(|state| state.hold(key, matrix.clone(), bytes));
             matrix
         })
     }
@@ -135,12 +139,16 @@ impl State {
     }
 
     fn hold(&mut self, key: Key, matrix: ExpertMatrix, bytes: u64) {
+        self.usage.misses += 1;
+        self.usage.uploaded += bytes;
+        if self.held.contains_key(&key) {
+            return;
+        }
+        self.make_room(bytes);
         self.clock += 1;
         self.order.insert(self.clock, key);
         self.held.insert(key, Held { matrix, bytes, used: self.clock });
         self.usage.held += bytes;
-        self.usage.misses += 1;
-        self.usage.uploaded += bytes;
     }
 }
 

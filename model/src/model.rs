@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use qwen3_vl_backends::ops::{ChosenProducts, Products, choose_products};
+use qwen3_vl_backends::ops::{Products, choose_products};
+use qwen3_vl_backends::threads::on_workers;
 use qwen3_vl_backends::{Placement, Precision};
 
 use crate::cache::{KvCache, KvDtype};
@@ -141,9 +142,16 @@ impl Qwen3VlModel {
         self
     }
 
-    /// Chooses how the calling thread multiplies while it computes with this model.
-    pub(crate) fn choose_products(&self) -> ChosenProducts {
-        choose_products(self.products)
+    /// Runs `work`, which computes with this model, where and as exactly as it is to be computed.
+    pub(crate) fn compute<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let work = || {
+            let _chosen = choose_products(self.products);
+            work()
+        };
+        match &self.placement {
+            None => on_workers(&self.device(), work),
+            Some(_) => work(),
+        }
     }
 
     /// An empty cache for one sequence.
@@ -251,12 +259,13 @@ impl Qwen3VlModel {
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let _chosen = self.choose_products();
-        let logits = match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => self.language_model.embed_tokens.weight.product(hidden, None),
-        };
-        logits.cast(DType::F32)
+        self.compute(|| {
+            let logits = match &self.lm_head {
+                Some(head) => head.forward(hidden),
+                None => self.language_model.embed_tokens.weight.product(hidden, None),
+            };
+            logits.cast(DType::F32)
+        })
     }
 
     /// Weight of the head, `[vocabulary, hidden]`; the embedding table where the two are tied.
@@ -268,10 +277,11 @@ impl Qwen3VlModel {
     }
 
     fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {
-        let _chosen = self.choose_products();
-        let plan = VisionPlan::new(&self.config.vision, grids);
-        let shape = [plan.patches(), self.config.vision.patch_len()];
-        self.visual.forward(TensorData::new(values, shape), &plan, probe)
+        self.compute(|| {
+            let plan = VisionPlan::new(&self.config.vision, grids);
+            let shape = [plan.patches(), self.config.vision.patch_len()];
+            self.visual.forward(TensorData::new(values, shape), &plan, probe)
+        })
     }
 
     pub(crate) fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {

@@ -88,8 +88,7 @@ impl Qwen3VlModel {
             Some(device) => flow.move_to(device, stage.layers.start),
             None => flow,
         };
-        let _chosen = self.choose_products();
-        self.language_model.run(stage.layers.clone(), flow, past, probe)
+        self.compute(|| self.language_model.run(stage.layers.clone(), flow, past, probe))
     }
 
     /// The final norm of what the last layer gives, on the device of the head.

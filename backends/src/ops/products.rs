@@ -17,9 +17,10 @@ pub enum Products {
     /// In f32.
     #[default]
     Exact,
-    /// Where processors multiply bf16 in tiles (AMX), a value of f32 is taken as the sum of two numbers of bf16: exact but for
-    /// 2⁻¹⁷ of it; weights of four bits, and of eight with a point, are rounded to one. Matrices that are both held in f32, and
-    /// experts that lie the other way round, are multiplied exactly, and everything is elsewhere.
+    /// Where processors multiply tiles of bf16 (AMX, AVX-512 BF16 on AMD's), a value of f32 is taken as the sum of two numbers
+    /// of bf16: exact but for 2⁻¹⁷ of it; with AMX, weights of four bits, and everywhere of eight with a point, are rounded to
+    /// one. Matrices that are both held in f32, and experts that lie the other way round, are multiplied exactly, and
+    /// everything is elsewhere.
     Split,
     /// Operands are rounded to bf16 and summed in f32, as tensor cores and torch's autocast do.
     Rounded,

@@ -30,13 +30,13 @@ pub struct Tiling {
     pub terms: usize,
 }
 
-/// Whether and how tiles are to be used: see [`Products`]. Two terms are no faster than f32 where pairs are multiplied.
+/// Whether and how tiles are to be used: see [`Products`].
 pub fn tiles() -> Option<Tiling> {
     let with = Tiles::chosen()?;
-    match (with, products()) {
-        (Tiles::Amx, Products::Split) => Some(Tiling { with, terms: 2 }),
-        (_, Products::Rounded) => Some(Tiling { with, terms: 1 }),
-        _ => None,
+    match products() {
+        Products::Exact => None,
+        Products::Split => Some(Tiling { with, terms: 2 }),
+        Products::Rounded => Some(Tiling { with, terms: 1 }),
     }
 }
 
