@@ -13,7 +13,8 @@ FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates ffmpeg && rm -rf /var/lib/apt/lists/* \
     && useradd --system --create-home --uid 10001 qwen3-vl
 COPY --from=build /qwen3-vl /usr/local/bin/qwen3-vl
-USER qwen3-vl
+# By number, so that Kubernetes sees that it is not root.
+USER 10001
 ENV QWEN3_VL_HOST=0.0.0.0
 EXPOSE 8000
 # SIGTERM lets the server finish its answers.

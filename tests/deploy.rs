@@ -161,7 +161,14 @@ fn the_manifest_agrees_with_itself_and_with_the_program() {
     let arguments = list(&container["args"]).iter().map(|word| word.as_str().unwrap());
     assert_taken(&arguments.collect::<Vec<_>>());
     let grace = pod["terminationGracePeriodSeconds"].as_i64().unwrap();
-    assert!(grace as u64 > shutdown_timeout(), "answers are cut off after {grace} s");
+    let [wait, seconds] = list(&container["lifecycle"]["preStop"]["exec"]["command"]) else {
+        panic!("a pause before the end")
+    };
+    assert_eq!(wait.as_str(), Some("sleep"));
+    let pause: u64 = seconds.as_str().unwrap().parse().unwrap();
+    assert!(grace as u64 > pause + shutdown_timeout(), "answers are cut off after {grace} s");
+    // The Service's links are named like the program's variables.
+    assert_eq!(pod["enableServiceLinks"].as_bool(), Some(false));
 
     let port = &container["ports"][0]["containerPort"];
     assert_eq!(port.as_i64(), Some(8000));

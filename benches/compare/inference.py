@@ -70,7 +70,7 @@ def own_checkpoint(args, precision):
     if not folder.exists():
         command = [args.program, "quantize", args.folder, "-o", folder, "--quant", OURS[precision], "--include", "embed_tokens"]
         subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
-    return folder, "auto"
+    return folder, "bf16"  # what is not rounded is computed as the others do, who round activations too
 
 
 def ours(args, precision):

@@ -27,6 +27,16 @@ impl Qwen3Vl {
         let batch = Batch::new(self.model(), options);
         Requests { model: self, batch, open: HashMap::new() }
     }
+
+    /// Whether a batch takes the settings of a request, so that none has to wait for its turn to be refused.
+    ///
+    /// # Errors
+    /// As [`Requests::submit`], but for what the batch alone knows: its memory.
+    pub fn check(&self, prepared: &Prepared, request: &Request) -> Result<(), Error> {
+        self.options(prepared, request)?;
+        self.assembler(prepared, request)?;
+        self.constraint(prepared, request).map(drop)
+    }
 }
 
 impl<'m, K> Requests<'m, K> {

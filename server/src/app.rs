@@ -107,12 +107,13 @@ impl App {
     /// Reads the media of a chat and makes its prompt, beside the engine. When the future is dropped, reading stops.
     ///
     /// # Errors
-    /// When a medium cannot be read or the prompt does not fit.
+    /// When a medium cannot be read, the prompt does not fit or a setting is wrong.
     pub async fn prepare(&self, request: &mut Request) -> Result<Prepared, ApiError> {
         default_videos(&mut request.conversation.messages, &self.config.videos);
         let request = request.clone();
         self.work(move |model, gone| {
             let prepared = model.prepare(&request, &mut Following::new(gone))?;
+            model.check(&prepared, &request)?;
             prepared.chat.inputs.warm_keys();
             Ok(prepared)
         })

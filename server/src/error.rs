@@ -59,6 +59,15 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// The same in a request whose prompt stands in `field`, not in messages.
+    pub fn of_prompt(self, field: &str) -> Self {
+        let param = self.param.map(|param| match param.as_str() {
+            "messages" => field.to_owned(),
+            _ => param,
+        });
+        Self { param, ..self }
+    }
+
     /// A fault of ours, whose cause goes to the log.
     pub fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!(%cause, "a request failed within the server");

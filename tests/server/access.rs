@@ -19,13 +19,17 @@ fn refused(server: &Server, url: &str) -> Value {
 #[test]
 fn bad_requests_are_told_by_field() {
     let server = Server::start("dense_tied", &["--max-body-size", "100KB"]);
+    let nonsense =
+        json!({ "type": "json_schema", "json_schema": { "schema": { "type": "nonsense" } } });
     for (field, value, param) in [
         ("temperature", json!(-1), None),
         ("temperature", json!("hot"), Some("temperature")),
         ("frobnicate", json!(1), Some("frobnicate")),
         ("best_of", json!(2), Some("best_of")),
         ("n", json!(1000), Some("n")),
+        ("top_p", json!(2), None),
         ("stop", json!([""]), Some("stop")),
+        ("response_format", nonsense, Some("response_format")),
         ("logit_bias", json!({ "512": 1 }), Some("logit_bias")),
         ("messages", json!([]), Some("messages")),
         ("messages", json!([{ "role": "king", "content": "x" }]), Some("messages[0].role")),
@@ -37,6 +41,8 @@ fn bad_requests_are_told_by_field() {
         assert_eq!(status, 400, "{field}: {reply}");
         assert_eq!(reply["error"]["type"], "invalid_request_error");
         assert_eq!(reply["error"]["param"].as_str(), param, "{reply}");
+        body["stream"] = json!(true);
+        assert_eq!(server.try_post("/v1/chat/completions", &body), (400, reply));
     }
     let mut other = ask("x", &[], 2);
     other["model"] = json!("gpt-9");

@@ -30,6 +30,9 @@ fn models_and_health_tell_what_there_is() {
     assert_eq!(server.get("/nothing").0, 404);
     assert_eq!(server.get("/v1/chat/completions").0, 405);
     assert!(server.get("/version").1.contains("0.1.0"));
+    // Without a terminal the log has no colours.
+    let told = || server.logged(|line| line.contains("status=404"));
+    server.wait_for("line in the log", || !told().is_empty());
 }
 
 #[test]

@@ -33,6 +33,8 @@ fn tokens_are_counted_and_spelt() {
     assert_eq!(ids["count"].as_u64().unwrap() as usize, ids["tokens"].as_array().unwrap().len());
     let text = server.post("/detokenize", &json!({ "tokens": ids["tokens"] }));
     assert_eq!(text["prompt"], "Grüße <|im_end|>");
+    let (status, error) = server.try_post("/detokenize", &json!({ "tokens": [1, 512] }));
+    assert_eq!((status, error["error"]["param"].as_str()), (400, Some("tokens")), "{error}");
     let body = ask("What?", &["e2e/waves.png"], 1);
     let counted = server.post("/tokenize", &body);
     assert_eq!(counted["count"], server.chat(&body)["usage"]["prompt_tokens"]);
@@ -58,6 +60,10 @@ fn embeddings_have_length_one_and_tell_texts_apart() {
     let (status, error) =
         server.try_post("/v1/embeddings", &json!({ "input": "one", "dimensions": 99 }));
     assert_eq!((status, error["error"]["param"].as_str()), (400, Some("dimensions")));
+    for (path, field) in [("/v1/embeddings", "input"), ("/v1/completions", "prompt")] {
+        let (status, error) = server.try_post(path, &json!({ field: [512] }));
+        assert_eq!((status, error["error"]["param"].as_str()), (400, Some(field)), "{error}");
+    }
 }
 
 #[test]

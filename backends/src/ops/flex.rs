@@ -413,7 +413,7 @@ fn product_of_codes(x: &[f32], weights: quantised::Weights<'_>, n: usize) -> Vec
         return quantised::in_tiles(x, weights, tiling);
     }
     let expand = |first, out: &mut [f32]| weights.expand(first, out);
-    quantised::many_rows(x, weights, Level::chosen())
+    quantised::many_rows(x, weights, Level::chosen(), products() == Products::Rounded)
         .unwrap_or_else(|| panel::by_panels(x, [m, n, weights.k], expand))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::response::sse::Event as Line;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::{CompletionBody, Head, Prompts, parse_completion, prompt_logprobs};
-use qwen3_vl_engine::{Prepared, Qwen3Vl, Response, TokenLogprob};
+use qwen3_vl_engine::{Error, Prepared, Qwen3Vl, Request, Response, TokenLogprob};
 use qwen3_vl_model::generate::PromptLogprob;
 use qwen3_vl_model::processor::detokenize::token_bytes;
 use serde_json::{Map, Value, json};
@@ -20,9 +20,11 @@ pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
     let mut body = parse_completion(asked.body.take())?;
     let scores = Scores::of(&mut body);
     let head = asked.head(format!("cmpl-{}", asked.id), body.model.as_deref())?;
-    let texts = body.prompts.clone();
-    let prepare = move |model: &Qwen3Vl, _| texts.iter().map(|p| prepare(model, p)).collect();
-    let prepared: Vec<Prepared> = asked.app.work(prepare).await?;
+    let (texts, request) = (body.prompts.clone(), body.request.clone());
+    let prepare = move |model: &Qwen3Vl, _| {
+        texts.iter().map(|prompt| prepare(model, prompt, &request)).collect()
+    };
+    let prepared: Vec<Prepared> = asked.app.work(prepare).await.map_err(of_prompt)?;
     let prompts: Vec<Asking> = prepared.iter().map(|p| Asking::of(p, body.echo)).collect();
     let answers = asked.submit(prepared, &body.request, body.n)?;
     let model = Arc::clone(asked.app.model()?);
@@ -31,7 +33,7 @@ pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
         let include_usage = body.stream_options.include_usage;
         return Ok(stream(answers, false, TextStream::new(head, telling, include_usage)));
     }
-    let responses = answers.whole().await?;
+    let responses = answers.whole().await.map_err(of_prompt)?;
     let choices = responses.iter().enumerate();
     let choices: Vec<Value> = choices
         .map(|(index, response)| {
@@ -46,11 +48,17 @@ pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
     Ok(axum::Json(reply).into_response())
 }
 
-fn prepare(model: &Qwen3Vl, prompt: &Prompts) -> Result<Prepared, qwen3_vl_engine::Error> {
-    match prompt {
-        Prompts::Text(text) => model.prepare_text(text),
-        Prompts::Ids(ids) => model.prepare_ids(ids.clone(), model.detokenize(ids)?),
-    }
+fn of_prompt(error: ApiError) -> ApiError {
+    error.of_prompt("prompt")
+}
+
+fn prepare(model: &Qwen3Vl, prompt: &Prompts, request: &Request) -> Result<Prepared, Error> {
+    let prepared = match prompt {
+        Prompts::Text(text) => model.prepare_text(text)?,
+        Prompts::Ids(ids) => model.prepare_ids(ids.clone(), model.detokenize(ids)?)?,
+    };
+    model.check(&prepared, request)?;
+    Ok(prepared)
 }
 
 /// What the answers to a prompt tell of it.
@@ -296,6 +304,6 @@ impl Dialect for TextStream {
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<Line> {
-        broken_chunks(error)
+        broken_chunks(&of_prompt(error.clone()))
     }
 }

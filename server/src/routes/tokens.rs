@@ -33,6 +33,11 @@ pub async fn detokenize(
 ) -> Result<Reply<Value>, ApiError> {
     let (model, ids) = parse_detokenize(body)?;
     app.name(model.as_deref())?;
+    let known = app.model()?.model().config().text.vocab_size;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= known) {
+        let message = format!("`tokens` has {id}, but ids must be below {known}");
+        return Err(ApiError::bad_request(message, Some("tokens")));
+    }
     let text = app.work(move |model, _| model.detokenize(&ids)).await?;
     Ok(Reply(json!({ "prompt": text })))
 }
@@ -57,7 +62,8 @@ pub async fn embeddings(
             }
             Ok((vectors, tokens))
         })
-        .await?;
+        .await
+        .map_err(|error| error.of_prompt("input"))?;
     let width = vectors.first().map_or(0, Vec::len);
     if let Some(wanted) = dimensions.filter(|wanted| *wanted > width) {
         let message = format!("`dimensions` is {wanted}, but the model has {width}");

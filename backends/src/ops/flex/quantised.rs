@@ -31,7 +31,7 @@ use inputs::Inputs;
 
 /// Other processors have no kernel for many rows.
 #[cfg(not(target_arch = "x86_64"))]
-pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level) -> Option<Vec<f32>> {
+pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level, _: bool) -> Option<Vec<f32>> {
     None
 }
 

@@ -164,6 +164,7 @@ fn parts(at: &str, blocks: Vec<Value>) -> Result<Vec<Value>, BodyError> {
 }
 
 fn source(at: &str, source: Option<Value>) -> Result<String, BodyError> {
+    only(at, source.as_ref(), &["type", "url", "media_type", "data"])?;
     let text = |key: &str| source.as_ref().and_then(|s| s.get(key)).and_then(Value::as_str);
     match (text("type"), text("url"), text("media_type"), text("data")) {
         (Some("url"), Some(url), ..) => Ok(url.to_owned()),
@@ -175,7 +176,10 @@ fn source(at: &str, source: Option<Value>) -> Result<String, BodyError> {
 }
 
 fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
-    if let Some(Value::Array(tools)) = body.remove("tools") {
+    if let Some(tools) = body.remove("tools").filter(|tools| !tools.is_null()) {
+        let Value::Array(tools) = tools else {
+            return Err(field("tools", &tools.to_string(), "a list of tools"));
+        };
         let tools = tools.into_iter().enumerate().map(|(index, tool)| {
             let at = format!("tools[{index}]");
             let Value::Object(mut tool) = tool else {
@@ -192,6 +196,7 @@ fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
         chat.insert("tools".into(), tools.collect::<Result<Vec<_>, _>>()?.into());
     }
     let Some(choice) = body.remove("tool_choice") else { return Ok(()) };
+    only("tool_choice", Some(&choice), &["type", "name", "disable_parallel_tool_use"])?;
     if choice.get("disable_parallel_tool_use").and_then(Value::as_bool) == Some(true) {
         chat.insert("parallel_tool_calls".into(), false.into());
     }
@@ -212,6 +217,7 @@ fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
 /// Whether the model thinks is a matter of its checkpoint and template; the budget is ours.
 fn thinking(thinking: Option<Value>, chat: &mut Object) -> Result<(), BodyError> {
     let Some(thinking) = thinking else { return Ok(()) };
+    only("thinking", Some(&thinking), &["type", "budget_tokens"])?;
     let enabled = match thinking.get("type").and_then(Value::as_str) {
         Some("enabled") => true,
         Some("disabled") => false,
@@ -228,6 +234,15 @@ fn thinking(thinking: Option<Value>, chat: &mut Object) -> Result<(), BodyError>
         chat.insert("thinking_token_budget".into(), budget.clone());
     }
     Ok(())
+}
+
+/// Refuses other keys than these.
+fn only(at: &str, value: Option<&Value>, known: &[&str]) -> Result<(), BodyError> {
+    let mut keys = value.and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    match keys.find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(BodyError::Unknown { field: format!("{at}.{key}") }),
+        None => Ok(()),
+    }
 }
 
 fn take(at: &str, object: &mut Object, key: &str) -> Result<Value, BodyError> {

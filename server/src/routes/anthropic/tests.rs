@@ -65,7 +65,10 @@ fn what_is_not_known_is_refused_by_name() {
             json!([{"role": "user", "content": [{"type": "text", "txt": "a"}]}]),
             "messages[0].content[0].text",
         ),
+        ("tools", json!("zoom"), "tools"),
         ("tool_choice", json!({"type": "some"}), "tool_choice"),
+        ("tool_choice", json!({"type": "auto", "mode": 1}), "tool_choice.mode"),
+        ("thinking", json!({"type": "enabled", "effort": "low"}), "thinking.effort"),
         ("max_tokens", Value::Null, "max_tokens"),
     ] {
         let error = with(field, value);

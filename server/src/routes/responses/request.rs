@@ -31,6 +31,9 @@ const ECHO: [&str; 9] = [
     "text",
 ];
 
+/// Keys of an item or part that a response tells, so that clients send them back.
+const TOLD: [&str; 5] = ["type", "id", "status", "annotations", "logprobs"];
+
 type Object = Map<String, Value>;
 
 /// What a request has to do with other requests.
@@ -171,44 +174,56 @@ fn push_item(at: &str, mut item: Value, all: &mut Vec<Value>) -> Result<(), Body
             all.push(json!({ "role": "tool", "tool_call_id": take("call_id"), "content": output }));
         }
         // Templates drop the reasoning of earlier turns.
-        "reasoning" => {}
+        "reasoning" => return Ok(()),
         other => {
             let must = "\"message\", \"function_call\", \"function_call_output\" or \"reasoning\"";
             return Err(refuse(&format!("{at}.type"), &other.into(), must));
         }
     }
-    Ok(())
+    all_taken(at, &item)
 }
 
-fn content_part(at: &str, part: Value) -> Result<Value, BodyError> {
-    match part.get("type").and_then(Value::as_str) {
+/// Refuses what is left of an item or part.
+fn all_taken(at: &str, rest: &Value) -> Result<(), BodyError> {
+    let mut rest = rest.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    match rest.find(|(key, _)| !TOLD.contains(&key.as_str())) {
+        Some((key, _)) => Err(BodyError::Unknown { field: format!("{at}.{key}") }),
+        None => Ok(()),
+    }
+}
+
+fn content_part(at: &str, mut part: Value) -> Result<Value, BodyError> {
+    let kind = part.get("type").cloned().unwrap_or_default();
+    let mut take = |key: &str| part.get_mut(key).map(Value::take).unwrap_or_default();
+    let chat = match kind.as_str() {
         Some("input_text" | "output_text" | "text") => {
-            Ok(json!({ "type": "text", "text": part.get("text") }))
+            json!({ "type": "text", "text": take("text") })
         }
         Some("input_image") => {
-            let mut url = json!({ "url": part.get("image_url") });
-            if let Some(detail) = part.get("detail").filter(|detail| !detail.is_null()) {
-                url["detail"] = detail.clone();
+            let mut url = json!({ "url": take("image_url") });
+            let detail = take("detail");
+            if !detail.is_null() {
+                url["detail"] = detail;
             }
-            Ok(json!({ "type": "image_url", "image_url": url }))
+            json!({ "type": "image_url", "image_url": url })
         }
         Some("input_video" | "video_url") => {
-            Ok(json!({ "type": "video_url", "video_url": { "url": part.get("video_url") } }))
+            json!({ "type": "video_url", "video_url": { "url": take("video_url") } })
         }
         _ => {
-            let kind = part.get("type").cloned().unwrap_or_default();
-            Err(refuse(
-                &format!("{at}.type"),
-                &kind,
-                "\"input_text\", \"output_text\" or \"input_image\"",
-            ))
+            let must = "\"input_text\", \"output_text\" or \"input_image\"";
+            return Err(refuse(&format!("{at}.type"), &kind, must));
         }
-    }
+    };
+    all_taken(at, &part).map(|()| chat)
 }
 
 /// Functions stand flat here and nested in chats.
 fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
-    if let Some(Value::Array(tools)) = body.remove("tools") {
+    if let Some(tools) = body.remove("tools").filter(|tools| !tools.is_null()) {
+        let Value::Array(tools) = tools else {
+            return Err(refuse("tools", &tools, "a list of tools"));
+        };
         let tools = tools.into_iter().enumerate().map(|(index, mut tool)| {
             if tool.get("type").and_then(Value::as_str) != Some("function") {
                 let kind = tool.get("type").cloned().unwrap_or_default();
@@ -230,7 +245,11 @@ fn tools(body: &mut Object, chat: &mut Object) -> Result<(), BodyError> {
 }
 
 fn format(text: Option<Value>, chat: &mut Object) -> Result<(), BodyError> {
-    let Some(Value::Object(mut text)) = text else { return Ok(()) };
+    let mut text = match text {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Object(text)) => text,
+        Some(other) => return Err(refuse("text", &other, "an object")),
+    };
     if let Some(mut format) = text.remove("format") {
         let format = match format.get("type").and_then(Value::as_str) {
             Some("json_schema") => {

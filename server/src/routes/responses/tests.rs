@@ -64,8 +64,16 @@ fn what_is_not_known_is_refused_by_name() {
         ("store", json!("yes"), "store"),
         ("conversation", json!("conv_1"), "conversation"),
         ("truncation", json!("auto"), "truncation"),
+        ("tools", json!("zoom"), "tools"),
         ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
         ("input", json!([{"type": "item_reference"}]), "input[0].type"),
+        ("input", json!([{"role": "user", "content": "a", "name": "b"}]), "input[0].name"),
+        (
+            "input",
+            json!([{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]),
+            "input[0].content[0].file_id",
+        ),
+        ("text", json!("short"), "text"),
         ("text", json!({"verbosity": "low"}), "text.verbosity"),
     ] {
         let error = with(field, value);

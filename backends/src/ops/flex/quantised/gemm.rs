@@ -1,8 +1,8 @@
 //! Products of many activation rows with rounded weights, in integers.
 //!
 //! Activations are rounded as for a few rows, and the products inside a group are the same exact sums; the order of the sum
-//! over groups is another. For weights of eight bits, which are multiplied as numbers of sixteen anyway, activations are
-//! rounded to sixteen. Weights are read once, and repacked as far as fits into a cache: a column of a tile is a weight
+//! over groups is another. For weights of eight bits, which are multiplied as numbers of sixteen then, activations are
+//! rounded to sixteen, unless eight are enough. Weights are read once, and repacked as far as fits into a cache: a column of a tile is a weight
 //! row, a word holds two neighbours along the summed axis as sixteen bits or, of weights with four bits, four neighbours as
 //! bytes. What a row gets does not depend on the other rows.
 
@@ -11,11 +11,12 @@ mod x86;
 
 use rayon::prelude::*;
 
-use super::inputs::{Inputs, scale_of};
+use super::inputs::{Inputs, LANES, scale_of};
 use super::{BLOCK, Weights};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, nearest};
 use pack::Right;
+pub use x86::has_vnni;
 
 /// Weight rows of a panel.
 const COLUMNS: usize = 16;
@@ -51,19 +52,27 @@ struct Layout {
     runs: usize,
     /// Blocks that are repacked at a time: two panels of so many take 32 KiB, which the nearest cache of a core holds.
     depth: usize,
+    /// Whether a word is four neighbours of eight bits, and not two of sixteen.
+    fours: bool,
 }
 
 impl Layout {
-    fn of(scheme: QuantScheme) -> Self {
+    /// `coarse`: eight bits are enough for activations. Only sums of 32 bits hold their products with weights of eight.
+    fn of(scheme: QuantScheme, coarse: bool, level: Level) -> Self {
+        let runs = BLOCK / scheme.group().min(BLOCK);
         match scheme.bits() {
-            8 => Self { words: BLOCK / 2, runs: BLOCK / scheme.group().min(BLOCK), depth: 8 },
-            _ => Self { words: BLOCK / 4, runs: 2, depth: 16 },
+            8 if coarse && runs <= 2 && has_vnni(level) => {
+                Self { words: BLOCK / 4, runs, depth: 16, fours: true }
+            }
+            8 => Self { words: BLOCK / 2, runs, depth: 8, fours: false },
+            _ => Self { words: BLOCK / 4, runs: 2, depth: 16, fours: true },
         }
     }
 }
 
-/// `x [m, k] · wᵀ -> [m, n]`; `None` where there is no kernel for the codes or the processor.
-pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>> {
+/// `x [m, k] · wᵀ -> [m, n]`, with activations of eight bits where that is enough (`coarse`) and faster; `None` where there is no
+/// kernel for the codes or the processor.
+pub fn product(x: &[f32], weights: Weights<'_>, level: Level, coarse: bool) -> Option<Vec<f32>> {
     let (n, k, scheme) = (weights.rows(), weights.k, weights.scheme);
     if scheme.codes() == Codes::Float8 || level == Level::Portable {
         return None;
@@ -73,7 +82,8 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>
     if m == 0 || n == 0 {
         return Some(out);
     }
-    let (layout, left) = (Layout::of(scheme), Left::new(x, k, scheme, level));
+    let layout = Layout::of(scheme, coarse, level);
+    let left = Left::new(x, (k, scheme), layout, level);
     columns(&mut out, n).into_par_iter().enumerate().for_each(|(task, mut out)| {
         let first = task * PANELS * COLUMNS;
         let mut right = Right::default();
@@ -81,7 +91,7 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level) -> Option<Vec<f32>
             let blocks = start..k.div_ceil(BLOCK).min(start + layout.depth);
             right.pack((weights, first..n.min(first + PANELS * COLUMNS)), blocks.clone(), layout);
             let rows = |row| left.row(row, k.div_ceil(BLOCK), blocks.clone(), layout);
-            x86::tiles(&mut out, rows, &right, scheme.bits(), level);
+            x86::tiles(&mut out, rows, &right, layout.fours, level);
         }
         if scheme.has_minimums() {
             add_minimums(&mut out, &left, (weights, first));
@@ -114,11 +124,14 @@ fn add_minimums(out: &mut [&mut [f32]], left: &Left, (weights, first): (Weights<
 
 impl Left {
     /// All rows, rounded on all cores.
-    fn new(x: &[f32], k: usize, scheme: QuantScheme, level: Level) -> Self {
+    fn new(x: &[f32], (k, scheme): (usize, QuantScheme), layout: Layout, level: Level) -> Self {
         let rows = (x.len() / k).div_ceil(rayon::current_num_threads()).max(1);
-        let part = |x: &[f32]| match scheme.bits() {
-            8 => Self::wide(x, k, scheme),
-            _ => Self::narrow(&Inputs::round(x, k, scheme), x.len() / k, scheme, level),
+        let part = |x: &[f32]| match layout.fours {
+            false => Self::wide(x, (k, scheme), layout),
+            true => {
+                let inputs = Inputs::round(x, k, scheme);
+                Self::narrow(&inputs, (x.len() / k, scheme), layout, level)
+            }
         };
         let parts: Vec<Self> = x.par_chunks(rows * k).map(part).collect();
         parts.into_iter().reduce(Self::before).expect("there are rows")
@@ -134,8 +147,8 @@ impl Left {
     }
 
     /// Room for `m` rows.
-    fn empty(m: usize, k: usize, scheme: QuantScheme) -> Self {
-        let (layout, blocks) = (Layout::of(scheme), m * k.div_ceil(BLOCK));
+    fn empty(m: usize, (k, scheme): (usize, QuantScheme), layout: Layout) -> Self {
+        let blocks = m * k.div_ceil(BLOCK);
         let groups = if scheme.has_minimums() { m * scheme.groups(k) } else { 0 };
         Self {
             words: vec![0; blocks * layout.words],
@@ -147,9 +160,8 @@ impl Left {
     }
 
     /// For weights of eight bits, rounded to sixteen bits run by run.
-    fn wide(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
-        let layout = Layout::of(scheme);
-        let mut left = Self::empty(x.len() / k, k, scheme);
+    fn wide(x: &[f32], (k, scheme): (usize, QuantScheme), layout: Layout) -> Self {
+        let mut left = Self::empty(x.len() / k, (k, scheme), layout);
         let length = BLOCK / layout.runs;
         let mut words = left.words.chunks_exact_mut(length / 2);
         for row in x.chunks_exact(k) {
@@ -177,18 +189,25 @@ impl Left {
         left
     }
 
-    /// For weights of four bits, from rows that were rounded to eight.
-    fn narrow(inputs: &Inputs, m: usize, scheme: QuantScheme, level: Level) -> Self {
-        let (layout, whole) = (Layout::of(scheme), x86::has_vnni(level));
-        let mut left = Self::empty(m, inputs.row(0).len() * BLOCK, scheme);
+    /// From rows that were rounded to eight bits.
+    fn narrow(
+        inputs: &Inputs,
+        (m, scheme): (usize, QuantScheme),
+        layout: Layout,
+        level: Level,
+    ) -> Self {
+        let whole = has_vnni(level);
+        // Of four bits, the offsets of even and odd places are one number.
+        let lanes = if scheme.bits() == 8 { LANES } else { LANES / 2 };
+        let mut left = Self::empty(m, (inputs.row(0).len() * BLOCK, scheme), layout);
         left.groups = inputs.groups();
         let mut words = left.words.chunks_exact_mut(layout.words);
         for row in 0..m {
             for (input, words) in inputs.row(row).iter().zip(&mut words) {
-                fours(&input.codes, words);
-                let halves = words.chunks_exact(layout.words / layout.runs);
-                let offsets = input.offsets.chunks_exact(4);
-                for ((words, offsets), scale) in halves.zip(offsets).zip(input.scales()) {
+                fours(&input.codes, words, scheme.bits());
+                let runs = words.chunks_exact(layout.words / layout.runs);
+                let offsets = input.offsets.chunks_exact(lanes / layout.runs);
+                for ((words, offsets), scale) in runs.zip(offsets).zip(input.scales()) {
                     left.scales.push(scale);
                     left.offsets.push(if whole { offsets.iter().sum() } else { in_halves(words) });
                 }
@@ -222,13 +241,13 @@ impl Left {
     }
 }
 
-/// The words of a block of which the even places come first: those of the first half of the block, then those of the second,
-/// of each the even ones before the odd ones.
-fn fours(codes: &[i8; BLOCK], words: &mut [i32]) {
+/// The words of a block. For weights of four bits, for which the even places come first, those of the first half of the block
+/// and then those of the second, of each the even ones before the odd ones.
+fn fours(codes: &[i8; BLOCK], words: &mut [i32], bits: usize) {
+    const PARTS: [usize; LANES] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
     let fours = codes.as_chunks::<4>().0;
-    for (word, place) in
-        words.iter_mut().zip([0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15])
-    {
+    for (index, word) in words.iter_mut().enumerate() {
+        let place = if bits == 8 { index } else { PARTS[index] };
         *word = i32::from_le_bytes(fours[place].map(|code| code as u8));
     }
 }

@@ -126,8 +126,9 @@ fn block_of(values: &[f32; BLOCK], scales: [f32; 2], bits: usize) -> (Input, [i3
     let mut plain = [0i32; BLOCK];
     for (i, code) in plain.iter_mut().enumerate() {
         let value = values[i] * inverses[2 * i / BLOCK];
-        // What is not a number becomes a code too; its scale is none.
-        *code = nearest_integer(value.max(-127.0).min(127.0));
+        #[expect(clippy::manual_clamp, reason = "what is not a number becomes a code too")]
+        let value = value.max(-127.0).min(127.0);
+        *code = nearest_integer(value);
     }
     let sum = |half: &[i32]| half.iter().sum();
     let of_codes = [sum(&plain[..BLOCK / 2]), sum(&plain[BLOCK / 2..])];

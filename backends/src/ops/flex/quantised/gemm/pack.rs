@@ -53,7 +53,8 @@ impl Right {
                 let first = rows.start + panel * COLUMNS + half * EIGHT;
                 let rows = first.min(rows.end)..rows.end.min(first + EIGHT);
                 for (block, to) in blocks.clone().zip(to.chunks_exact_mut(layout.words)) {
-                    eight_rows(&codes(weights, rows.clone(), block), to, half, weights);
+                    let codes = codes(weights, rows.clone(), block);
+                    eight_rows(&codes, to, half, (weights.scheme.bits(), layout.fours));
                 }
             }
         }
@@ -110,13 +111,14 @@ fn eight_rows(
     codes: &[[u8; BLOCK]; EIGHT],
     to: &mut [Line<i32>],
     half: usize,
-    weights: Weights<'_>,
+    (bits, fours): (usize, bool),
 ) {
     assert!(level_is_present(Level::Avx2) && (half + 1) * EIGHT <= COLUMNS);
     // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
     unsafe {
-        match weights.scheme.bits() {
-            8 => of_eight_bits(codes, to, half),
+        match (bits, fours) {
+            (8, false) => of_eight_bits(codes, to, half),
+            (8, true) => of_bytes(codes, to, half),
             _ => of_four_bits(codes, to, half),
         }
     }
@@ -132,6 +134,24 @@ fn of_eight_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize
             // SAFETY: the slice has sixteen bytes, and unaligned access is allowed.
             let sixteen = unsafe { _mm_loadu_si128(sixteen.as_ptr().cast()) };
             rows[i] = _mm256_cvtepi8_epi16(sixteen);
+        }
+        let words = transposed(rows);
+        for word in 0..EIGHT {
+            put(&mut to[word], half, words[word]);
+        }
+    }
+}
+
+/// Four neighbours as bytes, with the offset of weights of eight bits.
+#[target_feature(enable = "avx2")]
+fn of_bytes(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize) {
+    for (step, to) in to.chunks_exact_mut(EIGHT).enumerate() {
+        let mut rows = [_mm256_setzero_si256(); EIGHT];
+        for i in 0..EIGHT {
+            let part: &[u8] = &codes[i][32 * step..][..32];
+            // SAFETY: the slice has 32 bytes, and unaligned access is allowed.
+            let signed = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+            rows[i] = _mm256_xor_si256(signed, _mm256_set1_epi8(i8::MIN));
         }
         let words = transposed(rows);
         for word in 0..EIGHT {

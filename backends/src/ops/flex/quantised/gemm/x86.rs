@@ -22,7 +22,7 @@ pub fn tiles<'a>(
     out: &mut [&mut [f32]],
     rows: impl Fn(usize) -> LeftRow<'a>,
     right: &Right,
-    bits: usize,
+    fours: bool,
     level: Level,
 ) {
     let wide = has_vnni(level);
@@ -38,9 +38,9 @@ pub fn tiles<'a>(
             // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
             unsafe {
                 match panels {
-                    [first, second] => avx512_of::<2>(left, [*first, *second], bits, target),
-                    [only] if wide => avx512_of::<1>(left, [*only], bits, target),
-                    [only] => avx2_of(left, *only, bits, target),
+                    [first, second] => avx512_of::<2>(left, [*first, *second], fours, target),
+                    [only] if wide => avx512_of::<1>(left, [*only], fours, target),
+                    [only] => avx2_of(left, *only, fours, target),
                     _ => unreachable!("chunks of one or two panels"),
                 }
             }
@@ -55,12 +55,12 @@ struct Target<'t, 'o> {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, bits: usize, target: Target<'_, '_>) {
-    let sums = match (bits, right.words.len() / right.scales.len().max(1)) {
-        (8, 8) => avx2::<8, 8>(left, right),
-        (8, 16) => avx2::<8, 16>(left, right),
-        (8, _) => avx2::<8, 32>(left, right),
-        _ => avx2::<4, 8>(left, right),
+fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, fours: bool, target: Target<'_, '_>) {
+    let sums = match (fours, right.words.len() / right.scales.len().max(1)) {
+        (false, 8) => avx2::<false, 8>(left, right),
+        (false, 16) => avx2::<false, 16>(left, right),
+        (false, _) => avx2::<false, 32>(left, right),
+        (true, _) => avx2::<true, 8>(left, right),
     };
     for (out, sums) in target.out.iter_mut().zip(&sums) {
         out[target.column..].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
@@ -71,14 +71,15 @@ fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, bits: usize, target: Tar
 fn avx512_of<const P: usize>(
     left: [LeftRow<'_>; ROWS],
     right: [Panel<'_>; P],
-    bits: usize,
+    fours: bool,
     target: Target<'_, '_>,
 ) {
-    match (bits, right[0].words.len() / right[0].scales.len().max(1)) {
-        (8, 8) => avx512::<8, 8, P>(left, right, target),
-        (8, 16) => avx512::<8, 16, P>(left, right, target),
-        (8, _) => avx512::<8, 32, P>(left, right, target),
-        _ => avx512::<4, 8, P>(left, right, target),
+    match (fours, right[0].words.len() / right[0].scales.len().max(1)) {
+        (false, 8) => avx512::<false, 8, P>(left, right, target),
+        (false, 16) => avx512::<false, 16, P>(left, right, target),
+        (false, _) => avx512::<false, 32, P>(left, right, target),
+        (true, 8) => avx512::<true, 8, P>(left, right, target),
+        (true, _) => avx512::<true, 16, P>(left, right, target),
     }
 }
 
@@ -86,7 +87,7 @@ fn avx512_of<const P: usize>(
 /// results are summed in sixteen bits: with the offset, a run of 32 gives at most 8 · 127 · 16 in each half of a word, whatever
 /// part of it has been added.
 #[target_feature(enable = "avx2,fma")]
-fn avx2<const BITS: usize, const WORDS: usize>(
+fn avx2<const FOURS: bool, const WORDS: usize>(
     left: [LeftRow<'_>; ROWS],
     right: Panel<'_>,
 ) -> [[f32; COLUMNS]; ROWS] {
@@ -102,7 +103,7 @@ fn avx2<const BITS: usize, const WORDS: usize>(
     }
     for run in 0..runs {
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        if BITS == 4 {
+        if FOURS {
             for i in 0..ROWS {
                 sums[i] = [_mm256_set1_epi32(numbers[i].1[run]); 2];
             }
@@ -112,11 +113,10 @@ fn avx2<const BITS: usize, const WORDS: usize>(
             for i in 0..ROWS {
                 let x = _mm256_set1_epi32(lines[i][run][place]);
                 for half in 0..2 {
-                    sums[i][half] = match BITS {
-                        8 => _mm256_add_epi32(sums[i][half], _mm256_madd_epi16(weights[half], x)),
-                        _ => {
-                            _mm256_add_epi16(sums[i][half], _mm256_maddubs_epi16(weights[half], x))
-                        }
+                    let sum = sums[i][half];
+                    sums[i][half] = match FOURS {
+                        true => _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights[half], x)),
+                        false => _mm256_add_epi32(sum, _mm256_madd_epi16(weights[half], x)),
                     };
                 }
             }
@@ -125,9 +125,9 @@ fn avx2<const BITS: usize, const WORDS: usize>(
         for i in 0..ROWS {
             let scale = _mm256_set1_ps(numbers[i].0[run]);
             for half in 0..2 {
-                let sum = match BITS {
-                    8 => sums[i][half],
-                    _ => _mm256_madd_epi16(sums[i][half], _mm256_set1_epi16(1)),
+                let sum = match FOURS {
+                    true => _mm256_madd_epi16(sums[i][half], _mm256_set1_epi16(1)),
+                    false => sums[i][half],
                 };
                 let scale = _mm256_mul_ps(_mm256_castsi256_ps(scales[half]), scale);
                 out[i][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, out[i][half]);
@@ -156,7 +156,7 @@ fn halves<T: Copy>(values: &[T; COLUMNS]) -> [__m256i; 2] {
 
 /// `VPDPWSSD` and `VPDPBUSD` multiply and add in 32 bits. Twelve sums at a time keep both of their units busy.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
+fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
     left: [LeftRow<'_>; ROWS],
     right: [Panel<'_>; P],
     target: Target<'_, '_>,
@@ -183,7 +183,7 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
     }
     for run in 0..runs {
         let mut sums = [[_mm512_setzero_si512(); P]; ROWS];
-        if BITS == 4 {
+        if FOURS {
             for i in 0..ROWS {
                 sums[i] = [_mm512_set1_epi32(numbers[i].1[run]); P];
             }
@@ -196,9 +196,9 @@ fn avx512<const BITS: usize, const WORDS: usize, const P: usize>(
             for i in 0..ROWS {
                 let x = _mm512_set1_epi32(lines[i][run][place]);
                 for p in 0..P {
-                    sums[i][p] = match BITS {
-                        8 => _mm512_dpwssd_epi32(sums[i][p], weights[p], x),
-                        _ => _mm512_dpbusd_epi32(sums[i][p], weights[p], x),
+                    sums[i][p] = match FOURS {
+                        true => _mm512_dpbusd_epi32(sums[i][p], weights[p], x),
+                        false => _mm512_dpwssd_epi32(sums[i][p], weights[p], x),
                     };
                 }
             }
