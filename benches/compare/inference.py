@@ -14,7 +14,8 @@ figures mean nothing. Nothing is installed here; peers are, as far as they are w
     pip install numpy
     pip install torch==2.15.0 torchvision transformers==5.24.0     # transformers
     pip install gguf llama-cpp-python==0.3.36                      # llama.cpp; builds it, and needs cmake and a compiler
-    pip install openvino-genai==2026.4.1 optimum-intel nncf        # OpenVINO; in an environment of its own, for its transformers
+    # OpenVINO; in an environment of its own, for its transformers
+    pip install torch==2.15.0 torchvision "transformers>=4.57,<5" openvino-genai==2026.4.1 optimum-intel nncf
 
 Rounded weights are written once for each program (ours: `quantize`), the tables of tokens in eight bits, as llama.cpp's Q8_0 has
 them. OpenVINO rounds the vision tower too and takes its picture by the chat template; llama.cpp has the text rows only. All rows
