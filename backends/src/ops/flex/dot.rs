@@ -65,8 +65,8 @@ pub(super) fn products(out: &mut [f32], weights: &[f32], x: &[f32], k: usize) {
     block(out, weights, x, k);
 }
 
-/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen and `x` in the order that they want, which is the plain one
-/// for weights in f32.
+/// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen and `x` in the order that they want, which
+/// is the plain one for weights in f32.
 fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]
     match Level::chosen() {

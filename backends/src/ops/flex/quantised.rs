@@ -23,7 +23,9 @@ use super::panel::{self, Tiling};
 use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
-use crate::cpu::{Level, Tiles, prefetch};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::Tiles;
+use crate::cpu::{Level, prefetch};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 #[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;

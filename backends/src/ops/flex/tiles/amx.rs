@@ -47,25 +47,6 @@ impl Registers {
         USERS.set(users + 1);
         Self(PhantomData)
     }
-
-    /// As [`Kernel::multiply`](super::kernel::Kernel::multiply).
-    ///
-    /// # Safety
-    /// Each line must hold `depth > 0` tiles of as many terms as are said.
-    #[expect(clippy::too_many_arguments, reason = "what the assembly takes")]
-    pub unsafe fn multiply(
-        &self,
-        sums: &mut [Tile; 4],
-        left: [&[Tile]; 2],
-        right: [&[Tile]; 2],
-        depth: usize,
-        terms: Terms,
-        fresh: bool,
-        ahead: &[Tile],
-    ) {
-        // SAFETY: `self` shows that this thread's registers are configured as tiles; the caller vouches for the lines.
-        unsafe { run(sums, left, right, depth, terms, fresh, ahead) }
-    }
 }
 
 impl Drop for Registers {
@@ -79,18 +60,20 @@ impl Drop for Registers {
     }
 }
 
+/// As [`Kernel::multiply`](super::kernel::Kernel::multiply).
+///
 /// # Safety
-/// The registers must be configured as eight tiles of sixteen rows of 64 bytes; each line must hold `depth > 0` tiles of as
-/// many terms as are said.
-unsafe fn run(
+/// The lines must hold equally many tiles, at least one, of as many terms as are said.
+pub unsafe fn multiply(
+    _: &Registers,
     sums: &mut [Tile; 4],
     left: [&[Tile]; 2],
     right: [&[Tile]; 2],
-    depth: usize,
     terms: Terms,
     fresh: bool,
     ahead: &[Tile],
 ) {
+    let depth = left[0].len() / terms.left;
     // Sums are in registers 0 to 3, left tiles in 4 and 5, right ones in 6 and 7.
     macro_rules! run {
         ($($step:expr),* $(,)?) => {
@@ -185,7 +168,8 @@ unsafe fn run(
         };
     }
     // SAFETY: the four sums lie behind one another, and a loop of `depth` steps reads the terms of one tile of each line in
-    // a step; the caller vouches for the lines and the registers.
+    // a step; the caller vouches for the lines, and the registers are configured as
+    // tiles, as their owner shows.
     unsafe {
         match (terms.left, terms.right) {
             (1, 1) => run!(

@@ -74,7 +74,7 @@ impl Kernel {
             (_, 0, false) => {}
             (Kind::Amx(registers), ..) => {
                 // SAFETY: the assertions bound the lines, which are not empty.
-                unsafe { registers.multiply(sums, left, right, depth, terms, fresh, ahead) }
+                unsafe { amx::multiply(registers, sums, left, right, terms, fresh, ahead) }
             }
             // SAFETY: the processor has the features, as was asserted before.
             (Kind::Pairs, ..) => unsafe { pairs::multiply(sums, left, right, terms, fresh) },
