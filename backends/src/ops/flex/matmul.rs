@@ -37,6 +37,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Whether rows or columns lie one value after the other.
+    #[cfg(target_arch = "x86_64")]
     pub fn is_dense(&self) -> bool {
         self.row_stride == 1 || self.column_stride == 1
     }

@@ -24,6 +24,10 @@ pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
 
 /// How tiles are to be used.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "nothing multiplies tiles on other processors")
+)]
 pub struct Tiling {
     pub with: Tiles,
     /// Of how many numbers of bf16 an activation is the sum.

@@ -57,6 +57,7 @@ impl Inputs {
     }
 
     /// Groups of weights of a row.
+    #[cfg(target_arch = "x86_64")]
     pub fn groups(&self) -> usize {
         self.groups
     }
