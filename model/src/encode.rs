@@ -7,8 +7,9 @@ use burn::tensor::TensorData;
 
 use crate::model::{Qwen3VlModel, VISION_CHUNK};
 use crate::probe::Probe;
+use crate::processor::image::Grid;
 use crate::prompt::Prompt;
-use crate::vision::{VisionPass, VisionPlan};
+use crate::vision::{VisionFeatures, VisionPass, VisionPlan};
 
 /// Frames whose features are half computed.
 #[derive(Debug)]
@@ -53,6 +54,20 @@ impl Qwen3VlModel {
         let _ = self.visual.device().sync();
         prompt.vision += start.elapsed();
         done
+    }
+
+    /// The features of whole pictures.
+    pub(crate) fn tower(
+        &self,
+        grids: &[Grid],
+        values: Vec<f32>,
+        probe: &mut Probe,
+    ) -> VisionFeatures {
+        self.compute(|| {
+            let plan = VisionPlan::new(&self.config().vision, grids);
+            let shape = [plan.patches(), self.config().vision.patch_len()];
+            self.visual.forward(TensorData::new(values, shape), &plan, probe)
+        })
     }
 
     fn begin_encoding(&self, prompt: &Prompt, rows: &Range<usize>) -> Option<Encoding> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use qwen3_vl_backends::ops::{Products, choose_products};
 use qwen3_vl_backends::threads::on_workers;
 use qwen3_vl_backends::{Placement, Precision};
@@ -15,12 +15,11 @@ use crate::inputs::{InputError, ModelInputs, Pixels};
 use crate::linear::Linear;
 use crate::pack::{Pack, index_tensor, inject};
 use crate::probe::Probe;
-use crate::processor::image::Grid;
 use crate::processor::message::MediaKind;
 use crate::prompt::Prompt;
 use crate::text::mrope::Mrope;
 use crate::text::{Flow, Past, TextContext, TextModel};
-use crate::vision::{VisionFeatures, VisionPlan, VisionTower};
+use crate::vision::{VisionFeatures, VisionTower};
 
 /// Patches that run through the vision tower at once, unless one frame has more.
 pub const VISION_CHUNK: usize = 4096;
@@ -274,14 +273,6 @@ impl Qwen3VlModel {
             .as_ref()
             .map_or(&self.language_model.embed_tokens.weight, |head| &head.weight)
             .values()
-    }
-
-    fn tower(&self, grids: &[Grid], values: Vec<f32>, probe: &mut Probe) -> VisionFeatures {
-        self.compute(|| {
-            let plan = VisionPlan::new(&self.config.vision, grids);
-            let shape = [plan.patches(), self.config.vision.patch_len()];
-            self.visual.forward(TensorData::new(values, shape), &plan, probe)
-        })
     }
 
     pub(crate) fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {

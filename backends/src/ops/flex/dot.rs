@@ -35,7 +35,7 @@ pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f
 fn with_ordered<W: Widen>(x: &[f32], k: usize, run: impl FnOnce(&[f32])) {
     #[cfg(target_arch = "x86_64")]
     if Level::chosen() >= Level::Avx512 {
-        return run(&avx512::Ordered::new::<W>(x, k).values()[..x.len()]);
+        return run(avx512::Ordered::new::<W>(x, k).values());
     }
     let _ = k;
     run(x);
@@ -77,31 +77,24 @@ fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
         Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
         Level::Portable => {}
     }
-    block_with(out, weights, x, k, |w, x, sum| w * x + sum)
+    portable(out, weights, x, k);
 }
 
-/// The body where the compiler finds the instructions: tiles of up to 4 x 4 rows.
-#[inline(always)]
-fn block_with<W: Widen>(
-    out: &mut [f32],
-    weights: &[W],
-    x: &[f32],
-    k: usize,
-    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
-) {
+/// Tiles of up to 4 x 4 rows, for which the compiler finds the instructions.
+fn portable<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     let m = x.len() / k;
     for (first, x) in x.chunks(TILE * k).enumerate() {
         let first = first * TILE;
         for (out, w) in out.chunks_mut(TILE * m).zip(weights.chunks(TILE * k)) {
             match (x.len() / k, w.len() / k) {
-                (4, 4) => tile::<W, 4, 4>(out, (m, first), w, x, k, madd),
-                (4, _) => singles::<W, 4>(out, (m, first), w, x, k, madd),
-                (3, 4) => tile::<W, 3, 4>(out, (m, first), w, x, k, madd),
-                (3, _) => singles::<W, 3>(out, (m, first), w, x, k, madd),
-                (2, 4) => tile::<W, 2, 4>(out, (m, first), w, x, k, madd),
-                (2, _) => singles::<W, 2>(out, (m, first), w, x, k, madd),
-                (_, 4) => tile::<W, 1, 4>(out, (m, first), w, x, k, madd),
-                (_, _) => singles::<W, 1>(out, (m, first), w, x, k, madd),
+                (4, 4) => tile::<W, 4, 4>(out, (m, first), w, x, k),
+                (4, _) => singles::<W, 4>(out, (m, first), w, x, k),
+                (3, 4) => tile::<W, 3, 4>(out, (m, first), w, x, k),
+                (3, _) => singles::<W, 3>(out, (m, first), w, x, k),
+                (2, 4) => tile::<W, 2, 4>(out, (m, first), w, x, k),
+                (2, _) => singles::<W, 2>(out, (m, first), w, x, k),
+                (_, 4) => tile::<W, 1, 4>(out, (m, first), w, x, k),
+                (_, _) => singles::<W, 1>(out, (m, first), w, x, k),
             }
         }
     }
@@ -115,10 +108,9 @@ fn singles<W: Widen, const M: usize>(
     w: &[W],
     x: &[f32],
     k: usize,
-    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
 ) {
     for (out, w) in out.chunks_mut(m).zip(w.chunks(k)) {
-        tile::<W, M, 1>(out, (m, first), w, x, k, madd);
+        tile::<W, M, 1>(out, (m, first), w, x, k);
     }
 }
 
@@ -130,7 +122,6 @@ fn tile<W: Widen, const M: usize, const N: usize>(
     w: &[W],
     x: &[f32],
     k: usize,
-    madd: impl Fn(f32, f32, f32) -> f32 + Copy,
 ) {
     let w: [&[W]; N] = std::array::from_fn(|j| &w[j * k..(j + 1) * k]);
     let x: [&[f32]; M] = std::array::from_fn(|i| &x[i * k..(i + 1) * k]);
@@ -146,7 +137,7 @@ fn tile<W: Widen, const M: usize, const N: usize>(
             }
             let w: [f32; LANES] = std::array::from_fn(|lane| w[at][lane].widen());
             for (sums, x) in sums.iter_mut().zip(&x) {
-                *sums = std::array::from_fn(|lane| madd(w[lane], x[lane], sums[lane]));
+                *sums = std::array::from_fn(|lane| w[lane] * x[lane] + sums[lane]);
             }
         }
     }
@@ -184,7 +175,7 @@ mod tests {
             let exact: f64 = a.iter().zip(&b).map(|(a, b)| a.to_f64() * *b as f64).sum();
             let (mut portable, mut avx2) = ([0.0], [exact as f32]);
             if len > 0 {
-                block_with(&mut portable, &a, &b, len, |w, x, sum| w * x + sum);
+                super::portable(&mut portable, &a, &b, len);
                 #[cfg(target_arch = "x86_64")]
                 if Level::present().any(|level| level == Level::Avx2) {
                     // SAFETY: the processor has just been asked for the features.

@@ -1,6 +1,7 @@
 //! The same sums with AVX-512: weight row after weight row, because memory is read fastest in one stream.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{TILE, Widen};
 use crate::cpu::prefetch;
@@ -9,23 +10,23 @@ use crate::cpu::prefetch;
 const WIDE: usize = 32;
 /// How far ahead weights are fetched, in bytes.
 const AHEAD: usize = 2048;
-
 /// Bytes of a register, and of a line of the cache.
 const LINE: usize = 64;
 
 /// Rows of activations in the order in which [`Widen::widen_512`] puts weights, from the beginning of a line of the cache on: a
 /// register that is read from two lines costs several times as much on some processors.
 pub struct Ordered {
-    values: Vec<f32>,
-    start: usize,
+    room: Vec<f32>,
+    place: Range<usize>,
 }
 
 impl Ordered {
     /// From rows of `k` values.
     pub fn new<W: Widen>(x: &[f32], k: usize) -> Self {
-        let mut values = vec![0.0; x.len() + LINE / size_of::<f32>()];
-        let start = values.as_ptr().align_offset(LINE).min(values.len() - x.len());
-        let to = &mut values[start..][..x.len()];
+        let mut room = vec![0.0; x.len() + LINE / size_of::<f32>()];
+        let start = room.as_ptr().align_offset(LINE).min(room.len() - x.len());
+        let place = start..start + x.len();
+        let to = &mut room[place.clone()];
         to.copy_from_slice(x);
         if W::BY_PARITY {
             for (to, x) in to.chunks_mut(k).zip(x.chunks(k)) {
@@ -35,11 +36,11 @@ impl Ordered {
                 }
             }
         }
-        Self { values, start }
+        Self { room, place }
     }
 
     pub fn values(&self) -> &[f32] {
-        &self.values[self.start..]
+        &self.room[self.place.clone()]
     }
 }
 

@@ -1,10 +1,10 @@
 //! Products of many activation rows with rounded weights, in integers.
 //!
 //! Activations are rounded as for a few rows, and the products inside a group are the same exact sums; the order of the sum
-//! over groups is another. For weights of eight bits, which are multiplied as numbers of sixteen then, activations are
-//! rounded to sixteen, unless eight are enough. Weights are read once, and repacked as far as fits into a cache: a column of a tile is a weight
-//! row, a word holds two neighbours along the summed axis as sixteen bits or, of weights with four bits, four neighbours as
-//! bytes. What a row gets does not depend on the other rows.
+//! over groups is another. Beside weights of eight bits activations are rounded to sixteen, and both are multiplied as
+//! numbers of sixteen, unless eight are enough. Weights are read once, and repacked as far as fits into a cache: a column of a
+//! tile is a weight row, a word holds two neighbours along the summed axis as sixteen bits, or four as bytes. What a row gets
+//! does not depend on the other rows.
 
 mod pack;
 mod x86;
@@ -12,11 +12,11 @@ mod x86;
 use rayon::prelude::*;
 
 use super::inputs::{Inputs, LANES, scale_of};
+use super::x86::has_vnni;
 use super::{BLOCK, Weights};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, nearest};
 use pack::Right;
-pub use x86::has_vnni;
 
 /// Weight rows of a panel.
 const COLUMNS: usize = 16;

@@ -73,7 +73,7 @@ fn products(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<Vec<f32>> {
 /// Whether coarse activations beside weights of eight bits are finer than that after all.
 fn coarse_is_fine(scheme: QuantScheme, level: Level) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if gemm::has_vnni(level) {
+    if x86::has_vnni(level) {
         return scheme.group() < 32;
     }
     let _ = (scheme, level);

@@ -23,7 +23,7 @@ pub fn tile(
     scheme: QuantScheme,
     level: Level,
 ) -> bool {
-    let wide = level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+    let wide = has_vnni(level);
     if level == Level::Portable {
         return false;
     }
@@ -92,6 +92,11 @@ fn sized_256<const M: usize>(
     let inputs: [&[Input]; M] = some_of(inputs, &some);
     // SAFETY: as above.
     unsafe { of_scheme!(scheme, avx2::<M>(out, m, some, rows, inputs)) }
+}
+
+/// Whether sums of products are of 32 bits, by VNNI.
+pub fn has_vnni(level: Level) -> bool {
+    level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni")
 }
 
 pub fn level_is_present(level: Level) -> bool {

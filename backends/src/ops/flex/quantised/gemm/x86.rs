@@ -4,18 +4,13 @@
 
 use std::arch::x86_64::*;
 
-use super::super::x86::level_is_present;
+use super::super::x86::{has_vnni, level_is_present};
 use super::pack::{Line, Panel, Right};
 use super::{COLUMNS, LeftRow};
 use crate::cpu::{Level, prefetch};
 
 /// Activation rows of a tile, whose sums stay in registers.
 const ROWS: usize = 6;
-
-/// Whether sums are of 32 bits, by VNNI.
-pub fn has_vnni(level: Level) -> bool {
-    level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni")
-}
 
 /// Adds the products of `rows` with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
 pub fn tiles<'a>(
