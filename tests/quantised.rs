@@ -452,7 +452,7 @@ fn the_program_refuses_what_it_cannot_do() {
             run.to_vec(),
             vec![("QWEN3_VL_CPU", "sse9")],
             1,
-            vec!["sse9", "portable, avx2, avx512 or amx"],
+            vec!["sse9", "portable, neon, avx2, avx512 or amx"],
         ),
     ] {
         let (found, _, errors) = program(&arguments, &environment);

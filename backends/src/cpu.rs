@@ -9,7 +9,7 @@ pub const CPU_VARIABLE: &str = "QWEN3_VL_CPU";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CpuError {
-    #[error("{CPU_VARIABLE} is `{name}`; it must be portable, avx2, avx512 or amx")]
+    #[error("{CPU_VARIABLE} is `{name}`; it must be portable, neon, avx2, avx512 or amx")]
     Unknown { name: String },
     #[error(
         "{CPU_VARIABLE} is `{name}`, but this processor has no {missing}; it can run {present}"
@@ -17,11 +17,13 @@ pub enum CpuError {
     Lacking { name: &'static str, missing: String, present: String },
 }
 
-/// A set of instructions, each including those before.
+/// A set of instructions. On x86 each includes those before; NEON stands beside them, and no processor has both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// What every processor of the target has.
     Portable,
+    /// NEON, which every processor of aarch64 has. Kernels that want `dotprod` ask for it besides.
+    Neon,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, VL and DQ. Kernels that want VNNI or BF16 ask for these besides.
@@ -31,13 +33,14 @@ pub enum Level {
 }
 
 impl Level {
-    /// From the narrowest to the widest.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
+    /// From the narrowest to the widest of an architecture.
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The name for [`CPU_VARIABLE`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
@@ -89,15 +92,20 @@ impl Level {
         }
     }
 
-    /// The features of this level and those before that the processor lacks.
+    /// Whether this level has the instructions of the other.
+    fn includes(self, other: Self) -> bool {
+        other == self || other < self && other != Self::Neon
+    }
+
+    /// The features of this level and those that it includes that the processor lacks.
     fn missing(self) -> Vec<&'static str> {
-        let wanted = features().into_iter().filter(|(level, ..)| *level <= self);
+        let wanted = features().into_iter().filter(|(level, ..)| self.includes(*level));
         wanted.filter(|(_, _, present)| !present).map(|(_, name, _)| name).collect()
     }
 }
 
 /// Features with their levels, and whether the processor has them.
-fn features() -> [(Level, &'static str, bool); 9] {
+fn features() -> [(Level, &'static str, bool); 10] {
     macro_rules! feature {
         ($level:ident, $name:tt) => {{
             #[cfg(target_arch = "x86_64")]
@@ -108,6 +116,7 @@ fn features() -> [(Level, &'static str, bool); 9] {
         }};
     }
     [
+        (Level::Neon, "neon", cfg!(target_arch = "aarch64")),
         feature!(Avx2, "avx2"),
         feature!(Avx2, "fma"),
         feature!(Avx2, "f16c"),
@@ -235,5 +244,13 @@ mod tests {
         let error = Level::named("sse9").unwrap_err().to_string();
         assert!(error.contains("`sse9`") && error.contains("avx512"), "{error}");
         assert_eq!(Level::present().last(), Some(Level::best()));
+    }
+
+    #[test]
+    fn levels_of_another_architecture_are_not_asked_for() {
+        assert!(!Level::Amx.includes(Level::Neon) && Level::Amx.includes(Level::Avx2));
+        assert_eq!(Level::Neon.is_present(), cfg!(target_arch = "aarch64"));
+        let lacking = Level::Avx2.missing().into_iter().chain(Level::Amx.missing());
+        assert!(lacking.into_iter().all(|feature| feature != "neon"));
     }
 }

@@ -46,7 +46,7 @@ const INTERRUPTED: u8 = 130;
         qwen3-vl serve ./Qwen3-VL-2B-Instruct\n  \
         qwen3-vl devices\n\n\
         Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, QWEN3_VL_KERNELS=off (reference \
-        code only), QWEN3_VL_CPU=portable|avx2|avx512|amx (instructions of flex), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
+        code only), QWEN3_VL_CPU=portable|neon|avx2|avx512|amx (instructions of flex), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
         HF_HUB_OFFLINE, RUST_LOG, NO_COLOR"
 )]
 struct Cli {

@@ -8,11 +8,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use rayon::prelude::*;
 
 use super::Widen;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::cpu::Level;
 use crate::cpu::prefetch;
 
@@ -75,7 +77,12 @@ fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
         Level::Avx512 | Level::Amx => return unsafe { avx512::block(out, weights, x, k) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
-        Level::Portable => {}
+        Level::Portable | Level::Neon => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if Level::chosen() == Level::Neon {
+        // SAFETY: every processor of the target has NEON; the function has no other precondition (it only indexes slices).
+        return unsafe { neon::block(out, weights, x, k) };
     }
     portable(out, weights, x, k);
 }
@@ -165,25 +172,37 @@ fn total(mut sums: [f32; LANES]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::bf16;
+    use burn::tensor::{bf16, f16};
 
     #[test]
     fn every_length_and_instruction_set_agrees_with_f64() {
-        for len in [0, 1, 15, 63, 64, 65, 127, 128, 1000, 4304] {
-            let a: Vec<bf16> = (0..len).map(|i| bf16::from_f32((i as f32 * 0.37).sin())).collect();
+        agrees_with_f64(bf16::from_f32);
+        agrees_with_f64(f16::from_f32);
+        agrees_with_f64(|value| value);
+    }
+
+    fn agrees_with_f64<W: Widen>(narrow: fn(f32) -> W) {
+        for len in [0, 1, 15, 17, 31, 63, 64, 65, 127, 128, 1000, 4304] {
+            let a: Vec<W> = (0..len).map(|i| narrow((i as f32 * 0.37).sin())).collect();
             let b: Vec<f32> = (0..len).map(|i| (i as f32 * 0.11).cos()).collect();
-            let exact: f64 = a.iter().zip(&b).map(|(a, b)| a.to_f64() * *b as f64).sum();
-            let (mut portable, mut avx2) = ([0.0], [exact as f32]);
+            let exact: f64 =
+                a.iter().zip(&b).map(|(a, b)| f64::from(a.widen()) * f64::from(*b)).sum();
+            let (mut portable, mut other) = ([0.0], [exact as f32]);
             if len > 0 {
                 super::portable(&mut portable, &a, &b, len);
                 #[cfg(target_arch = "x86_64")]
-                if Level::present().any(|level| level == Level::Avx2) {
+                if Level::Avx2.is_present() {
                     // SAFETY: the processor has just been asked for the features.
-                    unsafe { avx2::block(&mut avx2, &a, &b, len) };
+                    unsafe { avx2::block(&mut other, &a, &b, len) };
                 }
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: every processor of the target has NEON.
+                unsafe {
+                    neon::block(&mut other, &a, &b, len)
+                };
             }
             let chosen = if len > 0 { rows(&b, &a, 1, 1, len)[0] } else { 0.0 };
-            for found in [chosen, portable[0], avx2[0]] {
+            for found in [chosen, portable[0], other[0]] {
                 assert!((found as f64 - exact).abs() < 1e-4, "{len}: {found} against {exact}");
             }
         }
@@ -191,9 +210,15 @@ mod tests {
 
     #[test]
     fn a_row_has_the_same_bits_in_every_batch() {
+        has_the_same_bits(bf16::from_f32);
+        has_the_same_bits(f16::from_f32);
+        has_the_same_bits(|value| value);
+    }
+
+    fn has_the_same_bits<W: Widen>(narrow: fn(f32) -> W) {
         let value = |i: usize| ((i * 7919 % 1009) as f32 - 504.0) / 97.0;
         for (n, k) in [(1, 5), (7, 33), (16, 64), (37, 100)] {
-            let w: Vec<bf16> = (0..n * k).map(|i| bf16::from_f32(value(i))).collect();
+            let w: Vec<W> = (0..n * k).map(|i| narrow(value(i))).collect();
             let x: Vec<f32> = (0..9 * k).map(|i| value(i + 13)).collect();
             let alone: Vec<f32> = x.chunks(k).flat_map(|x| rows(x, &w, 1, n, k)).collect();
             for m in 1..=9 {
@@ -202,7 +227,9 @@ mod tests {
             }
             for (i, x) in x.chunks(k).enumerate() {
                 for (j, w) in w.chunks(k).enumerate() {
-                    let exact: f64 = w.iter().zip(x).map(|(w, x)| w.to_f64() * *x as f64).sum();
+                    let products =
+                        w.iter().zip(x).map(|(w, x)| f64::from(w.widen()) * f64::from(*x));
+                    let exact: f64 = products.sum();
                     assert!((alone[i * n + j] as f64 - exact).abs() < 1e-2, "{i} {j}");
                 }
             }

@@ -9,6 +9,10 @@ mod float8;
 #[cfg(target_arch = "x86_64")]
 mod gemm;
 mod inputs;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod parts;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -289,6 +293,10 @@ fn tile_rows(
     #[cfg(target_arch = "x86_64")]
     if x86::tile(out, (m, first), rows, inputs, scheme, level) {
         return;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if level == Level::Neon {
+        return neon::tile(out, (m, first), rows, inputs, scheme);
     }
     let _ = level;
     for (row, out) in out.chunks_mut(m).enumerate() {

@@ -24,8 +24,12 @@ macro_rules! vectorised {
                     }
                     // SAFETY: as above.
                     $crate::cpu::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::cpu::Level::Portable => {}
+                    $crate::cpu::Level::Portable | $crate::cpu::Level::Neon => {}
                 }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if $crate::cpu::Level::chosen() == $crate::cpu::Level::Neon {
+                return $body($($arg,)* f32::mul_add);
             }
             $body($($arg,)* |a, b, c| a * b + c)
         }

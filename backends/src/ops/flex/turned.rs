@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Widen;
 use super::matmul::{Into, Matrix, multiply_parallel, product as gemm};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::cpu::Level;
 use crate::cpu::prefetch;
 
@@ -59,7 +59,11 @@ fn add<W: Widen>(out: &mut [f32], w: &[W], x: &[f32]) {
         Level::Avx512 | Level::Amx => return unsafe { add_avx512(out, w, x) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { add_avx2(out, w, x) },
-        Level::Portable => {}
+        Level::Portable | Level::Neon => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    if Level::chosen() == Level::Neon {
+        return add_with(out, w, x, f32::mul_add);
     }
     add_with(out, w, x, |a, b, sum| a * b + sum);
 }

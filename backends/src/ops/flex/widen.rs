@@ -1,5 +1,7 @@
 //! Weights that become f32 without loss.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -26,6 +28,13 @@ pub trait Widen: Copy + Sync {
     /// The processor must have AVX-512 F.
     #[cfg(target_arch = "x86_64")]
     unsafe fn widen_512(values: &[Self; 32]) -> [__m512; 2];
+
+    /// Eight of them.
+    ///
+    /// # Safety
+    /// The processor must have NEON.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn widen_neon(values: &[Self; 8]) -> [float32x4_t; 2];
 
     /// The same slice, where no widening is needed.
     fn as_f32(values: &[Self]) -> Option<&[f32]> {
@@ -66,6 +75,14 @@ impl Widen for f32 {
         // SAFETY: the reference is to twice sixteen values, and unaligned access is allowed.
         unsafe { [_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[16..].as_ptr())] }
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn widen_neon(values: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: the reference is to twice four values, and unaligned access is allowed.
+        unsafe { [vld1q_f32(values.as_ptr()), vld1q_f32(values[4..].as_ptr())] }
+    }
 }
 
 impl Widen for bf16 {
@@ -100,6 +117,16 @@ impl Widen for bf16 {
         let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
         [_mm512_slli_epi32::<16>(pairs), odd].map(|half| _mm512_castsi512_ps(half))
     }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn widen_neon(values: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: the reference is to eight values of sixteen bits, and unaligned access is allowed.
+        let (halves, zeros) = (unsafe { vld1q_u16(values.as_ptr().cast()) }, vdupq_n_u16(0));
+        let (low, high) = (vzip1q_u16(zeros, halves), vzip2q_u16(zeros, halves));
+        [vreinterpretq_f32_u16(low), vreinterpretq_f32_u16(high)]
+    }
 }
 
 impl Widen for f16 {
@@ -128,5 +155,14 @@ impl Widen for f16 {
                 _mm512_cvtph_ps(_mm256_loadu_si256(high.as_ptr().cast())),
             ]
         }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn widen_neon(values: &[Self; 8]) -> [float32x4_t; 2] {
+        // SAFETY: as for bf16.
+        let halves = vreinterpretq_f16_u16(unsafe { vld1q_u16(values.as_ptr().cast()) });
+        [vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)]
     }
 }

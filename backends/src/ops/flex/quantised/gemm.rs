@@ -74,7 +74,7 @@ impl Layout {
 /// kernel for the codes or the processor.
 pub fn product(x: &[f32], weights: Weights<'_>, level: Level, coarse: bool) -> Option<Vec<f32>> {
     let (n, k, scheme) = (weights.rows(), weights.k, weights.scheme);
-    if scheme.codes() == Codes::Float8 || level == Level::Portable {
+    if scheme.codes() == Codes::Float8 || level < Level::Avx2 {
         return None;
     }
     let m = x.len() / k.max(1);

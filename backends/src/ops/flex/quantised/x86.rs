@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::inputs::{Input, Inputs, LANES};
+use super::parts::{blocks, of_scheme, some_of};
 use super::{BLOCK, Row, Rows, TILE, quarters};
 use crate::cpu::{Level, prefetch};
 use crate::quant::QuantScheme;
@@ -24,7 +25,7 @@ pub fn tile(
     level: Level,
 ) -> bool {
     let wide = has_vnni(level);
-    if level == Level::Portable {
+    if level < Level::Avx2 {
         return false;
     }
     assert!(level_is_present(if wide { level } else { Level::Avx2 }));
@@ -44,26 +45,6 @@ pub fn tile(
         }),
     }
     true
-}
-
-/// The activation rows `some`, up to `M`; behind them the last one again, whose sums are not written.
-fn some_of<'i, const M: usize>(inputs: &'i Inputs, some: &Range<usize>) -> [&'i [Input]; M] {
-    std::array::from_fn(|i| inputs.row((some.start + i).min(some.end - 1)))
-}
-
-/// Calls the body of a kernel for the bits and groups of a scheme.
-macro_rules! of_scheme {
-    ($scheme:expr, $kernel:ident::<$rows:ident> $arguments:tt) => {
-        match ($scheme.bits(), $scheme.group()) {
-            (8, 16) => $kernel::<8, 16, $rows> $arguments,
-            (8, 32) => $kernel::<8, 32, $rows> $arguments,
-            (8, 64) => $kernel::<8, 64, $rows> $arguments,
-            (8, _) => $kernel::<8, 128, $rows> $arguments,
-            (_, 32) => $kernel::<4, 32, $rows> $arguments,
-            (_, 64) => $kernel::<4, 64, $rows> $arguments,
-            _ => $kernel::<4, 128, $rows> $arguments,
-        }
-    };
 }
 
 /// Activation row `i` of `m` and weight row `j` have their sum at `j · m + i`.
@@ -102,19 +83,12 @@ pub fn has_vnni(level: Level) -> bool {
 pub fn level_is_present(level: Level) -> bool {
     match level {
         Level::Portable => true,
+        Level::Neon => false,
         Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
         Level::Avx512 | Level::Amx => {
             is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
         }
     }
-}
-
-/// The whole blocks of `N` bytes of a row, and what is left, filled up with zeros.
-fn blocks<const N: usize>(codes: &[u8]) -> (&[[u8; N]], [u8; N]) {
-    let (whole, rest) = codes.as_chunks::<N>();
-    let mut last = [0; N];
-    last[..rest.len()].copy_from_slice(rest);
-    (whole, last)
 }
 
 /// `VPDPBUSD` multiplies unsigned weights (with their offset) with signed activations; the sums begin with what the offset
