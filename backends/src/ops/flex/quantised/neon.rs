@@ -181,9 +181,7 @@ fn sums<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
             weights[p] = unpacked(codes[p].get(block).unwrap_or(&last[p]));
             scales[p] = quarters(rows[p].scales, GROUP, block);
         }
-        for i in 0..M {
-            add::<BYTES, GROUP, P>(&mut sums[i], &lines[i][block], &weights, &scales, with);
-        }
+        add::<BYTES, GROUP, M, P>(&mut sums, &lines, block, &weights, &scales, with);
     }
     let mut totals = [[0.0; M]; P];
     for p in 0..P {
@@ -199,27 +197,32 @@ const fn parts(group: usize) -> usize {
     if group < BLOCK { BLOCK / group } else { 1 }
 }
 
-/// Adds the products of a block.
+/// Adds the products of block `block`. There is one call for each set of constants, or the compiler might leave it a call.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add<const BYTES: usize, const GROUP: usize, const P: usize>(
-    sums: &mut [float32x4_t; P],
-    input: &Input,
+fn add<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
+    sums: &mut [[float32x4_t; P]; M],
+    inputs: &[&[Input]; M],
+    block: usize,
     weights: &[Bytes; P],
     scales: &[[f32; 4]; P],
     with: impl Multiply,
 ) {
-    let (x, of_halves) = (bytes(&input.codes), input.scales());
-    for p in 0..P {
-        let products = products::<BYTES, GROUP>(&weights[p], &x, with);
-        for part in 0..parts(GROUP) {
-            let first = part * 4 / parts(GROUP);
-            // Codes of four bits are sixteen times what they stand for.
-            let product = match BYTES {
-                BLOCK => vcvtq_f32_s32(products[part]),
-                _ => vcvtq_n_f32_s32::<4>(products[part]),
-            };
-            sums[p] = vfmaq_n_f32(sums[p], product, scales[p][first] * of_halves[first / 2]);
+    for i in 0..M {
+        let input = &inputs[i][block];
+        let (x, of_halves) = (bytes(&input.codes), input.scales());
+        for p in 0..P {
+            let products = products::<BYTES, GROUP>(&weights[p], &x, with);
+            for part in 0..parts(GROUP) {
+                let first = part * 4 / parts(GROUP);
+                // Codes of four bits are sixteen times what they stand for.
+                let product = match BYTES {
+                    BLOCK => vcvtq_f32_s32(products[part]),
+                    _ => vcvtq_n_f32_s32::<4>(products[part]),
+                };
+                let scale = scales[p][first] * of_halves[first / 2];
+                sums[i][p] = vfmaq_n_f32(sums[i][p], product, scale);
+            }
         }
     }
 }
