@@ -45,7 +45,8 @@ pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level, _: bool) -> Option<Vec<f32
 const BLOCK: usize = 64;
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
-/// Activation rows whose sums stay in registers.
+/// Activation rows that are multiplied together.
+#[cfg(target_arch = "x86_64")]
 const TILE: usize = 8;
 
 /// Scales and minimums, as they are stored.
@@ -246,8 +247,9 @@ pub fn rows(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<f32> {
         }),
         _ => {
             let inputs = Inputs::round(x, weights.k, weights.scheme);
+            let ready = Ready::new(&inputs, m, weights.scheme, level);
             tasks.for_each_init(Vec::new, |room, (task, out)| {
-                task_rows(out, (m, room), (weights, task * ROWS_PER_TASK), &inputs, level);
+                task_rows(out, (m, room), (weights, task * ROWS_PER_TASK), &ready);
             });
         }
     }
@@ -259,8 +261,7 @@ fn task_rows(
     out: &mut [f32],
     (m, room): (usize, &mut Vec<f32>),
     (weights, first): (Weights<'_>, usize),
-    inputs: &Inputs,
-    level: Level,
+    ready: &Ready<'_>,
 ) {
     let (scheme, count) = (weights.scheme, out.len() / m);
     let (bytes, columns) = (scheme.row_bytes(weights.k), scheme.scale_columns(weights.k));
@@ -271,37 +272,48 @@ fn task_rows(
     let codes = &weights.codes[first * bytes..][..count * bytes];
     let groups = scheme.groups(weights.k);
     let rows = Rows { codes, bytes, scales, columns, groups };
-    for tile in (0..m).step_by(TILE) {
-        tile_rows(out, (m, tile), rows, inputs, scheme, level);
-    }
+    ready.sums(out, m, rows, scheme);
     if scheme.has_minimums() {
         for (out, scales) in out.chunks_mut(m).zip(scales.chunks_mut(columns)) {
-            add_shifts(out, scales, |row| inputs.sums(row), scheme.codes());
+            add_shifts(out, scales, |row| ready.inputs.sums(row), scheme.codes());
         }
     }
 }
 
-/// The sums of all weight rows for up to [`TILE`] activation rows from `first` of `m` on, with the instructions of `level`.
-fn tile_rows(
-    out: &mut [f32],
-    (m, first): (usize, usize),
-    rows: Rows<'_>,
-    inputs: &Inputs,
-    scheme: QuantScheme,
-    level: Level,
-) {
+/// Activation rows as the kernels of a level take them.
+struct Ready<'i> {
+    inputs: &'i Inputs,
     #[cfg(target_arch = "x86_64")]
-    if x86::tile(out, (m, first), rows, inputs, scheme, level) {
-        return;
-    }
+    x86: Option<x86::Ready<'i>>,
     #[cfg(target_arch = "aarch64")]
-    if level == Level::Neon {
-        return neon::tile(out, (m, first), rows, inputs, scheme);
+    neon: bool,
+}
+
+impl<'i> Ready<'i> {
+    fn new(inputs: &'i Inputs, m: usize, scheme: QuantScheme, level: Level) -> Self {
+        let _ = (m, scheme, level);
+        Self {
+            inputs,
+            #[cfg(target_arch = "x86_64")]
+            x86: x86::Ready::new(inputs, m, scheme, level),
+            #[cfg(target_arch = "aarch64")]
+            neon: level == Level::Neon,
+        }
     }
-    let _ = level;
-    for (row, out) in out.chunks_mut(m).enumerate() {
-        let end = m.min(first + TILE);
-        portable(&mut out[first..end], rows.row(row), inputs, first, scheme);
+
+    /// Writes the sums of all weight rows: activation row `i` of `m` and weight row `j` have theirs at `j · m + i`.
+    fn sums(&self, out: &mut [f32], m: usize, rows: Rows<'_>, scheme: QuantScheme) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(ready) = &self.x86 {
+            return ready.sums(out, m, rows, scheme);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self.neon {
+            return neon::sums(out, m, rows, self.inputs, scheme);
+        }
+        for (row, out) in out.chunks_mut(m).enumerate() {
+            portable(out, rows.row(row), self.inputs, scheme);
+        }
     }
 }
 
@@ -340,13 +352,13 @@ fn quarters(scales: &[f32], group: usize, block: usize) -> [f32; 4] {
     }
 }
 
-/// The sums for the activation rows from `first` on, one after the other.
-fn portable(out: &mut [f32], row: Row<'_>, inputs: &Inputs, first: usize, scheme: QuantScheme) {
+/// The sums for all activation rows, one after the other.
+fn portable(out: &mut [f32], row: Row<'_>, inputs: &Inputs, scheme: QuantScheme) {
     let block_bytes = BLOCK * scheme.bits() / 8;
     for (i, out) in out.iter_mut().enumerate() {
-        let blocks = row.codes.chunks(block_bytes).zip(inputs.row(first + i)).enumerate();
+        let blocks = row.codes.chunks(block_bytes).zip(inputs.row(i)).enumerate();
         *out = blocks.fold(0.0, |sum, (block, (codes, input))| {
-            let (x, scales) = (&input.codes, input.scales());
+            let (x, scales) = (&input.codes, input.scales);
             let weight_scales = quarters(row.scales, scheme.group(), block);
             let parts = if scheme.bits() == 8 { eight(codes, x) } else { four(codes, x) };
             (0..4).fold(sum, |sum, q| sum + parts[q] as f32 * (weight_scales[q] * scales[q / 2]))

@@ -23,24 +23,36 @@ const COLUMNS: usize = 16;
 /// Panels of a task, which read the same activations from the nearest cache.
 const PANELS: usize = 4;
 
-/// Activation rows as words.
+/// Activation rows of a tile, whose sums stay in registers.
+const ROWS: usize = 6;
+
+/// Activation rows as words, tile after tile: what rows of a tile have at a place lies together, so that no two of them are
+/// far apart, where caches would keep few of them.
 struct Left {
-    words: Vec<i32>,
+    words: Vec<[i32; ROWS]>,
     /// Of each run.
-    scales: Vec<f32>,
+    scales: Vec<[f32; ROWS]>,
     /// What the sums of a run begin with, for the offset of stored weights; without VNNI as two numbers of sixteen bits.
-    offsets: Vec<i32>,
+    offsets: Vec<[i32; ROWS]>,
     /// The sum of the rounded values in each group of weights, where these have minimums.
     sums: Vec<f32>,
     groups: usize,
 }
 
-/// A part of a row: words, and scales and offsets of the runs that these make up.
+/// A part of a tile: words, and scales and offsets of the runs that these make up.
 #[derive(Clone, Copy)]
-struct LeftRow<'a> {
-    words: &'a [i32],
-    scales: &'a [f32],
-    offsets: &'a [i32],
+struct LeftTile<'a> {
+    words: &'a [[i32; ROWS]],
+    scales: &'a [[f32; ROWS]],
+    offsets: &'a [[i32; ROWS]],
+}
+
+/// An activation row as words.
+#[derive(Default)]
+struct LeftRow {
+    words: Vec<i32>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
 }
 
 /// How a block is divided.
@@ -90,8 +102,8 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level, coarse: bool) -> O
         for start in (0..k.div_ceil(BLOCK)).step_by(layout.depth) {
             let blocks = start..k.div_ceil(BLOCK).min(start + layout.depth);
             right.pack((weights, first..n.min(first + PANELS * COLUMNS)), blocks.clone(), layout);
-            let rows = |row| left.row(row, k.div_ceil(BLOCK), blocks.clone(), layout);
-            x86::tiles(&mut out, rows, &right, layout.fours, level);
+            let tile = |tile| left.tile(tile, k.div_ceil(BLOCK), blocks.clone(), layout);
+            x86::tiles(&mut out, tile, &right, layout.fours, level);
         }
         if scheme.has_minimums() {
             add_minimums(&mut out, &left, (weights, first));
@@ -125,13 +137,14 @@ fn add_minimums(out: &mut [&mut [f32]], left: &Left, (weights, first): (Weights<
 impl Left {
     /// All rows, rounded on all cores.
     fn new(x: &[f32], (k, scheme): (usize, QuantScheme), layout: Layout, level: Level) -> Self {
-        let rows = (x.len() / k).div_ceil(rayon::current_num_threads()).max(1);
-        let part = |x: &[f32]| match layout.fours {
-            false => Self::wide(x, (k, scheme), layout),
-            true => {
-                let inputs = Inputs::round(x, k, scheme);
-                Self::narrow(&inputs, (x.len() / k, scheme), layout, level)
+        let rows = (x.len() / k).div_ceil(rayon::current_num_threads()).next_multiple_of(ROWS);
+        let part = |x: &[f32]| {
+            let mut left = Self::empty(x.len() / k, (k, scheme), layout);
+            match layout.fours {
+                false => left.fill_wide(x, (k, scheme), layout),
+                true => left.fill_narrow(&Inputs::round(x, k, scheme), scheme, layout, level),
             }
+            left
         };
         let parts: Vec<Self> = x.par_chunks(rows * k).map(part).collect();
         parts.into_iter().reduce(Self::before).expect("there are rows")
@@ -148,75 +161,84 @@ impl Left {
 
     /// Room for `m` rows.
     fn empty(m: usize, (k, scheme): (usize, QuantScheme), layout: Layout) -> Self {
-        let blocks = m * k.div_ceil(BLOCK);
+        let blocks = m.div_ceil(ROWS) * k.div_ceil(BLOCK);
         let groups = if scheme.has_minimums() { m * scheme.groups(k) } else { 0 };
         Self {
-            words: vec![0; blocks * layout.words],
-            scales: Vec::with_capacity(blocks * layout.runs),
-            offsets: Vec::with_capacity(blocks * layout.runs),
+            words: vec![[0; ROWS]; blocks * layout.words],
+            scales: vec![[0.0; ROWS]; blocks * layout.runs],
+            offsets: vec![[0; ROWS]; blocks * layout.runs],
             sums: Vec::with_capacity(groups),
             groups: scheme.groups(k),
         }
     }
 
+    /// Puts row `index` into its tile.
+    fn put(&mut self, index: usize, row: &LeftRow) {
+        fn put<T: Copy>(to: &mut [[T; ROWS]], index: usize, row: &[T]) {
+            let to = &mut to[index / ROWS * row.len()..][..row.len()];
+            to.iter_mut().zip(row).for_each(|(to, value)| to[index % ROWS] = *value);
+        }
+        put(&mut self.words, index, &row.words);
+        put(&mut self.scales, index, &row.scales);
+        put(&mut self.offsets, index, &row.offsets);
+    }
+
     /// For weights of eight bits, rounded to sixteen bits run by run.
-    fn wide(x: &[f32], (k, scheme): (usize, QuantScheme), layout: Layout) -> Self {
-        let mut left = Self::empty(x.len() / k, (k, scheme), layout);
-        let length = BLOCK / layout.runs;
-        let mut words = left.words.chunks_exact_mut(length / 2);
-        for row in x.chunks_exact(k) {
-            let mut sums = vec![0.0; if scheme.has_minimums() { left.groups } else { 0 }];
-            for run in 0..k.div_ceil(BLOCK) * layout.runs {
+    fn fill_wide(&mut self, x: &[f32], (k, scheme): (usize, QuantScheme), layout: Layout) {
+        let (runs, length) = (k.div_ceil(BLOCK) * layout.runs, BLOCK / layout.runs);
+        let mut of_row = LeftRow { offsets: vec![0; runs], ..LeftRow::default() };
+        for (index, row) in x.chunks_exact(k).enumerate() {
+            let mut sums = vec![0.0; if scheme.has_minimums() { self.groups } else { 0 }];
+            of_row.words.clear();
+            of_row.scales.clear();
+            for run in 0..runs {
                 let values = row.get(run * length..).unwrap_or_default();
                 let values = &values[..values.len().min(length)];
                 let scale = scale_of(values, f32::from(i16::MAX));
                 let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
                 let code = |value: &f32| nearest(value * inverse) as i16;
-                let words = words.next().expect("words for every run");
-                for (word, pair) in words.iter_mut().zip(values.chunks(2)) {
+                of_row.words.extend(values.chunks(2).map(|pair| {
                     let high = pair.get(1).map_or(0, code);
-                    *word = i32::from(code(&pair[0]) as u16) | i32::from(high) << 16;
-                }
-                left.scales.push(scale);
-                left.offsets.push(0);
+                    i32::from(code(&pair[0]) as u16) | i32::from(high) << 16
+                }));
+                of_row.words.resize((run + 1) * length / 2, 0);
+                of_row.scales.push(scale);
                 if let Some(sum) = sums.get_mut(run * length / scheme.group()) {
                     *sum += values.iter().map(|value| i32::from(code(value))).sum::<i32>() as f32
                         * scale;
                 }
             }
-            left.sums.extend(sums);
+            self.put(index, &of_row);
+            self.sums.extend(sums);
         }
-        left
     }
 
     /// From rows that were rounded to eight bits.
-    fn narrow(
-        inputs: &Inputs,
-        (m, scheme): (usize, QuantScheme),
-        layout: Layout,
-        level: Level,
-    ) -> Self {
+    fn fill_narrow(&mut self, inputs: &Inputs, scheme: QuantScheme, layout: Layout, level: Level) {
         let whole = has_vnni(level);
         // Of four bits, the offsets of even and odd places are one number.
         let lanes = if scheme.bits() == 8 { LANES } else { LANES / 2 };
-        let mut left = Self::empty(m, (inputs.row(0).len() * BLOCK, scheme), layout);
-        left.groups = inputs.groups();
-        let mut words = left.words.chunks_exact_mut(layout.words);
-        for row in 0..m {
-            for (input, words) in inputs.row(row).iter().zip(&mut words) {
+        let mut of_row = LeftRow::default();
+        for index in 0..inputs.rows() {
+            of_row.words.resize(inputs.row(index).len() * layout.words, 0);
+            of_row.scales.clear();
+            of_row.offsets.clear();
+            let words = of_row.words.chunks_exact_mut(layout.words);
+            for (input, words) in inputs.row(index).iter().zip(words) {
                 fours(&input.codes, words, scheme.bits());
                 let runs = words.chunks_exact(layout.words / layout.runs);
                 let offsets = input.offsets.chunks_exact(lanes / layout.runs);
-                for ((words, offsets), scale) in runs.zip(offsets).zip(input.scales()) {
-                    left.scales.push(scale);
-                    left.offsets.push(if whole { offsets.iter().sum() } else { in_halves(words) });
+                for ((words, offsets), scale) in runs.zip(offsets).zip(input.scales) {
+                    let offset = if whole { offsets.iter().sum() } else { in_halves(words) };
+                    of_row.scales.push(scale);
+                    of_row.offsets.push(offset);
                 }
             }
+            self.put(index, &of_row);
             if scheme.has_minimums() {
-                left.sums.extend(inputs.sums(row));
+                self.sums.extend(inputs.sums(index));
             }
         }
-        left
     }
 
     /// The sums of the groups of row `row`.
@@ -224,16 +246,16 @@ impl Left {
         &self.sums[row * self.groups..][..self.groups]
     }
 
-    /// Some blocks of a row of `all` blocks.
-    fn row(
+    /// Some blocks of a tile whose rows have `all` of them.
+    fn tile(
         &self,
-        row: usize,
+        tile: usize,
         all: usize,
         blocks: std::ops::Range<usize>,
         layout: Layout,
-    ) -> LeftRow<'_> {
-        let (first, end) = (row * all + blocks.start, row * all + blocks.end);
-        LeftRow {
+    ) -> LeftTile<'_> {
+        let (first, end) = (tile * all + blocks.start, tile * all + blocks.end);
+        LeftTile {
             words: &self.words[first * layout.words..end * layout.words],
             scales: &self.scales[first * layout.runs..end * layout.runs],
             offsets: &self.offsets[first * layout.runs..end * layout.runs],

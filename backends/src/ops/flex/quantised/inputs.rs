@@ -7,6 +7,9 @@ use crate::quant::{OFFSET_OF_FOUR, QuantScheme, nearest_integer};
 /// Codes of four neighbours become one sum.
 pub const LANES: usize = BLOCK / 4;
 
+/// Blocks that a kernel takes at a time, at most.
+pub const TOGETHER: usize = 8;
+
 /// [`BLOCK`] neighbouring values of a row, with zeros behind its end.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
@@ -17,21 +20,19 @@ pub struct Input {
     /// What the offset of stored weights adds to sums of products, negated: of eight bits for each four codes; of four bits
     /// for four codes at even places and the four at odd places between them, with zeros behind.
     pub offsets: [i32; LANES],
-    /// The scale of each four codes' sum.
-    pub spread: [f32; LANES],
+    /// Of each half.
+    pub scales: [f32; 2],
 }
 
 impl Input {
-    /// Scales of the two halves.
-    #[inline(always)]
-    pub fn scales(&self) -> [f32; 2] {
-        [self.spread[0], self.spread[LANES - 1]]
-    }
+    const ZEROS: Self = Self { codes: [0; BLOCK], offsets: [0; LANES], scales: [0.0; 2] };
 }
 
 /// Rows in blocks.
 pub struct Inputs {
     all: Vec<Input>,
+    /// Blocks from a row to the next: kernels take several at a time, and behind a row's end there are zeros.
+    stride: usize,
     /// The sum of the rounded values in each group of weights, where these have minimums.
     sums: Vec<f32>,
     blocks: usize,
@@ -43,23 +44,25 @@ impl Inputs {
     /// gets the scale NaN, and so do the results.
     pub fn round(x: &[f32], k: usize, scheme: QuantScheme) -> Self {
         let blocks = k.div_ceil(BLOCK);
-        let all = x.len() / k.max(1) * blocks;
+        let stride = blocks.next_multiple_of(TOGETHER);
         let mut inputs = Self {
-            all: Vec::with_capacity(all),
+            all: Vec::with_capacity(x.len() / k.max(1) * stride),
+            stride,
             sums: Vec::new(),
             blocks,
             groups: scheme.groups(k),
         };
-        for row in x.chunks(k.max(1)) {
+        for (index, row) in x.chunks(k.max(1)).enumerate() {
             round_row(row, scheme, &mut inputs.all, &mut inputs.sums);
+            inputs.all.resize((index + 1) * stride, Input::ZEROS);
         }
         inputs
     }
 
-    /// Groups of weights of a row.
+    /// How many rows there are.
     #[cfg(target_arch = "x86_64")]
-    pub fn groups(&self) -> usize {
-        self.groups
+    pub fn rows(&self) -> usize {
+        self.all.len() / self.stride.max(1)
     }
 
     /// The sums of the groups of row `row`.
@@ -69,7 +72,13 @@ impl Inputs {
 
     /// The blocks of row `row`.
     pub fn row(&self, row: usize) -> &[Input] {
-        &self.all[row * self.blocks..][..self.blocks]
+        &self.all[row * self.stride..][..self.blocks]
+    }
+
+    /// The blocks of row `row`, and zeros until they are a multiple of [`TOGETHER`].
+    #[cfg(target_arch = "x86_64")]
+    pub fn filled(&self, row: usize) -> &[Input] {
+        &self.all[row * self.stride..][..self.stride]
     }
 }
 
@@ -135,7 +144,7 @@ fn block_of(values: &[f32; BLOCK], scales: [f32; 2], bits: usize) -> (Input, [i3
     let of_codes = [sum(&plain[..BLOCK / 2]), sum(&plain[BLOCK / 2..])];
     let pairs: [i32; BLOCK / 2] = std::array::from_fn(|i| plain[2 * i] + plain[2 * i + 1]);
     let fours: [i32; LANES] = std::array::from_fn(|i| pairs[2 * i] + pairs[2 * i + 1]);
-    let mut input = Input { codes: [0; BLOCK], offsets: [0; LANES], spread: [0.0; LANES] };
+    let mut input = Input { codes: [0; BLOCK], offsets: [0; LANES], scales };
     match bits {
         8 => {
             input.codes = plain.map(|code| code as i8);
@@ -150,9 +159,6 @@ fn block_of(values: &[f32; BLOCK], scales: [f32; 2], bits: usize) -> (Input, [i3
                 input.offsets[i] = -i32::from(OFFSET_OF_FOUR) * (fours[2 * i] + fours[2 * i + 1]);
             }
         }
-    }
-    for (lane, spread) in input.spread.iter_mut().enumerate() {
-        *spread = scales[if bits == 8 { lane / 8 } else { lane / 4 % 2 }];
     }
     (input, of_codes)
 }

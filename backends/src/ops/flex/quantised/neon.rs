@@ -10,8 +10,8 @@ use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Range;
 
 use super::inputs::{Input, Inputs};
-use super::parts::{blocks, of_scheme, some_of};
-use super::{BLOCK, Row, Rows, TILE, quarters};
+use super::parts::of_scheme;
+use super::{BLOCK, Row, Rows, quarters};
 use crate::quant::QuantScheme;
 
 /// Activation rows whose sums stay in registers, with those of two weight rows.
@@ -69,31 +69,24 @@ impl Multiply for Pairs {
     }
 }
 
-/// Writes the sums of all weight rows for the activation rows from `first` of `m` on, up to [`TILE`].
-pub fn tile(
-    out: &mut [f32],
-    place: (usize, usize),
-    rows: Rows<'_>,
-    inputs: &Inputs,
-    scheme: QuantScheme,
-) {
+/// Writes the sums of all weight rows for all `m` activation rows.
+pub fn sums(out: &mut [f32], m: usize, rows: Rows<'_>, inputs: &Inputs, scheme: QuantScheme) {
     match Dot::of_this_processor() {
-        Some(dot) => tile_with(out, place, rows, inputs, scheme, dot),
-        None => tile_with(out, place, rows, inputs, scheme, Pairs),
+        Some(dot) => sums_with(out, m, rows, inputs, scheme, dot),
+        None => sums_with(out, m, rows, inputs, scheme, Pairs),
     }
 }
 
-fn tile_with(
+fn sums_with(
     out: &mut [f32],
-    (m, first): (usize, usize),
+    m: usize,
     rows: Rows<'_>,
     inputs: &Inputs,
     scheme: QuantScheme,
     with: impl Multiply,
 ) {
-    let end = m.min(first + TILE);
-    for first in (first..end).step_by(TOGETHER) {
-        let some = first..end.min(first + TOGETHER);
+    for first in (0..m).step_by(TOGETHER) {
+        let some = first..m.min(first + TOGETHER);
         match some.len() {
             4 => sized::<4>(out, m, some, rows, inputs, scheme, with),
             3 => sized::<3>(out, m, some, rows, inputs, scheme, with),
@@ -101,6 +94,11 @@ fn tile_with(
             _ => sized::<1>(out, m, some, rows, inputs, scheme, with),
         }
     }
+}
+
+/// The activation rows `some`, up to `M`; behind them the last one again, whose sums are not written.
+fn some_of<'i, const M: usize>(inputs: &'i Inputs, some: &Range<usize>) -> [&'i [Input]; M] {
+    std::array::from_fn(|i| inputs.row((some.start + i).min(some.end - 1)))
 }
 
 /// Activation row `i` of `m` and weight row `j` have their sum at `j · m + i`.
@@ -151,15 +149,15 @@ fn of_bits<const BITS: usize, const GROUP: usize, const M: usize, const P: usize
     with: impl Multiply,
 ) -> [[f32; M]; P] {
     match BITS {
-        8 => sums::<BLOCK, GROUP, M, P>(rows, inputs, with),
-        _ => sums::<{ BLOCK / 2 }, GROUP, M, P>(rows, inputs, with),
+        8 => of_bytes::<BLOCK, GROUP, M, P>(rows, inputs, with),
+        _ => of_bytes::<{ BLOCK / 2 }, GROUP, M, P>(rows, inputs, with),
     }
 }
 
 /// The sums of rows whose blocks have so many bytes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn sums<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
+fn of_bytes<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
     rows: [Row<'_>; P],
     inputs: &[&[Input]; M],
     with: impl Multiply,
@@ -192,6 +190,14 @@ fn sums<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
     totals
 }
 
+/// The whole blocks of `N` bytes of a row, and what is left, filled up with zeros.
+fn blocks<const N: usize>(codes: &[u8]) -> (&[[u8; N]], [u8; N]) {
+    let (whole, rest) = codes.as_chunks::<N>();
+    let mut last = [0; N];
+    last[..rest.len()].copy_from_slice(rest);
+    (whole, last)
+}
+
 /// Parts of a block that have a scale of their own.
 const fn parts(group: usize) -> usize {
     if group < BLOCK { BLOCK / group } else { 1 }
@@ -210,7 +216,7 @@ fn add<const BYTES: usize, const GROUP: usize, const M: usize, const P: usize>(
 ) {
     for i in 0..M {
         let input = &inputs[i][block];
-        let (x, of_halves) = (bytes(&input.codes), input.scales());
+        let (x, of_halves) = (bytes(&input.codes), input.scales);
         for p in 0..P {
             let products = products::<BYTES, GROUP>(&weights[p], &x, with);
             for part in 0..parts(GROUP) {

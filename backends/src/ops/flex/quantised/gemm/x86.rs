@@ -6,16 +6,13 @@ use std::arch::x86_64::*;
 
 use super::super::x86::{has_vnni, level_is_present};
 use super::pack::{Line, Panel, Right};
-use super::{COLUMNS, LeftRow};
+use super::{COLUMNS, LeftTile, ROWS};
 use crate::cpu::{Level, prefetch};
 
-/// Activation rows of a tile, whose sums stay in registers.
-const ROWS: usize = 6;
-
-/// Adds the products of `rows` with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
+/// Adds the products of the rows, tile by tile, with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
 pub fn tiles<'a>(
     out: &mut [&mut [f32]],
-    rows: impl Fn(usize) -> LeftRow<'a>,
+    tile: impl Fn(usize) -> LeftTile<'a>,
     right: &Right,
     fours: bool,
     level: Level,
@@ -25,11 +22,9 @@ pub fn tiles<'a>(
     let (panels, together) = (right.panels().collect::<Vec<_>>(), if wide { 2 } else { 1 });
     for (index, panels) in panels.chunks(together).enumerate() {
         let column = index * together * COLUMNS;
-        for (tile, out) in out.chunks_mut(ROWS).enumerate() {
-            // Rows that are missing in the last tile are computed as the last one, and not written.
-            let last = out.len() - 1;
-            let left = std::array::from_fn(|i| rows(tile * ROWS + i.min(last)));
-            let target = Target { out, column };
+        for (index, out) in out.chunks_mut(ROWS).enumerate() {
+            // Rows that are missing in the last tile are zeros, and not written.
+            let (left, target) = (tile(index), Target { out, column });
             // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
             unsafe {
                 match panels {
@@ -50,7 +45,7 @@ struct Target<'t, 'o> {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, fours: bool, target: Target<'_, '_>) {
+fn avx2_of(left: LeftTile<'_>, right: Panel<'_>, fours: bool, target: Target<'_, '_>) {
     let sums = match (fours, right.words.len() / right.scales.len().max(1)) {
         (false, 8) => avx2::<false, 8>(left, right),
         (false, 16) => avx2::<false, 16>(left, right),
@@ -64,7 +59,7 @@ fn avx2_of(left: [LeftRow<'_>; ROWS], right: Panel<'_>, fours: bool, target: Tar
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512_of<const P: usize>(
-    left: [LeftRow<'_>; ROWS],
+    left: LeftTile<'_>,
     right: [Panel<'_>; P],
     fours: bool,
     target: Target<'_, '_>,
@@ -83,30 +78,26 @@ fn avx512_of<const P: usize>(
 /// part of it has been added.
 #[target_feature(enable = "avx2,fma")]
 fn avx2<const FOURS: bool, const WORDS: usize>(
-    left: [LeftRow<'_>; ROWS],
+    left: LeftTile<'_>,
     right: Panel<'_>,
 ) -> [[f32; COLUMNS]; ROWS] {
     // Loops over indices: a closure would be compiled without the instructions.
     let mut out = [[_mm256_setzero_ps(); 2]; ROWS];
     let runs = right.scales.len();
     let words = &right.words.as_chunks::<WORDS>().0[..runs];
-    let mut lines: [&[[i32; WORDS]]; ROWS] = [&[]; ROWS];
-    let mut numbers: [(&[f32], &[i32]); ROWS] = [(&[], &[]); ROWS];
-    for i in 0..ROWS {
-        lines[i] = &left[i].words.as_chunks::<WORDS>().0[..runs];
-        numbers[i] = (&left[i].scales[..runs], &left[i].offsets[..runs]);
-    }
+    let lines = &left.words.as_chunks::<WORDS>().0[..runs];
+    let (left_scales, offsets) = (&left.scales[..runs], &left.offsets[..runs]);
     for run in 0..runs {
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         if FOURS {
             for i in 0..ROWS {
-                sums[i] = [_mm256_set1_epi32(numbers[i].1[run]); 2];
+                sums[i] = [_mm256_set1_epi32(offsets[run][i]); 2];
             }
         }
         for place in 0..WORDS {
             let weights = halves(&words[run][place].0);
             for i in 0..ROWS {
-                let x = _mm256_set1_epi32(lines[i][run][place]);
+                let x = _mm256_set1_epi32(lines[run][place][i]);
                 for half in 0..2 {
                     let sum = sums[i][half];
                     sums[i][half] = match FOURS {
@@ -118,7 +109,7 @@ fn avx2<const FOURS: bool, const WORDS: usize>(
         }
         let scales = halves(&right.scales[run].0);
         for i in 0..ROWS {
-            let scale = _mm256_set1_ps(numbers[i].0[run]);
+            let scale = _mm256_set1_ps(left_scales[run][i]);
             for half in 0..2 {
                 let sum = match FOURS {
                     true => _mm256_madd_epi16(sums[i][half], _mm256_set1_epi16(1)),
@@ -152,7 +143,7 @@ fn halves<T: Copy>(values: &[T; COLUMNS]) -> [__m256i; 2] {
 /// `VPDPWSSD` and `VPDPBUSD` multiply and add in 32 bits. Twelve sums at a time keep both of their units busy.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
-    left: [LeftRow<'_>; ROWS],
+    left: LeftTile<'_>,
     right: [Panel<'_>; P],
     target: Target<'_, '_>,
 ) {
@@ -165,12 +156,8 @@ fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
         words[p] = &right[p].words.as_chunks::<WORDS>().0[..runs];
         scales[p] = &right[p].scales[..runs];
     }
-    let mut lines: [&[[i32; WORDS]]; ROWS] = [&[]; ROWS];
-    let mut numbers: [(&[f32], &[i32]); ROWS] = [(&[], &[]); ROWS];
-    for i in 0..ROWS {
-        lines[i] = &left[i].words.as_chunks::<WORDS>().0[..runs];
-        numbers[i] = (&left[i].scales[..runs], &left[i].offsets[..runs]);
-    }
+    let lines = &left.words.as_chunks::<WORDS>().0[..runs];
+    let (left_scales, offsets) = (&left.scales[..runs], &left.offsets[..runs]);
     for line in target.out.iter() {
         for p in 0..P {
             fetch(line, target.column + p * COLUMNS);
@@ -180,7 +167,7 @@ fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
         let mut sums = [[_mm512_setzero_si512(); P]; ROWS];
         if FOURS {
             for i in 0..ROWS {
-                sums[i] = [_mm512_set1_epi32(numbers[i].1[run]); P];
+                sums[i] = [_mm512_set1_epi32(offsets[run][i]); P];
             }
         }
         for place in 0..WORDS {
@@ -189,7 +176,7 @@ fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
                 weights[p] = all(&words[p][run][place].0);
             }
             for i in 0..ROWS {
-                let x = _mm512_set1_epi32(lines[i][run][place]);
+                let x = _mm512_set1_epi32(lines[run][place][i]);
                 for p in 0..P {
                     sums[i][p] = match FOURS {
                         true => _mm512_dpbusd_epi32(sums[i][p], weights[p], x),
@@ -201,7 +188,7 @@ fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
         for p in 0..P {
             let scales = _mm512_castsi512_ps(all(&scales[p][run].0));
             for i in 0..ROWS {
-                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(numbers[i].0[run]));
+                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(left_scales[run][i]));
                 out[i][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][p]), scale, out[i][p]);
             }
         }

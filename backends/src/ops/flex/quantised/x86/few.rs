@@ -1,0 +1,282 @@
+//! Kernels for few activation rows: one body, compiled for the instructions that multiply.
+
+#![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
+
+/// How far ahead of the products codes are fetched, in bytes.
+const AHEAD: usize = 4096;
+/// Weight rows that are multiplied together with activation rows beside each other.
+const TOGETHER: usize = 4;
+
+/// The module `$name` with the kernels for `$features`, whose products are those of the module of the same name above.
+macro_rules! kernels {
+    ($name:ident, $features:tt) => {
+        pub mod $name {
+            use std::arch::x86_64::*;
+
+            use super::super::super::parts::of_scheme;
+            use super::super::super::{BLOCK, Row, Rows, TILE};
+            use super::super::spans::*;
+            use super::super::{Line, $name as by};
+            use super::{AHEAD, TOGETHER};
+            use crate::cpu::prefetch;
+            use crate::quant::QuantScheme;
+
+            /// The sums of all weight rows for some activation rows, from `first` of `m` on.
+            #[target_feature(enable = $features)]
+            pub fn lines(
+                out: &mut [f32],
+                place: (usize, usize),
+                rows: Rows<'_>,
+                lines: &[Line<'_>],
+                scheme: QuantScheme,
+            ) {
+                of_scheme!(scheme, lines_of(out, place, rows, lines));
+            }
+
+            /// As [`lines`], for rows beside each other.
+            #[target_feature(enable = $features)]
+            pub fn beside(
+                out: &mut [f32],
+                place: (usize, usize),
+                rows: Rows<'_>,
+                some: &Beside,
+                scheme: QuantScheme,
+            ) {
+                of_scheme!(scheme, beside_of(out, place, rows, some));
+            }
+
+            #[target_feature(enable = $features)]
+            fn lines_of<const BITS: usize, const GROUP: usize>(
+                out: &mut [f32],
+                (m, first): (usize, usize),
+                rows: Rows<'_>,
+                lines: &[Line<'_>],
+            ) {
+                for (j, out) in out.chunks_exact_mut(m).enumerate() {
+                    match lines {
+                        [line] => out[first] = alone::<BITS, GROUP>(rows.row(j), line),
+                        _ => some::<BITS, GROUP>(&mut out[first..], rows.row(j), lines),
+                    }
+                }
+            }
+
+            /// The sum of a weight row for one activation row.
+            #[target_feature(enable = $features)]
+            fn alone<const BITS: usize, const GROUP: usize>(row: Row<'_>, line: &Line<'_>) -> f32 {
+                let (mut sums, mut room) = (_mm256_setzero_ps(), [0; UNITS * BLOCK]);
+                for span in 0..line.scales.len() {
+                    let codes = codes_of_span::<BITS, GROUP>(row.codes, span, &mut room);
+                    let scales = scales::<BITS, GROUP>(&row, span);
+                    sums = add_span::<BITS, GROUP>(sums, codes, scales, line, span);
+                }
+                total(sums)
+            }
+
+            /// The sums of a weight row for some activation rows.
+            #[target_feature(enable = $features)]
+            fn some<const BITS: usize, const GROUP: usize>(
+                out: &mut [f32],
+                row: Row<'_>,
+                lines: &[Line<'_>],
+            ) {
+                let (mut sums, mut room) = ([_mm256_setzero_ps(); TILE], [0; UNITS * BLOCK]);
+                for span in 0..lines[0].scales.len() {
+                    let codes = codes_of_span::<BITS, GROUP>(row.codes, span, &mut room);
+                    let scales = scales::<BITS, GROUP>(&row, span);
+                    for (sums, line) in sums.iter_mut().zip(lines) {
+                        *sums = add_span::<BITS, GROUP>(*sums, codes, scales, line, span);
+                    }
+                }
+                for i in 0..lines.len() {
+                    out[i] = total(sums[i]);
+                }
+            }
+
+            /// Adds what a span gives.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn add_span<const BITS: usize, const GROUP: usize>(
+                sums: __m256,
+                codes: &[u8],
+                scales: __m256,
+                line: &Line<'_>,
+                span: usize,
+            ) -> __m256 {
+                let blocks = const { blocks_of_span(BITS, GROUP) };
+                let units = const { units_of_block(BITS, GROUP) };
+                let inputs = &line.blocks[span * blocks..][..blocks];
+                let codes = &codes[..blocks * BLOCK * BITS / 8];
+                let mut parts = [_mm256_setzero_si256(); UNITS];
+                for block in 0..blocks {
+                    let codes = &codes[block * BLOCK * BITS / 8..][..BLOCK * BITS / 8];
+                    prefetch(&codes[0], AHEAD);
+                    if BITS == 4 {
+                        parts[block] = by::four(codes, &inputs[block]);
+                        continue;
+                    }
+                    let [low, high] = by::eight(codes, &inputs[block]);
+                    match units {
+                        1 => parts[block] = _mm256_add_epi32(low, high),
+                        _ => (parts[2 * block], parts[2 * block + 1]) = (low, high),
+                    }
+                }
+                let halves = [of_four([parts[0], parts[1], parts[2], parts[3]]); 2];
+                let products = match const { lane(BITS, GROUP, 1) } {
+                    1 => {
+                        let other = of_four([parts[4], parts[5], parts[6], parts[7]]);
+                        let low = _mm256_permute2x128_si256::<0x20>(halves[0], other);
+                        let high = _mm256_permute2x128_si256::<0x31>(halves[0], other);
+                        _mm256_add_epi32(low, high)
+                    }
+                    _ => halves[0],
+                };
+                let scales = _mm256_mul_ps(scales, load(&line.scales[span]));
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums)
+            }
+
+            /// The sums of four registers, half by half.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn of_four([a, b, c, d]: [__m256i; 4]) -> __m256i {
+                let low =
+                    _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+                let high =
+                    _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+                _mm256_add_epi32(_mm256_unpacklo_epi64(low, high), _mm256_unpackhi_epi64(low, high))
+            }
+
+            /// The scales of a span's units, in the order in which these are summed.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn scales<const BITS: usize, const GROUP: usize>(row: &Row<'_>, span: usize) -> __m256 {
+                let mut scales = Eight::default();
+                for unit in 0..UNITS {
+                    let scale = scale_of_unit::<BITS, GROUP>(row, span * UNITS + unit);
+                    scales.0[lane(BITS, GROUP, unit)] = scale;
+                }
+                load(&scales)
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn load(eight: &Eight<f32>) -> __m256 {
+                // SAFETY: the reference is to eight numbers, aligned as a register is.
+                unsafe { _mm256_load_ps(eight.0.as_ptr()) }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn total(sum: __m256) -> f32 {
+                let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+
+            #[target_feature(enable = $features)]
+            fn beside_of<const BITS: usize, const GROUP: usize>(
+                out: &mut [f32],
+                (m, first): (usize, usize),
+                rows: Rows<'_>,
+                some: &Beside,
+            ) {
+                let (count, end) = (out.len() / m, m.min(first + TILE));
+                let spread = &mut [Spread([0; SPAN_WORDS]); TOGETHER];
+                for (index, out) in out.chunks_mut(TOGETHER * m).enumerate() {
+                    let j = index * TOGETHER;
+                    let mut sums = [Eight::default(); TOGETHER];
+                    if j + TOGETHER <= count {
+                        let four = [rows.row(j), rows.row(j + 1), rows.row(j + 2), rows.row(j + 3)];
+                        sums = together::<BITS, GROUP, TOGETHER>(four, some, spread);
+                    } else {
+                        for p in 0..count - j {
+                            [sums[p]] = together::<BITS, GROUP, 1>([rows.row(j + p)], some, spread);
+                        }
+                    }
+                    for (out, sums) in out.chunks_exact_mut(m).zip(&sums) {
+                        out[first..end].copy_from_slice(&sums.0[..end - first]);
+                    }
+                }
+            }
+
+            /// The sums of `P` weight rows for all activation rows.
+            #[target_feature(enable = $features)]
+            fn together<const BITS: usize, const GROUP: usize, const P: usize>(
+                rows: [Row<'_>; P],
+                some: &Beside,
+                spread: &mut [Spread; TOGETHER],
+            ) -> [Eight<f32>; P] {
+                let mut sums = [[_mm256_setzero_ps(); UNITS]; P];
+                for span in 0..some.scales.len() / UNITS {
+                    add::<BITS, GROUP, P>(&mut sums, rows, some, span, spread);
+                }
+                let mut all = [Eight::default(); P];
+                for p in 0..P {
+                    all[p] = totals(&sums[p]);
+                }
+                all
+            }
+
+            /// Adds what a span of `P` weight rows gives for all activation rows.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn add<const BITS: usize, const GROUP: usize, const P: usize>(
+                sums: &mut [[__m256; UNITS]; P],
+                rows: [Row<'_>; P],
+                some: &Beside,
+                span: usize,
+                spread: &mut [Spread; TOGETHER],
+            ) {
+                let length =
+                    const { BLOCK / units_of_block(BITS, GROUP) / by::words(BITS).numbers() };
+                let mut room = [0; UNITS * BLOCK];
+                for p in 0..P {
+                    let codes = codes_of_span::<BITS, GROUP>(rows[p].codes, span, &mut room);
+                    for part in codes.chunks(BLOCK) {
+                        // The same place of the weight rows that come next.
+                        prefetch(&part[0], P * rows[p].codes.len());
+                    }
+                    by::spread::<BITS>(codes, &mut spread[p].0);
+                }
+                for unit in 0..UNITS {
+                    let at = span * UNITS + unit;
+                    let x = &some.words[at * length..][..length];
+                    let mut weights = [&spread[0].0[..0]; P];
+                    for p in 0..P {
+                        weights[p] = &spread[p].0[unit * length..][..length];
+                    }
+                    let products = by::unit::<BITS, P>(weights, x, &some.offsets[at]);
+                    let (inputs, lane) = (load(&some.scales[at]), lane(BITS, GROUP, unit));
+                    for p in 0..P {
+                        let scale = scale_of_unit::<BITS, GROUP>(&rows[p], at);
+                        let scale = _mm256_mul_ps(_mm256_set1_ps(scale), inputs);
+                        let products = _mm256_cvtepi32_ps(products[p]);
+                        sums[p][lane] = _mm256_fmadd_ps(products, scale, sums[p][lane]);
+                    }
+                }
+            }
+
+            /// As [`total`] adds the lanes of one register, for each activation row.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn totals(sums: &[__m256; UNITS]) -> Eight<f32> {
+                let mut four = [_mm256_setzero_ps(); UNITS / 2];
+                for i in 0..UNITS / 2 {
+                    four[i] = _mm256_add_ps(sums[i], sums[i + UNITS / 2]);
+                }
+                let two = [_mm256_add_ps(four[0], four[2]), _mm256_add_ps(four[1], four[3])];
+                let mut totals = Eight::default();
+                // SAFETY: the reference is to eight numbers, aligned as a register is.
+                unsafe { _mm256_store_ps(totals.0.as_mut_ptr(), _mm256_add_ps(two[0], two[1])) };
+                totals
+            }
+
+            /// The words of a span's weights.
+            #[derive(Clone, Copy)]
+            #[repr(align(64))]
+            struct Spread([i32; SPAN_WORDS]);
+        }
+    };
+}
+
+kernels!(avx2, "avx2,fma");
+kernels!(vnni, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");

@@ -1,0 +1,154 @@
+//! What kernels sum: a unit is a run of weights whose products become one integer, which is scaled; a span is eight units of
+//! a row, whose sums fill a register.
+
+use super::super::inputs::Inputs;
+use super::super::{BLOCK, Row, TILE};
+use crate::quant::QuantScheme;
+
+/// Units of a span, and lanes of a register.
+pub const UNITS: usize = 8;
+/// Words of a span's weights at most: of eight bits, in groups of a block or more, as pairs of sixteen bits.
+pub const SPAN_WORDS: usize = UNITS * BLOCK / 2;
+
+/// Units of a block. Activations have a scale for each 32 where groups are no larger, and of four bits no more than 32 are
+/// summed in sixteen bits.
+pub const fn units_of_block(bits: usize, group: usize) -> usize {
+    match (bits, group) {
+        (8, 16) => 4,
+        (8, 32) | (4, _) => 2,
+        _ => 1,
+    }
+}
+
+/// Blocks of a span.
+pub const fn blocks_of_span(bits: usize, group: usize) -> usize {
+    UNITS / units_of_block(bits, group)
+}
+
+/// The lane where a unit of a span is summed. Where a register holds the products of two units before they are summed, the
+/// even ones come before the odd ones.
+pub const fn lane(bits: usize, group: usize, unit: usize) -> usize {
+    match (bits, group) {
+        (4, _) | (_, 16) => unit / 2 + UNITS / 2 * (unit % 2),
+        _ => unit,
+    }
+}
+
+/// Eight numbers that fill a register.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+pub struct Eight<T>(pub [T; UNITS]);
+
+/// The scale of a unit; behind the end of a row, where products are 0, that of the last one.
+#[inline(always)]
+pub fn scale_of_unit<const BITS: usize, const GROUP: usize>(row: &Row<'_>, unit: usize) -> f32 {
+    let length = const { BLOCK / units_of_block(BITS, GROUP) };
+    row.scales[(unit * length / GROUP).min(row.scales.len() - 1)]
+}
+
+/// The codes of a span; `room` is for those of the last one, if it is shorter.
+#[inline(always)]
+pub fn codes_of_span<'c, const BITS: usize, const GROUP: usize>(
+    codes: &'c [u8],
+    span: usize,
+    room: &'c mut [u8; UNITS * BLOCK],
+) -> &'c [u8] {
+    let bytes = const { blocks_of_span(BITS, GROUP) * BLOCK * BITS / 8 };
+    let rest = &codes[span * bytes..];
+    if rest.len() >= bytes {
+        return &rest[..bytes];
+    }
+    room[..rest.len()].copy_from_slice(rest);
+    room[rest.len()..bytes].fill(0);
+    &room[..bytes]
+}
+
+/// Up to [`TILE`] activation rows in the lanes of registers, so that a weight is multiplied with all of them at once.
+pub struct Beside {
+    /// Of each unit: as many words as a unit has, each of all rows.
+    pub words: Vec<Eight<i32>>,
+    /// What the offset of stored weights adds to the sum of a unit, negated.
+    pub offsets: Vec<Eight<i32>>,
+    /// The scale of each unit.
+    pub scales: Vec<Eight<f32>>,
+}
+
+/// How weights and activations are multiplied in lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// Two neighbours as numbers of sixteen bits.
+    Pairs,
+    /// Four as bytes, those of weights without sign.
+    Fours,
+}
+
+impl Words {
+    /// Numbers of a word.
+    pub const fn numbers(self) -> usize {
+        match self {
+            Self::Pairs => 2,
+            Self::Fours => 4,
+        }
+    }
+}
+
+impl Beside {
+    /// The activation rows from `first` on, with zeros where there are no more.
+    pub fn new(
+        inputs: &Inputs,
+        rows: std::ops::Range<usize>,
+        scheme: QuantScheme,
+        words: Words,
+    ) -> Self {
+        let units = units_of_block(scheme.bits(), scheme.group());
+        let (blocks, length) = (inputs.row(rows.start).len(), BLOCK / units / words.numbers());
+        let spans = (blocks * units).div_ceil(UNITS);
+        let mut beside = Self {
+            words: vec![Eight::default(); spans * UNITS * length],
+            offsets: vec![Eight::default(); spans * UNITS],
+            scales: vec![Eight::default(); spans * UNITS],
+        };
+        for (lane, row) in rows.enumerate().take(TILE) {
+            for (block, input) in inputs.row(row).iter().enumerate() {
+                let first = block * units;
+                let codes = in_order(&input.codes, scheme.bits());
+                let of_block = &mut beside.words[first * length..][..units * length];
+                for (word, codes) in of_block.iter_mut().zip(codes.chunks_exact(words.numbers())) {
+                    word.0[lane] = word_of(codes, words);
+                }
+                for unit in 0..units {
+                    let half = unit * 2 / units;
+                    beside.scales[first + unit].0[lane] = input.scales[half];
+                    let codes = &codes[unit * BLOCK / units..][..BLOCK / units];
+                    let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
+                    let offset = if scheme.bits() == 8 { 128 } else { 8 };
+                    beside.offsets[first + unit].0[lane] = -offset * sum;
+                }
+            }
+        }
+        beside
+    }
+}
+
+/// The codes of a block in the order in which weights are spread: of four bits, in each half those at even places before those
+/// at odd ones.
+#[inline(always)]
+fn in_order(codes: &[i8; BLOCK], bits: usize) -> [i8; BLOCK] {
+    if bits == 8 {
+        return *codes;
+    }
+    const QUARTER: usize = BLOCK / 4;
+    // In the block, all even places come before all odd ones.
+    std::array::from_fn(|i| {
+        let (part, place) = (i / QUARTER, i % QUARTER);
+        codes[[0, 2, 1, 3][part] * QUARTER + place]
+    })
+}
+
+#[inline(always)]
+fn word_of(codes: &[i8], words: Words) -> i32 {
+    match words {
+        Words::Pairs => i32::from(codes[0] as i16 as u16) | i32::from(codes[1]) << 16,
+        Words::Fours => i32::from_le_bytes(std::array::from_fn(|i| codes[i] as u8)),
+    }
+}
