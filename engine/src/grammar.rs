@@ -55,11 +55,11 @@ impl Grammars {
     ///
     /// # Errors
     /// When the schema is none that llguidance knows.
-    pub(crate) fn constraint(
+    pub(crate) fn guide(
         &self,
         format: &Format,
         start: &Start<'_>,
-    ) -> Result<Option<Box<dyn Constraint>>, GrammarError> {
+    ) -> Result<Option<Guide>, GrammarError> {
         let budget = start.budget.filter(|_| start.reasoning);
         let matcher = match format {
             Format::Text if budget.is_none() => return Ok(None),
@@ -78,7 +78,7 @@ impl Grammars {
             false => None,
         };
         let ends = start.ends.to_vec();
-        Ok(Some(Box::new(Guide { matcher, reasoning: close, budget, thought: 0, ends })))
+        Ok(Some(Guide { matcher, reasoning: close, budget, thought: 0, ends }))
     }
 
     fn matcher(
@@ -156,14 +156,27 @@ fn calls(functions: &[(String, Value)], tokenizer: &Tokenizer) -> String {
     )
 }
 
-/// The constraint of one answer.
-struct Guide {
+/// The constraint of one answer. Clones begin where it is, and share what is known of the grammar.
+#[derive(Clone)]
+pub(crate) struct Guide {
     matcher: Option<Matcher>,
     /// The id that ends the reasoning, while there is any.
     reasoning: Option<u32>,
     budget: Option<usize>,
     thought: usize,
     ends: Vec<u32>,
+}
+
+impl Guide {
+    pub(crate) fn boxed(self) -> Box<dyn Constraint> {
+        Box::new(self)
+    }
+}
+
+impl std::fmt::Debug for Guide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guide").finish_non_exhaustive()
+    }
 }
 
 impl Constraint for Guide {
