@@ -90,7 +90,10 @@ impl Grammars {
         let factory = factory.as_ref().map_err(|e| GrammarError::Tokenizer(e.clone()))?;
         let parser = factory.create_parser(grammar);
         let parser = parser.map_err(|error| GrammarError::Schema(format!("{error:#}")))?;
-        Ok(Matcher::new(Ok(parser)))
+        let mut matcher = Matcher::new(Ok(parser));
+        // What allows no first token would fail when its answer is begun.
+        matcher.compute_mask_or_eos().map_err(|e| GrammarError::Schema(cause(&e)))?;
+        Ok(matcher)
     }
 }
 
@@ -191,7 +194,7 @@ impl Constraint for Guide {
             return Ok(());
         }
         let Some(matcher) = &mut self.matcher else { return Ok(()) };
-        let mask = matcher.compute_mask_or_eos().map_err(|e| ConstraintError(e.to_string()))?;
+        let mask = matcher.compute_mask_or_eos().map_err(|e| ConstraintError(cause(&e)))?;
         keep(scores, |id| mask.is_allowed(id));
         Ok(())
     }
@@ -205,9 +208,14 @@ impl Constraint for Guide {
             return Ok(false);
         }
         let Some(matcher) = &mut self.matcher else { return Ok(false) };
-        matcher.consume_token(id).map_err(|e| ConstraintError(e.to_string()))?;
+        matcher.consume_token(id).map_err(|e| ConstraintError(cause(&e)))?;
         Ok(matcher.is_stopped())
     }
+}
+
+/// What llguidance says of an error, without the state of its parser: that is long, and has the text of the answer in it.
+fn cause(error: &impl std::fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn keep(scores: &mut [f32], allowed: impl Fn(u32) -> bool) {
