@@ -17,8 +17,8 @@ pub mod verify;
 
 pub use qwen3_vl_engine::{
     AnswerStream, Chat, ContextOptions, Error, Film, LoadOptions, MediaReport, Prepared,
-    PromptLogprob, Qwen3Vl, Request, Requests, Response, TokenLogprob, Usage, grounding_json, nano,
-    openai, warnings,
+    PromptLogprob, Qwen3Vl, Ready, Request, Requests, Response, TokenLogprob, Usage,
+    grounding_json, nano, openai, warnings,
 };
 
 pub use qwen3_vl_backends as backends;

@@ -6,7 +6,8 @@ use qwen3_vl_model::batch::{Batch, BatchEvent, BatchOptions, BatchStats, Sequenc
 use qwen3_vl_model::generate::FinishReason;
 use qwen3_vl_model::stream::{StreamEvent, TextAssembler};
 
-use crate::{Error, Prepared, Qwen3Vl, Request, Response};
+use crate::grammar::Guide;
+use crate::{Error, Prepared, Qwen3Vl, Ready, Request, Response};
 
 /// Requests that are answered together; each gives the answer that it would give alone.
 pub struct Requests<'m, K> {
@@ -27,56 +28,34 @@ impl Qwen3Vl {
         let batch = Batch::new(self.model(), options);
         Requests { model: self, batch, open: HashMap::new() }
     }
-
-    /// Whether a batch takes the settings of a request, so that none has to wait for its turn to be refused.
-    ///
-    /// # Errors
-    /// As [`Requests::submit`], but for what the batch alone knows: its memory.
-    pub fn check(&self, prepared: &Prepared, request: &Request) -> Result<(), Error> {
-        self.options(prepared, request)?;
-        self.assembler(prepared, request)?;
-        self.constraint(prepared, request).map(drop)
-    }
 }
 
 impl<'m, K> Requests<'m, K> {
     /// Adds a request whose prompt was made by [`Qwen3Vl::prepare`].
     ///
     /// # Errors
-    /// When the request does not fit the model; the others are not touched.
+    /// When the request does not fit the model or the memory; the others are not touched.
     pub fn submit(&mut self, key: K, prepared: Prepared, request: &Request) -> Result<(), Error> {
-        self.try_submit(key, prepared, request).map_err(|(_, error)| error)
+        let ready = self.model.ready(prepared, request)?;
+        self.try_submit(key, ready).map_err(|(_, error)| error)
     }
 
-    /// As [`Self::submit`], giving the key back where the request is refused.
+    /// Adds a request that was looked at by [`Qwen3Vl::check`], giving the key back where it is refused all the same.
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub fn try_submit(
-        &mut self,
-        key: K,
-        prepared: Prepared,
-        request: &Request,
-    ) -> Result<(), (K, Error)> {
-        match self.enter(&prepared, request) {
-            Ok((id, text)) => {
-                self.open.insert(id, Open { key, text, response: prepared.begin(request) });
+    pub fn try_submit(&mut self, key: K, ready: Ready) -> Result<(), (K, Error)> {
+        let Ready { prepared, options, stops, guide } = ready;
+        let (inputs, guide) = (&prepared.chat.inputs, guide.map(Guide::boxed));
+        let logprobs = options.logprobs.is_some();
+        match self.batch.submit_constrained(inputs, options, guide) {
+            Ok(id) => {
+                let text = self.model.assembler(&prepared, stops);
+                self.open.insert(id, Open { key, text, response: prepared.begin(logprobs) });
                 Ok(())
             }
-            Err(error) => Err((key, error)),
+            Err(error) => Err((key, error.into())),
         }
-    }
-
-    fn enter(
-        &mut self,
-        prepared: &Prepared,
-        request: &Request,
-    ) -> Result<(SequenceId, TextAssembler<'m>), Error> {
-        let options = self.model.options(prepared, request)?;
-        let text = self.model.assembler(prepared, request)?;
-        let constraint = self.model.constraint(prepared, request)?;
-        let inputs = &prepared.chat.inputs;
-        Ok((self.batch.submit_constrained(inputs, options, constraint)?, text))
     }
 
     /// Whether a request added now would run in the next step.

@@ -7,26 +7,22 @@ use qwen3_vl_backends::ops::Products;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
+use qwen3_vl_model::generate::{GenerateError, Generation, SessionSlot};
 use qwen3_vl_model::inputs::ModelInputs;
-use qwen3_vl_model::processor::thinking::{ThinkingSplitter, opens_thinking};
 use qwen3_vl_model::processor::{PreparedChat, ProcessError, Processor};
-use qwen3_vl_model::sample::{Constraint, GenerationDefaults};
+use qwen3_vl_model::sample::GenerationDefaults;
 use qwen3_vl_model::session::{PREFILL_CHUNK, Session};
-use qwen3_vl_model::stop::StopMatcher;
-use qwen3_vl_model::stream::{StreamEvent, TextAssembler, TextStream};
+use qwen3_vl_model::stream::{StreamEvent, TextStream};
 use qwen3_vl_weights::adapter::read_adapter;
 use qwen3_vl_weights::hub::HubOptions;
 use qwen3_vl_weights::media::{MediaProgress, OpenedMedia};
 use qwen3_vl_weights::{LoadReport, MediaLimits, ModelSource, Progress, load_placed};
 
-use crate::grammar::{Grammars, Start};
+use crate::grammar::{Grammars, Guide};
 use crate::options::LoadOptions;
+use crate::ready::Ready;
 use crate::response::MediaReport;
 use crate::{Error, Request, Response, nano};
-
-/// New tokens when neither the request nor the checkpoint sets a limit.
-const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// A checkpoint on a device, with its processor: `load`, then `generate` or `stream`.
 #[derive(Debug)]
@@ -40,7 +36,7 @@ pub struct Qwen3Vl {
     folder: PathBuf,
     sees: bool,
     load_time: Duration,
-    grammars: Grammars,
+    pub(crate) grammars: Grammars,
     scheme: Option<QuantScheme>,
 }
 
@@ -187,40 +183,13 @@ impl Qwen3Vl {
         prepared: Prepared,
         request: &Request,
     ) -> Result<AnswerStream<'a>, Error> {
-        let options = self.options(&prepared, request)?;
-        let text = self.assembler(&prepared, request)?;
-        let constraint = self.constraint(&prepared, request)?;
+        let Ready { prepared, options, stops, guide } = self.ready(prepared, request)?;
+        let text = self.assembler(&prepared, stops);
+        let logprobs = options.logprobs.is_some();
         let generation = Generation::start(&self.model, session, &prepared.chat.inputs, options)?;
-        let generation = generation.with_constraint(constraint);
+        let generation = generation.with_constraint(guide.map(Guide::boxed));
         let stream = TextStream::new(generation, text);
-        Ok(AnswerStream { stream, response: prepared.begin(request) })
-    }
-
-    /// Makes text of the tokens that answer a request.
-    pub(crate) fn assembler(
-        &self,
-        prepared: &Prepared,
-        request: &Request,
-    ) -> Result<TextAssembler<'_>, Error> {
-        let stops = StopMatcher::new(request.stop.clone())?;
-        let thinking = ThinkingSplitter::for_prompt(&prepared.chat.rendered);
-        Ok(TextAssembler::new(self.processor.tokenizer(), stops, thinking))
-    }
-
-    /// Rules out tokens that the form of the answer does not allow.
-    pub(crate) fn constraint(
-        &self,
-        prepared: &Prepared,
-        request: &Request,
-    ) -> Result<Option<Box<dyn Constraint>>, Error> {
-        let start = Start {
-            tokenizer: self.processor.tokenizer(),
-            vocabulary: self.model.config().text.vocab_size,
-            ends: &self.defaults.eos_token_ids,
-            reasoning: opens_thinking(&prepared.chat.rendered),
-            budget: request.reasoning_budget,
-        };
-        Ok(self.grammars.constraint(&request.format, &start)?)
+        Ok(AnswerStream { stream, response: prepared.begin(logprobs) })
     }
 
     /// The ids of a text.
@@ -326,38 +295,6 @@ impl Qwen3Vl {
         }
         Ok(())
     }
-
-    /// How a request is generated: its own settings, then the checkpoint's.
-    pub(crate) fn options(
-        &self,
-        prepared: &Prepared,
-        request: &Request,
-    ) -> Result<GenerateOptions, Error> {
-        request.check_prompt_logprobs(prepared.chat.inputs.ids.len())?;
-        let max_new_tokens =
-            request.max_tokens.or(self.defaults.max_new_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
-        if max_new_tokens == 0 {
-            return Err(Error::NoTokens);
-        }
-        let eos = if request.ignore_eos { &[][..] } else { &self.defaults.eos_token_ids };
-        let vocabulary = self.model.config().text.vocab_size;
-        let ids = request.sampling.logit_bias.iter().map(|(id, _)| *id);
-        if let Some(id) =
-            ids.chain(request.stop_token_ids.iter().copied()).find(|id| *id as usize >= vocabulary)
-        {
-            return Err(Error::TokenId { id, vocabulary });
-        }
-        Ok(GenerateOptions {
-            max_new_tokens,
-            eos_token_ids: [eos, &request.stop_token_ids].concat(),
-            sampling: self.defaults.resolve(&request.sampling)?,
-            logprobs: request.logprobs,
-            prompt_logprobs: request.prompt_logprobs,
-            prefill_chunk: PREFILL_CHUNK,
-            context: self.model.config().text.max_position_embeddings,
-            lookup: request.lookup,
-        })
-    }
 }
 
 /// A request as the model takes it, and what reading its media told.
@@ -368,9 +305,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The response to a request, nothing of which is written yet.
-    pub(crate) fn begin(self, request: &Request) -> Response {
-        Response::begun(self.chat, self.report, request.logprobs.is_some())
+    /// The response to a request, nothing of which is written yet, with room for `logprobs`.
+    pub(crate) fn begin(self, logprobs: bool) -> Response {
+        Response::begun(self.chat, self.report, logprobs)
     }
 }
 

@@ -49,8 +49,8 @@ pub enum Error {
     NoVision { path: std::path::PathBuf },
     #[error("max_tokens is 0; ask for at least 1 token")]
     NoTokens,
-    #[error("token id {id} is not below the vocabulary size {vocabulary}")]
-    TokenId { id: u32, vocabulary: usize },
+    #[error("`{field}` has token id {id}, which is not below the vocabulary size {vocabulary}")]
+    TokenId { field: &'static str, id: u32, vocabulary: usize },
     #[error(
         "`prompt_logprobs` of {tokens} tokens are {values} values, but at most {limit} are told; ask for fewer alternatives or shorten the prompt"
     )]

@@ -55,11 +55,11 @@ impl Grammars {
     ///
     /// # Errors
     /// When the schema is none that llguidance knows.
-    pub(crate) fn constraint(
+    pub(crate) fn guide(
         &self,
         format: &Format,
         start: &Start<'_>,
-    ) -> Result<Option<Box<dyn Constraint>>, GrammarError> {
+    ) -> Result<Option<Guide>, GrammarError> {
         let budget = start.budget.filter(|_| start.reasoning);
         let matcher = match format {
             Format::Text if budget.is_none() => return Ok(None),
@@ -78,7 +78,7 @@ impl Grammars {
             false => None,
         };
         let ends = start.ends.to_vec();
-        Ok(Some(Box::new(Guide { matcher, reasoning: close, budget, thought: 0, ends })))
+        Ok(Some(Guide { matcher, reasoning: close, budget, thought: 0, ends }))
     }
 
     fn matcher(
@@ -90,7 +90,10 @@ impl Grammars {
         let factory = factory.as_ref().map_err(|e| GrammarError::Tokenizer(e.clone()))?;
         let parser = factory.create_parser(grammar);
         let parser = parser.map_err(|error| GrammarError::Schema(format!("{error:#}")))?;
-        Ok(Matcher::new(Ok(parser)))
+        let mut matcher = Matcher::new(Ok(parser));
+        // What allows no first token would fail when its answer is begun.
+        matcher.compute_mask_or_eos().map_err(|e| GrammarError::Schema(cause(&e)))?;
+        Ok(matcher)
     }
 }
 
@@ -156,14 +159,27 @@ fn calls(functions: &[(String, Value)], tokenizer: &Tokenizer) -> String {
     )
 }
 
-/// The constraint of one answer.
-struct Guide {
+/// The constraint of one answer. Clones begin where it is, and share what is known of the grammar.
+#[derive(Clone)]
+pub(crate) struct Guide {
     matcher: Option<Matcher>,
     /// The id that ends the reasoning, while there is any.
     reasoning: Option<u32>,
     budget: Option<usize>,
     thought: usize,
     ends: Vec<u32>,
+}
+
+impl Guide {
+    pub(crate) fn boxed(self) -> Box<dyn Constraint> {
+        Box::new(self)
+    }
+}
+
+impl std::fmt::Debug for Guide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guide").finish_non_exhaustive()
+    }
 }
 
 impl Constraint for Guide {
@@ -178,7 +194,7 @@ impl Constraint for Guide {
             return Ok(());
         }
         let Some(matcher) = &mut self.matcher else { return Ok(()) };
-        let mask = matcher.compute_mask_or_eos().map_err(|e| ConstraintError(e.to_string()))?;
+        let mask = matcher.compute_mask_or_eos().map_err(|e| ConstraintError(cause(&e)))?;
         keep(scores, |id| mask.is_allowed(id));
         Ok(())
     }
@@ -192,9 +208,14 @@ impl Constraint for Guide {
             return Ok(false);
         }
         let Some(matcher) = &mut self.matcher else { return Ok(false) };
-        matcher.consume_token(id).map_err(|e| ConstraintError(e.to_string()))?;
+        matcher.consume_token(id).map_err(|e| ConstraintError(cause(&e)))?;
         Ok(matcher.is_stopped())
     }
+}
+
+/// What llguidance says of an error, without the state of its parser: that is long, and has the text of the answer in it.
+fn cause(error: &impl std::fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn keep(scores: &mut [f32], allowed: impl Fn(u32) -> bool) {

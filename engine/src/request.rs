@@ -76,6 +76,16 @@ impl Request {
         self
     }
 
+    /// Whether all token ids are known.
+    pub(crate) fn check_ids(&self, vocabulary: usize) -> Result<(), Error> {
+        let biased = self.sampling.logit_bias.iter().map(|(id, _)| ("logit_bias", *id));
+        let stops = self.stop_token_ids.iter().map(|id| ("stop_token_ids", *id));
+        match biased.chain(stops).find(|(_, id)| *id as usize >= vocabulary) {
+            Some((field, id)) => Err(Error::TokenId { field, id, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether what is to be told of a prompt of `tokens` tokens can be held.
     pub(crate) fn check_prompt_logprobs(&self, tokens: usize) -> Result<(), Error> {
         let values = self.prompt_logprobs.map_or(0, |n| tokens.saturating_mul(n + 1));
@@ -90,6 +100,14 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_known_by_field() {
+        let stops = Request { stop_token_ids: vec![3, 9], ..Request::default() };
+        assert!(stops.check_ids(10).is_ok());
+        let error = stops.check_ids(9).unwrap_err().to_string();
+        assert!(error.contains("`stop_token_ids`"), "{error}");
+    }
 
     #[test]
     fn long_prompts_tell_few_alternatives() {

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use qwen3_vl_engine::{Error as EngineError, Prepared, Qwen3Vl, Request};
-use qwen3_vl_model::processor::message::default_videos;
+use qwen3_vl_engine::{Error as EngineError, Qwen3Vl, Ready, Request};
+use qwen3_vl_model::batch::BatchOptions;
+use qwen3_vl_model::processor::message::{MediaRef, MediaSource, default_videos, media};
+use qwen3_vl_weights::fetch;
 use qwen3_vl_weights::media::{MediaProgress, MediaStep};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -23,12 +25,21 @@ pub struct App {
     pub keys: Keys,
     pub metrics: Metrics,
     pub responses: Arc<Store>,
-    model: OnceLock<Arc<Qwen3Vl>>,
+    loaded: OnceLock<Loaded>,
     engine: Engine,
-    media: Arc<Semaphore>,
+    /// Of those that read media and make prompts.
+    workers: Arc<Semaphore>,
+    /// Of those that wait for other servers first, so that they keep nobody else waiting.
+    fetchers: Arc<Semaphore>,
     accepting: AtomicBool,
     /// Seconds since 1970 at which the server started.
     pub started: u64,
+}
+
+/// The model, and what the engine may hold with it.
+struct Loaded {
+    model: Arc<Qwen3Vl>,
+    limits: BatchOptions,
 }
 
 impl App {
@@ -39,9 +50,10 @@ impl App {
             keys: Keys::new(&config.api_keys),
             metrics: Metrics::new(),
             responses: Store::new(config.responses),
-            model: OnceLock::new(),
+            loaded: OnceLock::new(),
             engine,
-            media: Arc::new(Semaphore::new(config.media_workers.max(1))),
+            workers: Arc::new(Semaphore::new(config.media_workers.max(1))),
+            fetchers: Arc::new(Semaphore::new(FETCHERS)),
             accepting: AtomicBool::new(true),
             started: now(),
             config,
@@ -50,10 +62,11 @@ impl App {
         let shared = Arc::clone(&app);
         let body = move || match load() {
             Ok(model) => {
+                let limits = engine::limits(&model, &shared.config);
                 let model = Arc::new(model);
                 // Only this thread sets the model.
-                let _ = shared.model.set(Arc::clone(&model));
-                engine::run(&model, &shared.config, inbox, &shared.metrics);
+                let _ = shared.loaded.set(Loaded { model: Arc::clone(&model), limits });
+                engine::run(&model, limits, inbox, &shared.metrics);
             }
             Err(error) => drop(failed.send(error)),
         };
@@ -69,10 +82,22 @@ impl App {
     /// # Errors
     /// 503 until it is loaded, and once the server is told to stop.
     pub fn model(&self) -> Result<&Arc<Qwen3Vl>, ApiError> {
+        Ok(&self.loaded()?.model)
+    }
+
+    fn loaded(&self) -> Result<&Loaded, ApiError> {
         if !self.accepting.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is stopping"));
         }
-        self.model.get().ok_or_else(|| ApiError::unavailable("the model is being loaded"))
+        self.loaded.get().ok_or_else(|| ApiError::unavailable("the model is being loaded"))
+    }
+
+    /// What the engine may hold.
+    ///
+    /// # Errors
+    /// As [`Self::model`].
+    pub fn limits(&self) -> Result<BatchOptions, ApiError> {
+        Ok(self.loaded()?.limits)
     }
 
     /// Refuses what comes from now on.
@@ -104,18 +129,20 @@ impl App {
         }
     }
 
-    /// Reads the media of a chat and makes its prompt, beside the engine. When the future is dropped, reading stops.
+    /// Reads the media of a chat, makes its prompt and looks at its settings, beside the engine. When the future is
+    /// dropped, reading stops.
     ///
     /// # Errors
     /// When a medium cannot be read, the prompt does not fit or a setting is wrong.
-    pub async fn prepare(&self, request: &mut Request) -> Result<Prepared, ApiError> {
+    pub async fn prepare(&self, request: &mut Request) -> Result<Ready, ApiError> {
+        let limits = self.limits()?;
         default_videos(&mut request.conversation.messages, &self.config.videos);
         let request = request.clone();
-        self.work(move |model, gone| {
+        self.work_among(self.readers(&request), move |model, gone| {
             let prepared = model.prepare(&request, &mut Following::new(gone))?;
-            model.check(&prepared, &request)?;
-            prepared.chat.inputs.warm_keys();
-            Ok(prepared)
+            let ready = model.check(prepared, &request, &limits)?;
+            ready.prepared().chat.inputs.warm_keys();
+            Ok(ready)
         })
         .await
     }
@@ -126,7 +153,17 @@ impl App {
     /// When a medium cannot be opened.
     pub async fn count(&self, mut request: Request) -> Result<Vec<u32>, ApiError> {
         default_videos(&mut request.conversation.messages, &self.config.videos);
-        self.work(move |model, gone| model.count(&request, &mut Following::new(gone))).await
+        let readers = self.readers(&request);
+        let count = move |model: &Qwen3Vl, gone| model.count(&request, &mut Following::new(gone));
+        self.work_among(readers, count).await
+    }
+
+    /// Among whom the media of a request are read.
+    fn readers(&self, request: &Request) -> &Arc<Semaphore> {
+        match media(&request.conversation.messages).into_iter().any(is_remote) {
+            true => &self.fetchers,
+            false => &self.workers,
+        }
     }
 
     /// Runs `work` on a thread for blocking work, as one of a bounded number.
@@ -134,8 +171,16 @@ impl App {
         &self,
         work: impl FnOnce(&Qwen3Vl, Gone) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        self.work_among(&self.workers, work).await
+    }
+
+    async fn work_among<T: Send + 'static>(
+        &self,
+        workers: &Arc<Semaphore>,
+        work: impl FnOnce(&Qwen3Vl, Gone) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let model = Arc::clone(self.model()?);
-        let permit = Arc::clone(&self.media).acquire_owned().await;
+        let permit = Arc::clone(workers).acquire_owned().await;
         let guard = DropFlag::default();
         let gone = Gone(Arc::clone(&guard.0));
         let task = tokio::task::spawn_blocking(move || {
@@ -151,13 +196,21 @@ impl App {
     ///
     /// # Errors
     /// 429 when too many wait.
-    pub fn submit(
-        &self,
-        client: Client,
-        requests: Vec<(Prepared, Request)>,
-    ) -> Result<Answers, ApiError> {
+    pub fn submit(&self, client: Client, requests: Vec<Ready>) -> Result<Answers, ApiError> {
         self.model()?;
         self.engine.submit(client, requests)
+    }
+}
+
+/// Requests whose media are fetched from other servers at the same time.
+const FETCHERS: usize = 16;
+
+/// Whether a medium comes from another server.
+fn is_remote(medium: &MediaRef) -> bool {
+    match medium.source() {
+        Some(MediaSource::Location(location)) => fetch::is_remote(location),
+        Some(MediaSource::Frames(frames)) => frames.iter().any(|frame| fetch::is_remote(frame)),
+        Some(MediaSource::Bytes(_)) | None => false,
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Config {
 /// How many connections there may be, and how long one may keep the server waiting. Answers may take any time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most open connections; more are told 503 and closed.
+    /// Most open connections; 32 more answer probes or are told 503, and are closed.
     pub connections: usize,
     /// From the first byte of a request, or the beginning of a connection, to the end of the request's head. A TLS
     /// handshake may take as long again.

@@ -1,10 +1,11 @@
 //! Connections: accepted or refused, decrypted where there is a certificate, and served until the server stops.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Limits;
@@ -26,8 +27,9 @@ use crate::patience::{Answer, Clock, Heard, Late};
 /// Pause when no connection can be accepted, mostly because the process has too many files open.
 const NO_ACCEPT: Duration = Duration::from_secs(1);
 
-/// Connections beyond the bound that are told so at the same time; further ones are closed without a word.
-const REFUSALS: usize = 32;
+/// Connections beyond the bound, on which probes are answered and all else is refused. A further one takes the place of
+/// the oldest, so that those that say nothing keep no probe out.
+const RESERVE: usize = 32;
 
 /// The header that tells the id of a request.
 const REQUEST_ID: &str = "x-request-id";
@@ -35,7 +37,7 @@ const REQUEST_ID: &str = "x-request-id";
 /// What every connection is served with.
 pub struct Door {
     pub router: Router,
-    /// What serves one request of connections beyond the bound.
+    /// What serves one request of each connection beyond the bound.
     pub full: Router,
     pub tls: Option<TlsAcceptor>,
     pub limits: Limits,
@@ -43,7 +45,7 @@ pub struct Door {
 
 /// Serves connections until `stopping` is true, then waits for the answers of those that are open.
 pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
-    let places = Places::new(door.limits.connections);
+    let mut places = Places::new(door.limits.connections);
     let door = Arc::new(door);
     let (open, mut closed) = mpsc::channel::<()>(1);
     loop {
@@ -53,11 +55,15 @@ pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Recei
         };
         match accepted {
             Ok((stream, address)) => {
-                let Some((place, full)) = places.take() else { continue };
+                let Place { permit, displaced } = places.take().await;
+                let visit = Visit { address, full: displaced.is_some() };
                 let (door, open, stopping) = (Arc::clone(&door), open.clone(), stopping.clone());
                 tokio::spawn(async move {
-                    door.connection(stream, Visit { address, full }, stopping).await;
-                    drop((open, place));
+                    tokio::select! {
+                        () = door.connection(stream, visit, stopping) => {}
+                        () = gone(displaced) => tracing::debug!(%address, "a connection gave way"),
+                    }
+                    drop((open, permit));
                 });
             }
             Err(error) if is_of_the_client(&error) => {}
@@ -75,31 +81,56 @@ pub async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Recei
 /// How many connections there may be.
 struct Places {
     free: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    /// Tells the connections of the reserve to give way, by being dropped; the oldest stands first.
+    kept: VecDeque<oneshot::Sender<Infallible>>,
     /// Whether the log was told that there is no place, since there was one.
-    told: AtomicBool,
+    told: bool,
+}
+
+/// A place for a connection.
+struct Place {
+    permit: Option<OwnedSemaphorePermit>,
+    /// Ends when it must give way; there is one in the reserve alone.
+    displaced: Option<oneshot::Receiver<Infallible>>,
 }
 
 impl Places {
     fn new(connections: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(connections.clamp(1, Semaphore::MAX_PERMITS))),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
-            told: AtomicBool::new(false),
+            reserve: Arc::new(Semaphore::new(RESERVE)),
+            kept: VecDeque::new(),
+            told: false,
         }
     }
 
-    /// A place for a connection, and whether it is one in which it is only told that there is none; nothing where too many
-    /// are being told.
-    fn take(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+    /// A place, in the reserve where there is no other.
+    async fn take(&mut self) -> Place {
         if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
-            self.told.store(false, Ordering::Relaxed);
-            return Some((place, false));
+            self.told = false;
+            return Place { permit: Some(place), displaced: None };
         }
-        if !self.told.swap(true, Ordering::Relaxed) {
+        if !std::mem::replace(&mut self.told, true) {
             tracing::warn!("all connections that there may be are open; more are refused");
         }
-        Some((Arc::clone(&self.refusals).try_acquire_owned().ok()?, true))
+        self.kept.retain(|connection| !connection.is_closed());
+        if self.kept.len() >= RESERVE {
+            self.kept.pop_front();
+        }
+        let (keep, displaced) = oneshot::channel();
+        self.kept.push_back(keep);
+        // Nobody closes the semaphore; whoever must give way does so at once.
+        let permit = Arc::clone(&self.reserve).acquire_owned().await.ok();
+        Place { permit, displaced: Some(displaced) }
+    }
+}
+
+/// Ready when a connection must give way.
+async fn gone(displaced: Option<oneshot::Receiver<Infallible>>) {
+    match displaced {
+        Some(displaced) => drop(displaced.await),
+        None => std::future::pending().await,
     }
 }
 
@@ -109,7 +140,7 @@ fn is_of_the_client(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// A connection's other end, and whether there is no place for it.
+/// A connection's other end, and whether it stands in the reserve.
 #[derive(Debug, Clone, Copy)]
 struct Visit {
     address: SocketAddr,
@@ -180,11 +211,11 @@ struct Service {
     clock: Clock,
 }
 
-type Answered = Result<Response<Answer>, std::convert::Infallible>;
+type Answered = Result<Response<Answer>, Infallible>;
 
 impl hyper::service::Service<Request<Incoming>> for Service {
     type Response = Response<Answer>;
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {

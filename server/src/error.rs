@@ -59,13 +59,15 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
-    /// The same in a request whose prompt stands in `field`, not in messages.
-    pub fn of_prompt(self, field: &str) -> Self {
-        let param = self.param.map(|param| match param.as_str() {
-            "messages" => field.to_owned(),
-            _ => param,
-        });
-        Self { param, ..self }
+    /// The same in a request that has other `names` for fields of chats: pairs of the chat's and its own.
+    pub fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        let head = self.param.as_deref().and_then(|param| param.split(['.', '[']).next());
+        if let Some((from, to)) = names.iter().find(|(from, _)| Some(*from) == head) {
+            self.message = self.message.replace(&format!("`{from}"), &format!("`{to}"));
+            // Places within the chat are not those within the request.
+            self.param = Some((*to).to_owned());
+        }
+        self
     }
 
     /// A fault of ours, whose cause goes to the log.
@@ -124,11 +126,31 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Stop(_) => Some("stop"),
             EngineError::Grammar(_) => Some("response_format"),
-            EngineError::TokenId { .. } => Some("logit_bias"),
+            EngineError::TokenId { field, .. } => Some(*field),
             EngineError::PromptLogprobs { .. } => Some("prompt_logprobs"),
             EngineError::Sampling(_) | EngineError::Generate(GenerateError::Sample(_)) => None,
             _ => return Self::internal(&error),
         };
         Self::bad_request(error.to_string(), param)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_dialects_name_their_own_fields() {
+        let error = |param: &str| ApiError::bad_request(format!("`{param}` is wrong"), Some(param));
+        let names = [("stop", "stop_sequences"), ("messages", "input")];
+        for (param, own, message) in [
+            ("stop", "stop_sequences", "`stop_sequences` is wrong"),
+            ("messages[1].role", "input", "`input[1].role` is wrong"),
+            ("stop_token_ids", "stop_token_ids", "`stop_token_ids` is wrong"),
+        ] {
+            let renamed = error(param).renamed(&names);
+            assert_eq!((renamed.param.as_deref(), renamed.message.as_str()), (Some(own), message));
+        }
+        assert_eq!(ApiError::bad_request("no", None).renamed(&names).param, None);
     }
 }

@@ -81,7 +81,8 @@ pub async fn serve(
     let (patience, limits) = (config.shutdown, config.limits);
     let tls = config.tls.as_ref().map(Tls::acceptor);
     let (app, mut failed) = App::start(config, load);
-    let door = Door { router: routes::router(app.clone())?, full: routes::full(), tls, limits };
+    let (router, full) = (routes::router(app.clone())?, routes::full(app.clone())?);
+    let door = Door { router, full, tls, limits };
     let (stopping, stopped) = tokio::sync::watch::channel(false);
     let serving = connections::serve(listener, door, stopped);
     let ordered = async {

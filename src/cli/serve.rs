@@ -41,7 +41,7 @@ pub struct ServeArgs {
     /// Answers that may wait; more requests are refused with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_queue: usize,
-    /// Most open connections; more are refused with 503
+    /// Most open connections; more are refused with 503, but for probes
     #[arg(long, value_name = "N", default_value_t = 900,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,

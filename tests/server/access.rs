@@ -1,6 +1,8 @@
 //! What is refused, and in which words.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -30,6 +32,8 @@ fn bad_requests_are_told_by_field() {
         ("top_p", json!(2), None),
         ("stop", json!([""]), Some("stop")),
         ("response_format", nonsense, Some("response_format")),
+        ("stop", json!(vec!["x"; 300]), Some("stop")),
+        ("stop_token_ids", json!([512]), Some("stop_token_ids")),
         ("logit_bias", json!({ "512": 1 }), Some("logit_bias")),
         ("messages", json!([]), Some("messages")),
         ("messages", json!([{ "role": "king", "content": "x" }]), Some("messages[0].role")),
@@ -59,6 +63,9 @@ fn bad_requests_are_told_by_field() {
     assert_eq!((status, reply["error"]["param"].as_str()), (400, Some("messages")), "{reply}");
     let plain = server.request("/v1/chat/completions").set("content-type", "text/plain");
     assert!(matches!(plain.send_string("{}"), Err(ureq::Error::Status(415, _))));
+    let packed = server.request("/v1/chat/completions").set("content-type", "application/json");
+    let packed = packed.set("content-encoding", "gzip").send_string("{}");
+    assert!(matches!(packed, Err(ureq::Error::Status(415, _))), "{packed:?}");
     let broken = server.request("/v1/chat/completions").set("content-type", "application/json");
     assert!(matches!(broken.send_string("{"), Err(ureq::Error::Status(400, _))));
     // None of this has hurt the server.
@@ -95,6 +102,38 @@ fn media_come_only_from_where_they_may() {
     refused(&open, &format!("file://{}/../e2e/waves.png", images.display()));
     let bomb = refused(&open, &file(&images.join("bomb_20000x20000.png")));
     assert!(bomb["message"].as_str().unwrap().contains("pixels"), "{bomb}");
+}
+
+#[test]
+fn slow_servers_of_pictures_keep_nobody_else_waiting() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/a.png", listener.local_addr().unwrap());
+    let server = Server::start("dense_tied", &["--allow-private-media"]);
+    let part = json!({ "type": "image_url", "image_url": { "url": url } });
+    let body = json!({ "messages": [{ "role": "user", "content": [part] }], "max_tokens": 1 });
+    let body = body.to_string();
+    // One for each thread that reads media; none is ever answered.
+    let many = std::thread::available_parallelism().map_or(2, usize::from);
+    let address = server.url.strip_prefix("http://").unwrap();
+    let waiting: Vec<TcpStream> = (0..many)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let length = body.len();
+            write!(
+                stream,
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
+                 content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+            stream
+        })
+        .collect();
+    let fetched: Vec<_> = (0..many.min(16)).map(|_| listener.accept().unwrap()).collect();
+    let begun = Instant::now();
+    server.chat(&ask("Hello", &["e2e/waves.png"], 2));
+    server.post("/tokenize", &json!({ "prompt": "Hello" }));
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    drop((waiting, fetched));
 }
 
 #[test]

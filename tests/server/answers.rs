@@ -169,13 +169,16 @@ fn forms_are_kept() {
     let streamed = chunks.iter().find_map(|c| c["choices"][0]["delta"]["tool_calls"].as_array());
     assert_eq!(streamed.unwrap()[0]["function"], call["function"]);
 
-    let mut body = ask("x", &[], 5);
-    body["response_format"] =
-        json!({ "type": "json_schema", "json_schema": { "schema": { "type": "nonsense" } } });
-    let (status, error) = server.try_post("/v1/chat/completions", &body);
-    assert_eq!(
-        (status, error["error"]["param"].as_str()),
-        (400, Some("response_format")),
-        "{error}"
-    );
+    // Neither what is no schema nor what nothing fits.
+    let endless = json!({ "$ref": "#/$defs/a", "$defs": { "a": { "$ref": "#/$defs/a" } } });
+    for schema in [json!({ "type": "nonsense" }), endless] {
+        let mut body = ask("x", &[], 5);
+        body["response_format"] =
+            json!({ "type": "json_schema", "json_schema": { "schema": schema } });
+        body["stream"] = json!(true);
+        let (status, error) = server.try_post("/v1/chat/completions", &body);
+        let told = (status, error["error"]["param"].as_str());
+        assert_eq!(told, (400, Some("response_format")), "{error}");
+        assert!(!error.to_string().contains("<state>"), "{error}");
+    }
 }

@@ -113,6 +113,33 @@ fn too_many_requests_are_refused_and_what_never_fits_too() {
     }
 }
 
+/// Status and field of the error that a streamed request gets instead of a stream.
+fn refused(server: &Server, path: &str, mut body: Value) -> (u16, Value) {
+    body["stream"] = json!(true);
+    let (status, error) = server.try_post(path, &body);
+    (status, error["error"]["param"].clone())
+}
+
+#[test]
+fn what_never_fits_is_refused_before_the_stream() {
+    let server = Server::start("dense_tied", &["--kv-cache-memory", "2MiB"]);
+    let long =
+        |prompt: &str, text: Value| json!({ prompt: text, "max_tokens": 4000, "temperature": 0 });
+    let wrong = (400, json!("max_tokens"));
+    assert_eq!(refused(&server, "/v1/chat/completions", ask("x", &[], 4000)), wrong);
+    assert_eq!(refused(&server, "/v1/completions", long("prompt", json!("x"))), wrong);
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    assert_eq!(refused(&server, "/v1/messages", long("messages", messages)).0, 400);
+    let responses = json!({ "input": "x", "max_output_tokens": 4000 });
+    let wrong = (400, json!("max_output_tokens"));
+    assert_eq!(refused(&server, "/v1/responses", responses), wrong);
+    for prompt in [json!([1, 512]), json!([])] {
+        let body = json!({ "prompt": prompt, "max_tokens": 2 });
+        let told = refused(&server, "/v1/completions", body);
+        assert_eq!(told, (400, json!("prompt")), "{prompt}");
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn stopping_finishes_answers_and_refuses_new_ones() {

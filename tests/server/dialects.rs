@@ -98,6 +98,24 @@ fn anthropic_messages_are_answered() {
     );
     let text: String = events.iter().filter_map(|event| event["delta"]["text"].as_str()).collect();
     assert_eq!(expected["text"], text);
+    // A tool that failed is another thing for the model than one that said the same.
+    let call = json!({ "type": "tool_use", "id": "t", "name": "f", "input": {} });
+    let tokens = |failed: bool| {
+        let result = json!({ "type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": failed });
+        let messages = json!([{ "role": "user", "content": "a" },
+            { "role": "assistant", "content": [call] }, { "role": "user", "content": [result] }]);
+        let counted = server.post("/v1/messages/count_tokens", &json!({ "messages": messages }));
+        counted["input_tokens"].as_u64().unwrap()
+    };
+    assert!(tokens(true) > tokens(false));
+    body["messages"].as_array_mut().unwrap().push(json!({ "role": "assistant", "content": "It" }));
+    body["stream"] = json!(false);
+    let (status, error) = server.try_post("/v1/messages", &body);
+    assert_eq!((status, error["error"]["type"].as_str()), (400, Some("invalid_request_error")));
+    let wrong = json!({ "max_tokens": 1, "stop_sequences": [""],
+        "messages": [{ "role": "user", "content": "a" }] });
+    let (status, error) = server.try_post("/v1/messages", &wrong);
+    assert!(status == 400 && error["error"]["message"].is_string(), "{error}");
     let (status, error) = server.try_post("/v1/messages", &json!({ "messages": [] }));
     assert_eq!((status, error["type"].as_str()), (400, Some("error")), "{error}");
     let broken = server.request("/v1/messages").set("content-type", "application/json");

@@ -124,11 +124,11 @@ fn a_client_that_does_not_read_loses_its_answer() {
     server.chat(&ask("Hello", &[], 2));
 }
 
-/// Asks for `/health` on a connection and leaves it open; nothing where it is closed without a word.
-fn health(stream: &mut TcpStream) -> String {
-    let (mut told, mut byte) = (String::new(), [0]);
+/// Asks for `path` on a connection and leaves it open; nothing where it is closed without a word.
+fn get(stream: &mut TcpStream, path: &str) -> String {
     // A connection that the server has closed shows it on one side or the other.
-    let _ = stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let (mut told, mut byte) = (String::new(), [0]);
     let ends =
         |told: &str| told.ends_with('}') && told.matches('{').count() == told.matches('}').count();
     while !ends(&told) && matches!(stream.read(&mut byte), Ok(1)) {
@@ -137,23 +137,28 @@ fn health(stream: &mut TcpStream) -> String {
     told
 }
 
+/// Opens connections until the next one has no place.
+fn fill(server: &Server) -> Vec<TcpStream> {
+    let mut kept = Vec::new();
+    loop {
+        let mut stream = connect(server);
+        let told = get(&mut stream, "/v1/models");
+        if !told.starts_with("HTTP/1.1 200 ") {
+            assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+            assert!(told.contains("\r\nretry-after: 2\r\n"), "{told}");
+            assert_eq!(rest(&mut stream, Instant::now()).0, "", "it is closed");
+            return kept;
+        }
+        kept.push(stream);
+    }
+}
+
 #[test]
 fn connections_beyond_the_bound_are_told_so() {
     let server = Server::start("dense_tied", &["--max-connections", "3"]);
     // The harness may keep one open.
-    let mut kept = Vec::new();
-    let mut refused = loop {
-        let mut stream = connect(&server);
-        let told = health(&mut stream);
-        if !told.starts_with("HTTP/1.1 200 ") {
-            assert!(told.contains("\r\nretry-after: 2\r\n"), "{told}");
-            break stream;
-        }
-        kept.push(stream);
-        assert!(kept.len() <= 3, "more connections than allowed");
-    };
-    assert!(kept.len() >= 2, "{} connections were taken", kept.len());
-    assert_eq!(rest(&mut refused, Instant::now()).0, "", "it is closed");
+    let mut kept = fill(&server);
+    assert!((2..=3).contains(&kept.len()), "{} connections were taken", kept.len());
     // Whatever it sends, it can read why it is refused.
     let mut other = connect(&server);
     let long = "x".repeat(1 << 20);
@@ -164,9 +169,36 @@ fn connections_beyond_the_bound_are_told_so() {
     assert!(told.starts_with("HTTP/1.1 503 ") && error["error"]["code"] == "unavailable", "{told}");
     // Neither many that say nothing nor those that are open hinder one another.
     let silent: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
-    assert!(kept.iter_mut().all(|stream| health(stream).starts_with("HTTP/1.1 200 ")));
+    let open = |stream: &mut TcpStream| get(stream, "/v1/models").starts_with("HTTP/1.1 200 ");
+    assert!(kept.iter_mut().all(open));
     drop((silent, kept));
-    server.wait_for("place", || health(&mut connect(&server)).starts_with("HTTP/1.1 200 "));
+    server.wait_for("place", || open(&mut connect(&server)));
     let told = || server.logged(|line| line.contains("more are refused"));
     server.wait_for("line in the log", || !told().is_empty());
+}
+
+#[test]
+fn probes_are_answered_when_all_connections_are_taken() {
+    let server = Server::start("dense_tied", &["--max-connections", "3", "--api-key", "secret"]);
+    // The harness may keep one open too.
+    let mut kept: Vec<TcpStream> = (0..3).map(|_| connect(&server)).collect();
+    // More than the reserve holds, none of which says anything.
+    let mut silent: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
+    for path in ["/health", "/v1/health", "/version"] {
+        let mut probe = connect(&server);
+        let told = get(&mut probe, path);
+        assert!(told.starts_with("HTTP/1.1 200 "), "{path}: {told}");
+        assert!(told.contains("\r\nconnection: close\r\n"), "{path}: {told}");
+        assert_eq!(rest(&mut probe, Instant::now()).0, "", "{path}: it is closed");
+    }
+    assert!(get(&mut connect(&server), "/metrics").starts_with("HTTP/1.1 401 "));
+    let mut probe = connect(&server);
+    write!(probe, "GET /metrics HTTP/1.1\r\nhost: localhost\r\nx-api-key: secret\r\n\r\n").unwrap();
+    let (told, _) = rest(&mut probe, Instant::now());
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.contains("qwen3_vl_"), "{told}");
+    assert!(get(&mut connect(&server), "/v1/models").starts_with("HTTP/1.1 503 "));
+    // The oldest of those that said nothing gave way; those within the bound did not.
+    let (told, seconds) = rest(&mut silent[0], Instant::now());
+    assert!(told.is_empty() && seconds < 5.0, "{seconds}: {told}");
+    assert!(kept.iter_mut().any(|stream| get(stream, "/health").starts_with("HTTP/1.1 200 ")));
 }

@@ -143,6 +143,11 @@ pub(crate) fn scheme(source: &str) -> Option<String> {
     (is_scheme && (rest.starts_with("//") || head == "data")).then_some(head)
 }
 
+/// Whether `source` is on another server.
+pub fn is_remote(source: &str) -> bool {
+    matches!(scheme(source).as_deref(), Some("http" | "https"))
+}
+
 pub(crate) fn unsupported(url: &str, scheme: &str) -> FetchError {
     FetchError::UnsupportedScheme { url: shown(url), scheme: scheme.to_string() }
 }

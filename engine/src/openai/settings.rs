@@ -159,6 +159,29 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
+impl OneOrMany {
+    fn strings(self) -> Vec<String> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+
+    /// Every stop string is looked for at every token.
+    fn check(&self) -> Result<(), BodyError> {
+        let (count, bytes) = match self {
+            Self::One(one) => (1, one.len()),
+            Self::Many(many) => (many.len(), many.iter().map(String::len).sum()),
+        };
+        if count > MAX_STOPS || bytes > MAX_STOP_BYTES {
+            let found = format!("{count} strings of {bytes} bytes");
+            let must = "at most 256 strings of 8,192 bytes together";
+            return Err(BodyError::value("stop", found, must));
+        }
+        Ok(())
+    }
+}
+
 impl Common {
     /// Takes its fields out of a body.
     pub(super) fn split(body: &mut Map<String, Value>) -> Result<Self, BodyError> {
@@ -206,6 +229,11 @@ impl Common {
         if let Some(k) = self.top_k.filter(|k| *k < -1) {
             return Err(BodyError::value("top_k", k, "at least 1, or -1 or 0 for all"));
         }
+        if self.stop_token_ids.len() > MAX_STOP_IDS {
+            let found = format!("a list of {}", self.stop_token_ids.len());
+            return Err(BodyError::value("stop_token_ids", found, "of at most 1,024 ids"));
+        }
+        self.stop.as_ref().map_or(Ok(()), OneOrMany::check)?;
         let known = 0..=MAX_LOGPROBS as i64;
         if let Some(n) = self.prompt_logprobs.filter(|n| !known.contains(n)) {
             return Err(BodyError::value("prompt_logprobs", n, "from 0 to 20"));
@@ -215,12 +243,15 @@ impl Common {
 
     fn biases(&self) -> Result<Vec<(u32, f32)>, BodyError> {
         let bias = |(id, bias): (&String, &f64)| match id.parse::<u32>() {
-            Ok(id) if (-100.0..=100.0).contains(bias) => Ok((id, *bias as f32)),
-            Ok(_) => {
-                let field = format!("logit_bias.{id}");
-                Err(BodyError::value(&field, bias, "from -100 to 100"))
-            }
-            Err(_) => {
+            // Another spelling, such as `+7` or `07`, would count twice.
+            Ok(number) if number.to_string() == *id => match (-100.0..=100.0).contains(bias) {
+                true => Ok((number, *bias as f32)),
+                false => {
+                    let field = format!("logit_bias.{id}");
+                    Err(BodyError::value(&field, bias, "from -100 to 100"))
+                }
+            },
+            _ => {
                 let value = format!("keyed by `{id}`");
                 Err(BodyError::value("logit_bias", value, "keyed by token ids"))
             }
@@ -255,11 +286,7 @@ impl Common {
                 seed: self.seed.map(i64::cast_unsigned),
                 logit_bias,
             },
-            stop: match self.stop {
-                None => Vec::new(),
-                Some(OneOrMany::One(stop)) => vec![stop],
-                Some(OneOrMany::Many(stops)) => stops,
-            },
+            stop: self.stop.map(OneOrMany::strings).unwrap_or_default(),
             stop_token_ids: self.stop_token_ids,
             ignore_eos: self.ignore_eos,
             prompt_logprobs: self.prompt_logprobs.and_then(|n| usize::try_from(n).ok()),
@@ -270,6 +297,12 @@ impl Common {
 
 /// Most choices of one request, as OpenAI has it.
 const MAX_CHOICES: u64 = 128;
+/// Most stop strings.
+const MAX_STOPS: usize = 256;
+/// Most bytes of all stop strings.
+const MAX_STOP_BYTES: usize = 8192;
+/// Most ids that end an answer.
+const MAX_STOP_IDS: usize = 1024;
 
 /// The body of `POST /v1/completions`.
 #[derive(Debug)]

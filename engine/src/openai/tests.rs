@@ -65,6 +65,8 @@ fn what_is_not_honoured_is_refused_by_name() {
         (r#","stream_options":{}"#, "stream_options"),
         (r#","logit_bias":{"a":1}"#, "logit_bias"),
         (r#","logit_bias":{"1":101}"#, "logit_bias.1"),
+        (r#","logit_bias":{"1":1,"+1":1}"#, "logit_bias"),
+        (r#","logit_bias":{"01":1}"#, "logit_bias"),
         (r#","top_logprobs":3"#, "top_logprobs"),
         (r#","prompt_logprobs":-1"#, "prompt_logprobs"),
         (r#","prompt_logprobs":21"#, "prompt_logprobs"),
@@ -87,6 +89,23 @@ fn what_is_not_honoured_is_refused_by_name() {
     let error = parse_request(json!([1])).unwrap_err().to_string();
     assert!(error.contains("a list"), "{error}");
     assert!(parse_request(json!({})).unwrap_err().to_string().contains("messages"));
+}
+
+#[test]
+fn lists_that_would_slow_every_token_are_refused() {
+    let with = |field: &str, value: Value| {
+        let mut body = body("");
+        body[field] = value;
+        parse_chat(body).map(|chat| chat.request)
+    };
+    let words = |count: usize, length: usize| json!(vec!["x".repeat(length); count]);
+    assert_eq!(with("stop", words(256, 32)).unwrap().stop.len(), 256);
+    for stops in [words(257, 1), words(256, 33), json!("x".repeat(8193))] {
+        assert_eq!(with("stop", stops).unwrap_err().field(), Some("stop"));
+    }
+    assert!(with("stop_token_ids", json!(vec![1; 1024])).is_ok());
+    let error = with("stop_token_ids", json!(vec![1; 1025])).unwrap_err();
+    assert_eq!(error.field(), Some("stop_token_ids"), "{error}");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl<'m> Batch<'m> {
         options: GenerateOptions,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<SequenceId, GenerateError> {
-        let most = self.reserve(inputs.ids.len(), &options)?;
+        let most = self.options.check(self.model, inputs, &options)?;
         let answer = Answer::new(options, inputs.ids.clone())?.with_constraint(constraint);
         let prompt = self.model.prepare(inputs, &mut Probe::off())?;
         let trace = if self.shares() { Trace::of(inputs) } else { Trace::default() };
@@ -112,18 +112,6 @@ impl<'m> Batch<'m> {
             timings: Timings::default(),
         });
         Ok(id)
-    }
-
-    /// Tokens that the cache of a sequence may grow to.
-    fn reserve(&self, prompt: usize, options: &GenerateOptions) -> Result<usize, GenerateError> {
-        let tokens = prompt.saturating_add(options.max_new_tokens).min(options.context);
-        let needed = self.model.cache_bytes(tokens);
-        match self.options.kv_bytes {
-            Some(budget) if needed > budget => {
-                Err(GenerateError::Memory { tokens, needed, budget })
-            }
-            _ => Ok(tokens),
-        }
     }
 
     /// Sequences whose answer is not complete.

@@ -1,5 +1,9 @@
 //! How much a batch may hold, and how much it does.
 
+use crate::generate::{GenerateError, GenerateOptions};
+use crate::inputs::ModelInputs;
+use crate::model::Qwen3VlModel;
+
 /// How much runs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOptions {
@@ -25,6 +29,30 @@ impl Default for BatchOptions {
             kv_bytes: None,
             prefix_bytes: 0,
             feature_bytes: 0,
+        }
+    }
+}
+
+impl BatchOptions {
+    /// Tokens that the cache of a sequence may grow to, where a batch with these options takes it.
+    ///
+    /// # Errors
+    /// When the prompt does not fit the model, or the cache would never fit the memory.
+    pub fn check(
+        &self,
+        model: &Qwen3VlModel,
+        inputs: &ModelInputs,
+        options: &GenerateOptions,
+    ) -> Result<usize, GenerateError> {
+        model.check(inputs)?;
+        let most = inputs.ids.len().saturating_add(options.max_new_tokens);
+        let tokens = most.min(options.context);
+        let needed = model.cache_bytes(tokens);
+        match self.kv_bytes {
+            Some(budget) if needed > budget => {
+                Err(GenerateError::Memory { tokens, needed, budget })
+            }
+            _ => Ok(tokens),
         }
     }
 }

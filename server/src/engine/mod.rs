@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use qwen3_vl_engine::{Prepared, Request, Response};
+use qwen3_vl_engine::{Ready, Response};
 use qwen3_vl_model::stream::StreamEvent;
 use tokio::sync::mpsc;
 
-pub use worker::run;
+pub use worker::{limits, run};
 
 use crate::error::ApiError;
 
@@ -34,8 +34,7 @@ pub enum Event {
 /// One answer to be given.
 pub(super) struct Job {
     client: Client,
-    prepared: Prepared,
-    request: Request,
+    ready: Ready,
     sink: Sink,
     waiting: Counted,
 }
@@ -114,11 +113,7 @@ impl Engine {
     ///
     /// # Errors
     /// 429 when too many wait, 503 when the engine has ended.
-    pub fn submit(
-        &self,
-        client: Client,
-        requests: Vec<(Prepared, Request)>,
-    ) -> Result<Answers, ApiError> {
+    pub fn submit(&self, client: Client, requests: Vec<Ready>) -> Result<Answers, ApiError> {
         let (waiting, left) = (self.waiting.load(Ordering::Relaxed), requests.len());
         if waiting + left > self.max_queue {
             let message = format!(
@@ -128,12 +123,12 @@ impl Engine {
             return Err(ApiError::busy(&message, 1 + waiting as u64 / 16));
         }
         let (events, receiver) = mpsc::unbounded_channel();
-        for (index, (prepared, request)) in requests.into_iter().enumerate() {
-            let tokens = request.logprobs.is_some();
+        for (index, ready) in requests.into_iter().enumerate() {
+            let tokens = ready.tells_tokens();
             let open = Counted::new(&self.open);
             let sink = Sink { index, events: events.clone(), tokens, _open: open };
             let waiting = Counted::new(&self.waiting);
-            let job = Job { client: client.clone(), prepared, request, sink, waiting };
+            let job = Job { client: client.clone(), ready, sink, waiting };
             if self.inbox.send(job).is_err() {
                 return Err(ApiError::unavailable("the engine has stopped"));
             }

@@ -14,10 +14,14 @@ use crate::config::Config;
 use crate::error::ApiError;
 use crate::routes::Metrics;
 
-/// Runs `model` until the channel is closed. Without requests the thread sleeps.
-pub fn run(model: &Qwen3Vl, config: &Config, inbox: Inbox, metrics: &Metrics) {
+/// What a batch on `model` may hold, beside the memory that is taken now.
+pub fn limits(model: &Qwen3Vl, config: &Config) -> BatchOptions {
     let free = host_memory().filter(|_| model.placement().is_cpu()).map(|memory| memory.available);
-    let options = config.batch(free);
+    config.batch(free)
+}
+
+/// Runs `model` until the channel is closed. Without requests the thread sleeps.
+pub fn run(model: &Qwen3Vl, options: BatchOptions, inbox: Inbox, metrics: &Metrics) {
     tracing::info!(?options, "the engine is ready");
     let requests = model.batch(options);
     let mut worker = Worker { model, options, metrics, requests, queue: FairQueue::new() };
@@ -86,11 +90,11 @@ impl Worker<'_> {
         while self.requests.has_room()
             && let Some(job) = self.queue.pop()
         {
-            let Job { prepared, request, sink, waiting, .. } = job;
+            let Job { ready, sink, waiting, .. } = job;
             drop(waiting);
             let clock = Clock { begun: Instant::now(), last: None };
             let running = Running { sink, clock: clock.into() };
-            if let Err((running, error)) = self.requests.try_submit(running, prepared, &request) {
+            if let Err((running, error)) = self.requests.try_submit(running, ready) {
                 running.sink.end(Err(error.into()));
             }
         }

@@ -2,8 +2,8 @@
 
 use axum::RequestExt;
 use axum::extract::{FromRequest, Request};
+use qwen3_vl_engine::Ready;
 use qwen3_vl_engine::openai::{ChatBody, Head};
-use qwen3_vl_engine::{Prepared, Request as Question};
 use serde_json::Value;
 
 use super::Shared;
@@ -53,33 +53,19 @@ impl Asked {
     /// # Errors
     /// When a medium cannot be read, the prompt does not fit, or too many requests wait.
     pub async fn answers(&self, chat: &mut ChatBody) -> Result<(Answers, usize), ApiError> {
-        let prepared = self.app.prepare(&mut chat.request).await?;
-        let prompt = prepared.chat.inputs.ids.len();
-        Ok((self.submit(vec![prepared], &chat.request, chat.n)?, prompt))
+        let ready = self.app.prepare(&mut chat.request).await?;
+        let prompt = ready.prepared().chat.inputs.ids.len();
+        Ok((self.submit(vec![ready], chat.n)?, prompt))
     }
 
-    /// Has each of the prompts answered `n` times. With a seed, each answer has its own. Only the first to a prompt tells
-    /// of the prompt, which is the same for all.
+    /// Has each of the prompts answered `n` times.
     ///
     /// # Errors
     /// 429 when too many requests wait.
-    pub fn submit(
-        &self,
-        prompts: Vec<Prepared>,
-        question: &Question,
-        n: usize,
-    ) -> Result<Answers, ApiError> {
-        let number = |index: usize| {
-            let mut question = question.clone();
-            let seed = question.sampling.seed;
-            question.sampling.seed = seed.map(|seed| seed.wrapping_add(index as u64));
-            question.prompt_logprobs = question.prompt_logprobs.filter(|_| index == 0);
-            question
-        };
-        let number = &number;
+    pub fn submit(&self, prompts: Vec<Ready>, n: usize) -> Result<Answers, ApiError> {
         let all = prompts.into_iter().flat_map(|prompt| {
             let prompts = std::iter::repeat_n(prompt, n).enumerate();
-            prompts.map(move |(index, prompt)| (prompt, number(index)))
+            prompts.map(|(index, prompt)| prompt.numbered(index))
         });
         self.app.submit(self.client.clone(), all.collect())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use serde_json::Value;
 use tokio_stream::StreamExt;
 
@@ -28,13 +28,9 @@ impl FromRequest<Shared> for Json {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, ApiError> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
-        // Pages of other sites can send text without being asked, but not this type.
-        if !kind.eq_ignore_ascii_case("application/json") {
-            let message = format!("the content type is `{kind}`, but it must be application/json");
-            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(ApiError::of(status, "unsupported_media_type", message));
+        if let Err(error) = readable(request.headers()) {
+            discard(request.into_body()).await;
+            return Err(error);
         }
         let patience = app.config.limits.body;
         let read = read(request.into_body(), app.config.max_body_bytes);
@@ -47,6 +43,28 @@ impl FromRequest<Shared> for Json {
             ApiError::bad_request(format!("the body is no valid JSON: {error}"), None)
         })
     }
+}
+
+/// Whether a body is plain JSON.
+fn readable(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name: HeaderName| {
+        headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+    let refuse = |message| {
+        Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    };
+    let kind = text(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+    // Pages of other sites can send text without being asked, but not this type.
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return refuse(format!("the content type is `{kind}`, but it must be application/json"));
+    }
+    let coding = text(header::CONTENT_ENCODING).trim();
+    if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") {
+        return refuse(format!(
+            "the content encoding is `{coding}`, but bodies must be sent plain"
+        ));
+    }
+    Ok(())
 }
 
 /// Takes what is sent of a body that is not wanted, for a moment: a client that is cut off while it sends would not read

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::response::sse::Event as Line;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::{CompletionBody, Head, Prompts, parse_completion, prompt_logprobs};
-use qwen3_vl_engine::{Error, Prepared, Qwen3Vl, Request, Response, TokenLogprob};
+use qwen3_vl_engine::{Error, Prepared, Qwen3Vl, Ready, Response, TokenLogprob};
 use qwen3_vl_model::generate::PromptLogprob;
 use qwen3_vl_model::processor::detokenize::token_bytes;
 use serde_json::{Map, Value, json};
@@ -20,13 +20,14 @@ pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
     let mut body = parse_completion(asked.body.take())?;
     let scores = Scores::of(&mut body);
     let head = asked.head(format!("cmpl-{}", asked.id), body.model.as_deref())?;
-    let (texts, request) = (body.prompts.clone(), body.request.clone());
+    let (texts, request, limits) = (body.prompts, body.request, asked.app.limits()?);
     let prepare = move |model: &Qwen3Vl, _| {
-        texts.iter().map(|prompt| prepare(model, prompt, &request)).collect()
+        let ready = |prompt| model.check(prepare(model, prompt)?, &request, &limits);
+        texts.iter().map(ready).collect()
     };
-    let prepared: Vec<Prepared> = asked.app.work(prepare).await.map_err(of_prompt)?;
-    let prompts: Vec<Asking> = prepared.iter().map(|p| Asking::of(p, body.echo)).collect();
-    let answers = asked.submit(prepared, &body.request, body.n)?;
+    let ready: Vec<Ready> = asked.app.work(prepare).await.map_err(of_prompt)?;
+    let prompts = ready.iter().map(|ready| Asking::of(ready.prepared(), body.echo)).collect();
+    let answers = asked.submit(ready, body.n)?;
     let model = Arc::clone(asked.app.model()?);
     let telling = Telling { model, scores, prompts, n: body.n };
     if body.stream {
@@ -49,16 +50,14 @@ pub async fn completions(mut asked: Asked) -> Result<HttpResponse, ApiError> {
 }
 
 fn of_prompt(error: ApiError) -> ApiError {
-    error.of_prompt("prompt")
+    error.renamed(&[("messages", "prompt")])
 }
 
-fn prepare(model: &Qwen3Vl, prompt: &Prompts, request: &Request) -> Result<Prepared, Error> {
-    let prepared = match prompt {
-        Prompts::Text(text) => model.prepare_text(text)?,
-        Prompts::Ids(ids) => model.prepare_ids(ids.clone(), model.detokenize(ids)?)?,
-    };
-    model.check(&prepared, request)?;
-    Ok(prepared)
+fn prepare(model: &Qwen3Vl, prompt: &Prompts) -> Result<Prepared, Error> {
+    match prompt {
+        Prompts::Text(text) => model.prepare_text(text),
+        Prompts::Ids(ids) => model.prepare_ids(ids.clone(), model.detokenize(ids)?),
+    }
 }
 
 /// What the answers to a prompt tell of it.

@@ -50,33 +50,44 @@ pub fn router(app: Shared) -> Result<Router, ServeError> {
         .route("/detokenize", post(tokens::detokenize))
         .route("/metrics", get(metrics::text))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), guard));
-    let open = Router::new()
-        .route("/health", get(models::health))
-        .route("/v1/health", get(models::health))
-        .route("/version", get(models::version))
+    let open = probes()
         .route("/", get(page::index))
         .route("/page.css", get(page::style))
         .route("/page.js", get(page::script))
         .route("/markdown.js", get(page::markdown))
         .route("/openapi.json", get(page::openapi));
-    let mut all = open
-        .merge(guarded)
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), log::log));
+    let all = open.merge(guarded).fallback(unknown).method_not_allowed_fallback(wrong_method);
+    finish(all, app)
+}
+
+/// What is said on connections beyond the bound: probes are answered, so that whoever looks after the server takes it to
+/// be busy and not broken.
+///
+/// # Errors
+/// As [`router`].
+pub fn full(app: Shared) -> Result<Router, ServeError> {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics::text))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard));
+    let all = probes().merge(guarded).fallback(refuse).method_not_allowed_fallback(refuse);
+    finish(all, app)
+}
+
+/// What tells whether there is a server and whether it is ready.
+fn probes() -> Router<Shared> {
+    Router::new()
+        .route("/health", get(models::health))
+        .route("/v1/health", get(models::health))
+        .route("/version", get(models::version))
+}
+
+/// `endpoints` with what holds for all of them.
+fn finish(endpoints: Router<Shared>, app: Shared) -> Result<Router, ServeError> {
+    let mut all = endpoints.layer(middleware::from_fn_with_state(Arc::clone(&app), log::log));
     if let Some(cors) = cors(&app.config.allowed_origins)? {
         all = all.layer(cors);
     }
     Ok(all.with_state(app))
-}
-
-/// What is said on connections beyond the bound.
-pub fn full() -> Router {
-    async fn refuse(request: Request) -> ApiError {
-        body::discard(request.into_body()).await;
-        ApiError::unavailable("too many connections are open; try again later")
-    }
-    Router::new().fallback(refuse)
 }
 
 /// Lets requests with a right key pass.
@@ -91,6 +102,11 @@ async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> R
             error.into_response()
         }
     }
+}
+
+async fn refuse(request: Request) -> ApiError {
+    body::discard(request.into_body()).await;
+    ApiError::unavailable("too many connections are open; try again later")
 }
 
 async fn unknown(request: Request) -> ApiError {

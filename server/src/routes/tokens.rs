@@ -63,7 +63,7 @@ pub async fn embeddings(
             Ok((vectors, tokens))
         })
         .await
-        .map_err(|error| error.of_prompt("input"))?;
+        .map_err(|error| error.renamed(&[("messages", "input")]))?;
     let width = vectors.first().map_or(0, Vec::len);
     if let Some(wanted) = dimensions.filter(|wanted| *wanted > width) {
         let message = format!("`dimensions` is {wanted}, but the model has {width}");

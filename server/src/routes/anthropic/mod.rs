@@ -6,6 +6,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use qwen3_vl_engine::openai::parse_chat;
 use qwen3_vl_engine::tools::ToolCall;
@@ -17,12 +18,17 @@ use super::asked::Asked;
 use super::pieces::split;
 use crate::error::ApiError;
 
+/// Fields of chats that have other names here.
+const NAMES: [(&str, &str); 2] =
+    [("stop", "stop_sequences"), ("thinking_token_budget", "thinking.budget_tokens")];
+
 /// An error in Anthropic's form.
 pub struct MessagesError(ApiError);
 
 impl<E: Into<ApiError>> From<E> for MessagesError {
     fn from(error: E) -> Self {
-        Self(error.into())
+        let error: ApiError = error.into();
+        Self(error.renamed(&NAMES))
     }
 }
 
@@ -37,13 +43,25 @@ impl IntoResponse for MessagesError {
 }
 
 fn error_body(error: &ApiError) -> Value {
-    json!({ "type": "error", "error": { "type": error.kind, "message": error.message } })
+    json!({ "type": "error", "error": { "type": kind(error), "message": error.message } })
+}
+
+/// The types of errors that Anthropic names otherwise than OpenAI.
+fn kind(error: &ApiError) -> &'static str {
+    match error.status {
+        StatusCode::NOT_FOUND => "not_found_error",
+        StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+        StatusCode::INTERNAL_SERVER_ERROR => "api_error",
+        _ => error.kind,
+    }
 }
 
 /// `POST /v1/messages`.
 pub async fn messages(asked: Result<Asked, ApiError>) -> Result<HttpResponse, MessagesError> {
     let mut asked = asked?;
-    let mut chat = parse_chat(request::to_chat(asked.body.take())?)?;
+    let body = asked.body.take();
+    request::ends_with_a_question(&body)?;
+    let mut chat = parse_chat(request::to_chat(body)?)?;
     let head = asked.head(format!("msg_{}", asked.id), chat.model.as_deref())?;
     let (answers, prompt) = asked.answers(&mut chat).await?;
     if chat.stream {

@@ -37,6 +37,21 @@ pub(super) fn to_chat(body: Value) -> Result<Value, BodyError> {
     }
 }
 
+/// Whether the model is to begin a turn: chat templates cannot go on with one that the request began.
+pub(super) fn ends_with_a_question(body: &Value) -> Result<(), BodyError> {
+    let messages = body.get("messages").and_then(Value::as_array);
+    let Some((last, before)) = messages.and_then(|messages| messages.split_last()) else {
+        return Ok(());
+    };
+    match last.get("role").and_then(Value::as_str) {
+        Some("assistant") => {
+            let at = format!("messages[{}].role", before.len());
+            Err(field(&at, "\"assistant\"", "\"user\" in the last message"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A body of `/v1/messages/count_tokens`, which has no `max_tokens`.
 pub(super) fn countable(mut body: Value) -> Value {
     if let Some(body) = body.as_object_mut() {
@@ -125,16 +140,7 @@ fn parts_of(at: &str, blocks: Vec<Value>) -> Result<Parts, BodyError> {
                     json!({ "name": name, "arguments": take(&at, &mut block, "input")? });
                 calls.push(json!({ "id": id, "type": "function", "function": function }));
             }
-            Some("tool_result") => {
-                let id = take(&at, &mut block, "tool_use_id")?;
-                block.remove("is_error");
-                let inner = match block.remove("content") {
-                    Some(Value::Array(blocks)) => parts(&format!("{at}.content"), blocks)?.into(),
-                    Some(text) => text,
-                    None => "".into(),
-                };
-                results.push(json!({ "role": "tool", "tool_call_id": id, "content": inner }));
-            }
+            Some("tool_result") => results.push(tool_result(&at, &mut block)?),
             Some("thinking") => {
                 block.remove("signature");
                 let text = take(&at, &mut block, "thinking")?;
@@ -152,6 +158,35 @@ fn parts_of(at: &str, blocks: Vec<Value>) -> Result<Parts, BodyError> {
         }
     }
     Ok((content, calls, results, thoughts))
+}
+
+/// The message of a tool. Templates know no failed tools, so that its text says so.
+fn tool_result(at: &str, block: &mut Object) -> Result<Value, BodyError> {
+    let id = take(at, block, "tool_use_id")?;
+    let mut content = match block.remove("content") {
+        Some(Value::Array(blocks)) => parts(&format!("{at}.content"), blocks)?.into(),
+        Some(text) => text,
+        None => "".into(),
+    };
+    match block.remove("is_error").unwrap_or_default() {
+        Value::Null | Value::Bool(false) => {}
+        Value::Bool(true) => content = failed(content),
+        other => return Err(field(&format!("{at}.is_error"), &other.to_string(), "true or false")),
+    }
+    Ok(json!({ "role": "tool", "tool_call_id": id, "content": content }))
+}
+
+/// What a tool told of its failure, after a word that it failed.
+fn failed(content: Value) -> Value {
+    match content {
+        Value::String(text) => format!("Error: {text}").trim_end().into(),
+        Value::Array(mut parts) => {
+            parts.insert(0, json!({ "type": "text", "text": "Error: " }));
+            parts.into()
+        }
+        // It is refused as the content of a message.
+        other => other,
+    }
 }
 
 /// Blocks where only text and pictures may stand.

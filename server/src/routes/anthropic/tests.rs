@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::request::to_chat;
+use super::request::{ends_with_a_question, to_chat};
 
 #[test]
 fn a_body_becomes_a_chat() {
@@ -47,6 +47,41 @@ fn a_body_becomes_a_chat() {
         "thinking_token_budget": 32,
     });
     assert_eq!(to_chat(body).unwrap(), expected);
+}
+
+#[test]
+fn a_failed_tool_says_so() {
+    let content = |result: Value| {
+        let mut block = json!({"type": "tool_result", "tool_use_id": "t1"});
+        block.as_object_mut().unwrap().append(result.clone().as_object_mut().unwrap());
+        let messages = json!([{"role": "user", "content": [block]}]);
+        let chat = to_chat(json!({"max_tokens": 1, "messages": messages}));
+        chat.map(|chat| chat["messages"][0]["content"].clone())
+    };
+    for (result, expected) in [
+        (json!({"content": "no such file", "is_error": true}), json!("Error: no such file")),
+        (json!({"content": "no such file", "is_error": false}), json!("no such file")),
+        (json!({"content": "done", "is_error": null}), json!("done")),
+        (json!({"is_error": true}), json!("Error:")),
+        (
+            json!({"content": [{"type": "text", "text": "late"}], "is_error": true}),
+            json!([{"type": "text", "text": "Error: "}, {"type": "text", "text": "late"}]),
+        ),
+    ] {
+        assert_eq!(content(result.clone()).unwrap(), expected, "{result}");
+    }
+    let error = content(json!({"is_error": "yes"})).unwrap_err();
+    assert_eq!(error.field(), Some("messages[0].content[0].is_error"), "{error}");
+}
+
+#[test]
+fn an_answer_that_is_begun_is_refused() {
+    let talk = |last: &str| {
+        let turn = |role: &str| json!({"role": role, "content": "a"});
+        ends_with_a_question(&json!({"messages": [turn("user"), turn("assistant"), turn(last)]}))
+    };
+    assert!(talk("user").is_ok() && ends_with_a_question(&json!({"messages": []})).is_ok());
+    assert_eq!(talk("assistant").unwrap_err().field(), Some("messages[2].role"));
 }
 
 #[test]

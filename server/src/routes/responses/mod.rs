@@ -24,8 +24,20 @@ use crate::error::ApiError;
 use crate::store::{Draft, Store, Turn};
 use request::Links;
 
+/// Fields of chats that have other names here.
+const NAMES: [(&str, &str); 4] = [
+    ("messages", "input"),
+    ("max_tokens", "max_output_tokens"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("response_format", "text.format"),
+];
+
 /// `POST /v1/responses`.
-pub async fn responses(mut asked: Asked) -> Result<HttpResponse, ApiError> {
+pub async fn responses(asked: Asked) -> Result<HttpResponse, ApiError> {
+    answer(asked).await.map_err(|error| error.renamed(&NAMES))
+}
+
+async fn answer(mut asked: Asked) -> Result<HttpResponse, ApiError> {
     let mut body = asked.body.take();
     let links = Links::take(&mut body)?;
     let mut echo = request::echo(&body);
