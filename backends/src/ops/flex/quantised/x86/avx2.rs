@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::super::BLOCK;
 use super::super::inputs::Input;
-use super::spans::{Eight, Words};
+use super::spans::{Codes, Eight, Words};
 
 pub const fn words(bits: usize) -> Words {
     if bits == 8 { Words::Pairs } else { Words::Fours }
@@ -89,29 +89,25 @@ pub fn spread_four(codes: &[u8], words: &mut [i32]) {
 #[target_feature(enable = "avx2")]
 pub fn unit<const BITS: usize, const P: usize>(
     weights: [&[i32]; P],
-    x: &[Eight<i32>],
+    x: &[Codes],
     offsets: &Eight<i32>,
 ) -> [__m256i; P] {
     if BITS == 4 {
         return unit_four(weights, x, offsets);
     }
-    // Two sums each, so that none waits for another.
-    let mut sums = [[_mm256_setzero_si256(); 2]; P];
-    for pair in 0..x.len() / 2 {
-        for side in 0..2 {
-            let place = 2 * pair + side;
-            let x = register(&x[place]);
+    let mut sums = [_mm256_setzero_si256(); P];
+    for place in 0..x.len() {
+        for half in 0..2 {
+            // SAFETY: the reference is to 16 bytes, and unaligned access is allowed.
+            let pairs = unsafe { _mm_loadu_si128(x[place].0[half].as_ptr().cast()) };
+            let pairs = _mm256_cvtepi8_epi16(pairs);
             for p in 0..P {
-                let products = _mm256_madd_epi16(_mm256_set1_epi32(weights[p][place]), x);
-                sums[p][side] = _mm256_add_epi32(sums[p][side], products);
+                let weights = _mm256_set1_epi32(weights[p][2 * place + half]);
+                sums[p] = _mm256_add_epi32(sums[p], _mm256_madd_epi16(weights, pairs));
             }
         }
     }
-    let mut totals = [_mm256_setzero_si256(); P];
-    for p in 0..P {
-        totals[p] = _mm256_add_epi32(sums[p][0], sums[p][1]);
-    }
-    totals
+    sums
 }
 
 /// As [`unit`]. 32 products are summed in sixteen bits: 16 pairs of at most 2 · 15 · 127 in two lanes.
@@ -119,13 +115,13 @@ pub fn unit<const BITS: usize, const P: usize>(
 #[target_feature(enable = "avx2")]
 fn unit_four<const P: usize>(
     weights: [&[i32]; P],
-    x: &[Eight<i32>],
+    x: &[Codes],
     offsets: &Eight<i32>,
 ) -> [__m256i; P] {
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_si256(); P];
     for place in 0..x.len() {
-        let x = register(&x[place]);
+        let x = bytes(&x[place]);
         for p in 0..P {
             let products = _mm256_maddubs_epi16(_mm256_set1_epi32(weights[p][place]), x);
             sums[p] = _mm256_add_epi16(sums[p], products);
@@ -142,6 +138,13 @@ fn unit_four<const P: usize>(
 pub fn register(eight: &Eight<i32>) -> __m256i {
     // SAFETY: the reference is to eight numbers, aligned as a register is.
     unsafe { _mm256_load_si256(eight.0.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn bytes(codes: &Codes) -> __m256i {
+    // SAFETY: the reference is to 32 bytes, aligned as a register is.
+    unsafe { _mm256_load_si256(codes.0.as_ptr().cast()) }
 }
 
 /// 32 bytes from `first` on.

@@ -1,6 +1,8 @@
 //! What kernels sum: a unit is a run of weights whose products become one integer, which is scaled; a span is eight units of
 //! a row, whose sums fill a register.
 
+use std::ops::Range;
+
 use super::super::inputs::Inputs;
 use super::super::{BLOCK, Row, TILE};
 use crate::quant::QuantScheme;
@@ -65,8 +67,8 @@ pub fn codes_of_span<'c, const BITS: usize, const GROUP: usize>(
 
 /// Up to [`TILE`] activation rows in the lanes of registers, so that a weight is multiplied with all of them at once.
 pub struct Beside {
-    /// Of each unit: as many words as a unit has, each of all rows.
-    pub words: Vec<Eight<i32>>,
+    /// Of each unit, four neighbours of all rows at a time. They stay bytes: as wide numbers they would leave the nearest cache.
+    pub codes: Vec<Codes>,
     /// What the offset of stored weights adds to the sum of a unit, negated.
     pub offsets: Vec<Eight<i32>>,
     /// The scale of each unit.
@@ -93,40 +95,57 @@ impl Words {
 }
 
 impl Beside {
-    /// The activation rows from `first` on, with zeros where there are no more.
-    pub fn new(
-        inputs: &Inputs,
-        rows: std::ops::Range<usize>,
-        scheme: QuantScheme,
-        words: Words,
-    ) -> Self {
+    /// The activation `rows`, with zeros where they are fewer than [`TILE`].
+    pub fn new(inputs: &Inputs, rows: Range<usize>, scheme: QuantScheme, words: Words) -> Self {
         let units = units_of_block(scheme.bits(), scheme.group());
-        let (blocks, length) = (inputs.row(rows.start).len(), BLOCK / units / words.numbers());
+        let (blocks, length) = (inputs.row(rows.start).len(), BLOCK / units / 4);
         let spans = (blocks * units).div_ceil(UNITS);
         let mut beside = Self {
-            words: vec![Eight::default(); spans * UNITS * length],
+            codes: vec![Codes::default(); spans * UNITS * length],
             offsets: vec![Eight::default(); spans * UNITS],
             scales: vec![Eight::default(); spans * UNITS],
         };
+        let offset = if scheme.bits() == 8 { 128 } else { 8 };
         for (lane, row) in rows.enumerate().take(TILE) {
             for (block, input) in inputs.row(row).iter().enumerate() {
                 let first = block * units;
                 let codes = in_order(&input.codes, scheme.bits());
-                let of_block = &mut beside.words[first * length..][..units * length];
-                for (word, codes) in of_block.iter_mut().zip(codes.chunks_exact(words.numbers())) {
-                    word.0[lane] = word_of(codes, words);
+                let of_block = &mut beside.codes[first * length..][..units * length];
+                for (to, four) in of_block.iter_mut().zip(codes.as_chunks().0) {
+                    to.put(lane, four, words);
                 }
                 for unit in 0..units {
-                    let half = unit * 2 / units;
-                    beside.scales[first + unit].0[lane] = input.scales[half];
                     let codes = &codes[unit * BLOCK / units..][..BLOCK / units];
                     let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
-                    let offset = if scheme.bits() == 8 { 128 } else { 8 };
                     beside.offsets[first + unit].0[lane] = -offset * sum;
+                    beside.scales[first + unit].0[lane] = input.scales[unit * 2 / units];
                 }
             }
         }
         beside
+    }
+}
+
+/// Four neighbouring codes of each row.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+pub struct Codes(pub [[i8; 16]; 2]);
+
+impl Codes {
+    /// Those of a row: four together, or two in each half, where the pairs of all rows lie together.
+    #[inline(always)]
+    fn put(&mut self, lane: usize, four: &[i8; 4], words: Words) {
+        let [low, high] = &mut self.0;
+        match words {
+            Words::Fours => {
+                let half = if lane < 4 { low } else { high };
+                half[lane % 4 * 4..][..4].copy_from_slice(four);
+            }
+            Words::Pairs => {
+                low[2 * lane..][..2].copy_from_slice(&four[..2]);
+                high[2 * lane..][..2].copy_from_slice(&four[2..]);
+            }
+        }
     }
 }
 
@@ -143,12 +162,4 @@ fn in_order(codes: &[i8; BLOCK], bits: usize) -> [i8; BLOCK] {
         let (part, place) = (i / QUARTER, i % QUARTER);
         codes[[0, 2, 1, 3][part] * QUARTER + place]
     })
-}
-
-#[inline(always)]
-fn word_of(codes: &[i8], words: Words) -> i32 {
-    match words {
-        Words::Pairs => i32::from(codes[0] as i16 as u16) | i32::from(codes[1]) << 16,
-        Words::Fours => i32::from_le_bytes(std::array::from_fn(|i| codes[i] as u8)),
-    }
 }

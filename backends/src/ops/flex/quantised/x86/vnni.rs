@@ -7,8 +7,8 @@ use std::arch::x86_64::*;
 
 use super::super::BLOCK;
 use super::super::inputs::Input;
-use super::avx2::{load, load_signed, register, spread_four};
-use super::spans::{Eight, Words};
+use super::avx2::{bytes, load, load_signed, register, spread_four};
+use super::spans::{Codes, Eight, Words};
 
 pub const fn words(_bits: usize) -> Words {
     Words::Fours
@@ -64,7 +64,7 @@ pub fn spread<const BITS: usize>(codes: &[u8], words: &mut [i32]) {
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn unit<const BITS: usize, const P: usize>(
     weights: [&[i32]; P],
-    x: &[Eight<i32>],
+    x: &[Codes],
     offsets: &Eight<i32>,
 ) -> [__m256i; P] {
     // Two sums each, so that none waits for another.
@@ -72,7 +72,7 @@ pub fn unit<const BITS: usize, const P: usize>(
     for pair in 0..x.len() / 2 {
         for side in 0..2 {
             let place = 2 * pair + side;
-            let x = register(&x[place]);
+            let x = bytes(&x[place]);
             for p in 0..P {
                 let weights = _mm256_set1_epi32(weights[p][place]);
                 sums[p][side] = _mm256_dpbusd_epi32(sums[p][side], weights, x);
