@@ -43,7 +43,7 @@ fn with_ordered<W: Widen>(x: &[f32], k: usize, run: impl FnOnce(&[f32])) {
     run(x);
 }
 
-pub(super) fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
+fn transpose(values: &[f32], n: usize, m: usize) -> Vec<f32> {
     let mut out = vec![0.0; n * m];
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
         for (out, column) in out.iter_mut().zip(values.chunks(m)) {

@@ -21,7 +21,7 @@ use burn::tensor::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Widen;
-use super::dot::{self, transpose};
+use super::dot;
 #[cfg(target_arch = "x86_64")]
 use super::panel::{self, Tiling};
 use super::simd::vectorised;
@@ -239,21 +239,56 @@ pub fn in_tiles(x: &[f32], weights: Weights<'_>, tiling: Tiling) -> Vec<f32> {
 /// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.
 pub fn rows(x: &[f32], weights: Weights<'_>, level: Level) -> Vec<f32> {
     let (n, m) = (weights.rows(), x.len() / weights.k.max(1));
-    let mut transposed = vec![0.0; n * m];
-    let tasks = transposed.par_chunks_mut((ROWS_PER_TASK * m).max(1)).enumerate();
+    let mut out = vec![0.0; n * m];
+    if out.is_empty() {
+        return out;
+    }
     match weights.scheme.codes() {
-        Codes::Float8 => tasks.for_each(|(task, out)| {
-            float8::task_rows(out, x, weights, task * ROWS_PER_TASK);
+        Codes::Float8 => by_tasks(&mut out, n, |(), task, sums| {
+            float8::task_rows(sums, x, weights, task * ROWS_PER_TASK);
         }),
         _ => {
             let inputs = Inputs::round(x, weights.k, weights.scheme);
             let ready = Ready::new(&inputs, m, weights.scheme, level);
-            tasks.for_each_init(Vec::new, |room, (task, out)| {
-                task_rows(out, (m, room), (weights, task * ROWS_PER_TASK), &ready);
+            by_tasks(&mut out, n, |room, task, sums| {
+                task_rows(sums, (m, room), (weights, task * ROWS_PER_TASK), &ready);
             });
         }
     }
-    if m == 1 { transposed } else { transpose(&transposed, n, m) }
+    out
+}
+
+/// Lets tasks of [`ROWS_PER_TASK`] weight rows write their sums, those of a weight row for all activation rows behind one
+/// another, and puts these into the rows of `out`, which have `n` values.
+fn by_tasks<R: Default>(
+    out: &mut [f32],
+    n: usize,
+    write: impl Fn(&mut R, usize, &mut [f32]) + Sync,
+) {
+    let m = out.len() / n;
+    if m == 1 {
+        let tasks = out.par_chunks_mut(ROWS_PER_TASK).enumerate();
+        return tasks.for_each_init(R::default, |room, (task, out)| write(room, task, out));
+    }
+    let tasks = columns(out, n, ROWS_PER_TASK).into_par_iter().enumerate();
+    tasks.for_each_init(<(R, Vec<f32>)>::default, |(room, sums), (task, mut out)| {
+        sums.clear();
+        sums.resize(out[0].len() * m, 0.0);
+        write(room, task, sums);
+        for (i, out) in out.iter_mut().enumerate() {
+            out.iter_mut().zip(sums.chunks_exact(m)).for_each(|(out, sums)| *out = sums[i]);
+        }
+    });
+}
+
+/// The rows of `out`, which have `n` values, in parts of `each` columns: those of the first part, of the second and so on.
+fn columns(out: &mut [f32], n: usize, each: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
+    tasks.resize_with(n.div_ceil(each), || Vec::with_capacity(out.len() / n));
+    for row in out.chunks_mut(n) {
+        row.chunks_mut(each).zip(&mut tasks).for_each(|(part, task)| task.push(part));
+    }
+    tasks
 }
 
 /// As many weight rows from `first` on as `out` has room for, each by all `m` activation rows.

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::inputs::{Inputs, LANES, scale_of};
 use super::x86::has_vnni;
-use super::{BLOCK, Weights};
+use super::{BLOCK, Weights, columns};
 use crate::cpu::Level;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, nearest};
 use pack::Right;
@@ -96,30 +96,26 @@ pub fn product(x: &[f32], weights: Weights<'_>, level: Level, coarse: bool) -> O
     }
     let layout = Layout::of(scheme, coarse, level);
     let left = Left::new(x, (k, scheme), layout, level);
-    columns(&mut out, n).into_par_iter().enumerate().for_each(|(task, mut out)| {
-        let first = task * PANELS * COLUMNS;
-        let mut right = Right::default();
-        for start in (0..k.div_ceil(BLOCK)).step_by(layout.depth) {
-            let blocks = start..k.div_ceil(BLOCK).min(start + layout.depth);
-            right.pack((weights, first..n.min(first + PANELS * COLUMNS)), blocks.clone(), layout);
-            let tile = |tile| left.tile(tile, k.div_ceil(BLOCK), blocks.clone(), layout);
-            x86::tiles(&mut out, tile, &right, layout.fours, level);
-        }
-        if scheme.has_minimums() {
-            add_minimums(&mut out, &left, (weights, first));
-        }
-    });
+    columns(&mut out, n, PANELS * COLUMNS).into_par_iter().enumerate().for_each(
+        |(task, mut out)| {
+            let first = task * PANELS * COLUMNS;
+            let mut right = Right::default();
+            for start in (0..k.div_ceil(BLOCK)).step_by(layout.depth) {
+                let blocks = start..k.div_ceil(BLOCK).min(start + layout.depth);
+                right.pack(
+                    (weights, first..n.min(first + PANELS * COLUMNS)),
+                    blocks.clone(),
+                    layout,
+                );
+                let tile = |tile| left.tile(tile, k.div_ceil(BLOCK), blocks.clone(), layout);
+                x86::tiles(&mut out, tile, &right, layout.fours, level);
+            }
+            if scheme.has_minimums() {
+                add_minimums(&mut out, &left, (weights, first));
+            }
+        },
+    );
     Some(out)
-}
-
-/// The rows of each task's columns.
-fn columns(out: &mut [f32], n: usize) -> Vec<Vec<&mut [f32]>> {
-    let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
-    tasks.resize_with(n.div_ceil(PANELS * COLUMNS), || Vec::with_capacity(out.len() / n));
-    for row in out.chunks_mut(n) {
-        row.chunks_mut(PANELS * COLUMNS).zip(&mut tasks).for_each(|(part, task)| task.push(part));
-    }
-    tasks
 }
 
 /// As [`super::add_shifts`], for the columns from weight row `first` on.

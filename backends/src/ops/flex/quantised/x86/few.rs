@@ -18,7 +18,7 @@ macro_rules! kernels {
             use super::super::spans::*;
             use super::super::{Line, $name as by};
             use super::{AHEAD, TOGETHER};
-            use crate::cpu::prefetch;
+            use crate::cpu::{prefetch, prefetch_second};
             use crate::quant::QuantScheme;
 
             /// The sums of all weight rows for some activation rows, from `first` of `m` on.
@@ -231,15 +231,17 @@ macro_rules! kernels {
                 let mut room = [0; UNITS * BLOCK];
                 for p in 0..P {
                     let codes = codes_of_span::<BITS, GROUP>(rows[p].codes, span, &mut room);
-                    // The weight rows that come next, from the first to the last: memory is read fastest in one stream.
-                    let next = P * rows[0].codes.len() + (span * P + p) * codes.len();
-                    for line in (0..codes.len()).step_by(BLOCK) {
-                        prefetch(&rows[0].codes[0], next + line);
-                    }
                     by::spread::<BITS>(codes, &mut spread[p].0);
                 }
+                // The weight rows that come next are fetched from the first to the last, since memory is read fastest in one
+                // stream, and a few lines at a time, since a core waits for few at once.
+                let bytes = const { P * blocks_of_span(BITS, GROUP) * BLOCK * BITS / 8 };
+                let next = P * rows[0].codes.len() + span * bytes;
                 for unit in 0..UNITS {
                     let at = span * UNITS + unit;
+                    for line in unit * bytes / UNITS / BLOCK..(unit + 1) * bytes / UNITS / BLOCK {
+                        prefetch_second(&rows[0].codes[0], next + line * BLOCK);
+                    }
                     let x = &some.codes[at * numbers / 4..][..numbers / 4];
                     let mut weights = [&spread[0].0[..0]; P];
                     for p in 0..P {
