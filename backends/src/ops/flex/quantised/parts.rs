@@ -2,7 +2,7 @@
 
 /// Calls the body of a kernel for the bits and groups of a scheme, and as many rows as are named.
 macro_rules! of_scheme {
-    ($scheme:expr, $kernel:ident $(::<$rows:ident>)? $arguments:tt) => {
+    (@of $scheme:expr, $kernel:ident, ($($rows:ident)?), $arguments:tt) => {
         match ($scheme.bits(), $scheme.group()) {
             (8, 16) => $kernel::<8, 16 $(, $rows)?> $arguments,
             (8, 32) => $kernel::<8, 32 $(, $rows)?> $arguments,
@@ -12,6 +12,12 @@ macro_rules! of_scheme {
             (_, 64) => $kernel::<4, 64 $(, $rows)?> $arguments,
             _ => $kernel::<4, 128 $(, $rows)?> $arguments,
         }
+    };
+    ($scheme:expr, $kernel:ident::<$rows:ident> $arguments:tt) => {
+        of_scheme!(@of $scheme, $kernel, ($rows), $arguments)
+    };
+    ($scheme:expr, $kernel:ident $arguments:tt) => {
+        of_scheme!(@of $scheme, $kernel, (), $arguments)
     };
 }
 

@@ -1,7 +1,5 @@
 //! Kernels for few activation rows: one body, compiled for the instructions that multiply.
 
-#![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
-
 /// How far ahead of the products codes are fetched, in bytes.
 const AHEAD: usize = 4096;
 /// Weight rows that are multiplied together with activation rows beside each other.
