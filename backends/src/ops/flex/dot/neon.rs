@@ -1,4 +1,4 @@
-//! The same sums with NEON, whose registers hold two times four sums of eight rows by rows.
+//! The same sums with NEON: eight elements at a time, with two registers of partial sums each.
 
 use std::arch::aarch64::*;
 

@@ -48,7 +48,7 @@ impl<'i> Ready<'i> {
             return None;
         }
         let vnni = has_vnni(level);
-        let words = if scheme.bits() == 8 && !vnni { Words::Pairs } else { Words::Fours };
+        let words = if vnni { vnni::words } else { avx2::words }(scheme.bits());
         let tile = |first: usize| {
             let rows = first..m.min(first + TILE);
             match rows.len() >= beside_from(words) {

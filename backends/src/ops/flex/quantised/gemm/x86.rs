@@ -9,7 +9,8 @@ use super::pack::{Line, Panel, Right};
 use super::{COLUMNS, LeftTile, ROWS};
 use crate::cpu::{Level, prefetch};
 
-/// Adds the products of the rows, tile by tile, with the panels to `out`. A panel, or two, stay in the nearest cache while all rows pass.
+/// Adds the products of the rows, tile by tile, with the panels to `out`. A panel, or two, stay in the nearest cache while all
+/// rows pass.
 pub fn tiles<'a>(
     out: &mut [&mut [f32]],
     tile: impl Fn(usize) -> LeftTile<'a>,

@@ -32,15 +32,11 @@ pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn four(codes: &[u8], input: &Input) -> __m256i {
-    let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
-    let pairs = load(codes, 0);
-    let low = _mm256_and_si256(pairs, mask);
-    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
+    let (ones, [low, high]) = (_mm256_set1_epi16(1), nibbles(codes));
     let even = _mm256_maddubs_epi16(low, load_signed(&input.codes, 0));
     let odd = _mm256_maddubs_epi16(high, load_signed(&input.codes, BLOCK / 2));
-    // SAFETY: of sixteen numbers eight are read, and unaligned access is allowed.
-    let offsets = unsafe { _mm256_loadu_si256(input.offsets.as_ptr().cast()) };
-    _mm256_add_epi32(_mm256_madd_epi16(_mm256_add_epi16(even, odd), ones), offsets)
+    let pairs = _mm256_madd_epi16(_mm256_add_epi16(even, odd), ones);
+    _mm256_add_epi32(pairs, offsets(input, 0))
 }
 
 /// Writes codes as words: of eight bits as pairs of sixteen; of four as bytes, in each unit even places before odd ones.
@@ -65,13 +61,10 @@ pub fn spread<const BITS: usize>(codes: &[u8], words: &mut [i32]) {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn spread_four(codes: &[u8], words: &mut [i32]) {
-    let mask = _mm256_set1_epi8(15);
     let (blocks, _) = codes.as_chunks::<{ BLOCK / 2 }>();
     let (sixteens, _) = words.as_chunks_mut::<16>();
     for (codes, words) in blocks.iter().zip(sixteens) {
-        let pairs = load(codes, 0);
-        let low = _mm256_and_si256(pairs, mask);
-        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
+        let [low, high] = nibbles(codes);
         let units = [
             _mm256_permute2x128_si256::<0x20>(low, high),
             _mm256_permute2x128_si256::<0x31>(low, high),
@@ -131,6 +124,23 @@ fn unit_four<const P: usize>(
         sums[p] = _mm256_add_epi32(_mm256_madd_epi16(sums[p], ones), register(offsets));
     }
     sums
+}
+
+/// The low and the high halves of 32 bytes: the weights at even places, and those at odd ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn nibbles(codes: &[u8]) -> [__m256i; 2] {
+    let (pairs, mask) = (load(codes, 0), _mm256_set1_epi8(15));
+    [_mm256_and_si256(pairs, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask)]
+}
+
+/// Half of the offsets of a block.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn offsets(input: &Input, half: usize) -> __m256i {
+    let eight = &input.offsets.as_chunks::<8>().0[half];
+    // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
+    unsafe { _mm256_loadu_si256(eight.as_ptr().cast()) }
 }
 
 #[inline]

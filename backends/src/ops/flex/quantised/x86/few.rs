@@ -118,15 +118,15 @@ macro_rules! kernels {
                         _ => (parts[2 * block], parts[2 * block + 1]) = (low, high),
                     }
                 }
-                let halves = [of_four([parts[0], parts[1], parts[2], parts[3]]); 2];
+                let first = of_four([parts[0], parts[1], parts[2], parts[3]]);
                 let products = match const { lane(BITS, GROUP, 1) } {
                     1 => {
                         let other = of_four([parts[4], parts[5], parts[6], parts[7]]);
-                        let low = _mm256_permute2x128_si256::<0x20>(halves[0], other);
-                        let high = _mm256_permute2x128_si256::<0x31>(halves[0], other);
+                        let low = _mm256_permute2x128_si256::<0x20>(first, other);
+                        let high = _mm256_permute2x128_si256::<0x31>(first, other);
                         _mm256_add_epi32(low, high)
                     }
-                    _ => halves[0],
+                    _ => first,
                 };
                 let scales = _mm256_mul_ps(scales, load(&line.scales[span]));
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums)

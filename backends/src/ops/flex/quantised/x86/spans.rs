@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::inputs::Inputs;
 use super::super::{BLOCK, Row, TILE};
-use crate::quant::QuantScheme;
+use crate::quant::{OFFSET_OF_FOUR, QuantScheme};
 
 /// Units of a span, and lanes of a register.
 pub const UNITS: usize = 8;
@@ -105,7 +105,7 @@ impl Beside {
             offsets: vec![Eight::default(); spans * UNITS],
             scales: vec![Eight::default(); spans * UNITS],
         };
-        let offset = if scheme.bits() == 8 { 128 } else { 8 };
+        let offset = if scheme.bits() == 8 { 128 } else { i32::from(OFFSET_OF_FOUR) };
         for (lane, row) in rows.enumerate().take(TILE) {
             for (block, input) in inputs.row(row).iter().enumerate() {
                 let first = block * units;

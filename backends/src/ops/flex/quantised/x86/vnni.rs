@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::super::BLOCK;
 use super::super::inputs::Input;
-use super::avx2::{bytes, load, load_signed, register, spread_four};
+use super::avx2::{bytes, load, load_signed, nibbles, offsets, register, spread_four};
 use super::spans::{Codes, Eight, Words};
 
 pub const fn words(_bits: usize) -> Words {
@@ -18,14 +18,11 @@ pub const fn words(_bits: usize) -> Words {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
-    let (offsets, _) = input.offsets.as_chunks::<8>();
     let mut halves = [_mm256_setzero_si256(); 2];
     for half in 0..2 {
         let weights = _mm256_xor_si256(load(codes, half * BLOCK / 2), _mm256_set1_epi8(i8::MIN));
-        // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
-        let offsets = unsafe { _mm256_loadu_si256(offsets[half].as_ptr().cast()) };
         let x = load_signed(&input.codes, half * BLOCK / 2);
-        halves[half] = _mm256_dpbusd_epi32(offsets, weights, x);
+        halves[half] = _mm256_dpbusd_epi32(offsets(input, half), weights, x);
     }
     halves
 }
@@ -34,13 +31,8 @@ pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn four(codes: &[u8], input: &Input) -> __m256i {
-    let mask = _mm256_set1_epi8(15);
-    let pairs = load(codes, 0);
-    let low = _mm256_and_si256(pairs, mask);
-    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask);
-    // SAFETY: of sixteen numbers eight are read, and unaligned access is allowed.
-    let offsets = unsafe { _mm256_loadu_si256(input.offsets.as_ptr().cast()) };
-    let even = _mm256_dpbusd_epi32(offsets, low, load_signed(&input.codes, 0));
+    let [low, high] = nibbles(codes);
+    let even = _mm256_dpbusd_epi32(offsets(input, 0), low, load_signed(&input.codes, 0));
     _mm256_dpbusd_epi32(even, high, load_signed(&input.codes, BLOCK / 2))
 }
 
