@@ -156,4 +156,11 @@ fn keys_are_asked_for() {
     }
     let wrong = server.request("/v1/chat/completions").set("authorization", "Bearer secreT");
     assert!(matches!(wrong.send_string("{}"), Err(ureq::Error::Status(401, _))));
+    // Anthropic's clients look for their own form of errors.
+    let (status, error) = server.try_post("/v1/messages", &json!({}));
+    assert_eq!((status, &error["type"]), (401, &json!("error")));
+    assert_eq!(error["error"]["type"], "authentication_error");
+    let (status, error) = server.get("/v1/messages/count_tokens");
+    let error: Value = serde_json::from_str(&error).unwrap();
+    assert_eq!((status, &error["type"]), (405, &json!("error")), "{error}");
 }

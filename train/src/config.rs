@@ -252,6 +252,12 @@ pub struct Drawing {
     pub side: Option<u32>,
     /// Most characters of a printed string; by default 8.
     pub letters: Option<usize>,
+    /// Half of the characters of strings are those that are taken for each other, such as `O` and `0`.
+    #[serde(default)]
+    pub alike: bool,
+    /// Objects of films go left or right or stay, and neither up nor down.
+    #[serde(default)]
+    pub sideways: bool,
 }
 
 impl Drawing {
@@ -263,12 +269,14 @@ impl Drawing {
             side: self.side.unwrap_or(whole.side),
             letters: self.letters.unwrap_or(whole.letters),
             crowded: self.crowded,
+            alike: self.alike,
+            sideways: self.sideways,
         }
     }
 
     /// The field that is out of range, its value, and what it must be.
     fn refused(&self) -> Option<(&'static str, String, &'static str)> {
-        let Bounds { objects, side, letters, crowded: _ } = self.bounds();
+        let Bounds { objects, side, letters, .. } = self.bounds();
         if let Some(each) = self.questions
             && (self.channels.is_empty() || !(1..=20).contains(&each))
         {

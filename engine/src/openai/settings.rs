@@ -384,9 +384,22 @@ pub(super) fn object(body: Value, wanted: &'static str) -> Result<Map<String, Va
     match body {
         Value::Object(mut body) => {
             body.retain(|_, value| !value.is_null());
+            body.values_mut().for_each(whole);
             Ok(body)
         }
         other => Err(BodyError::NoObject { wanted, found: kind(&other) }),
+    }
+}
+
+/// Writes `4.0` as `4`: some languages know no whole numbers.
+fn whole(value: &mut Value) {
+    /// Up to here every whole number is exact in f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64())
+        && number.fract() == 0.0
+        && number.abs() <= EXACT
+    {
+        *value = Value::from(number as i64);
     }
 }
 

@@ -13,7 +13,7 @@ const TOOL: &str =
 
 #[test]
 fn settings_reach_the_request() {
-    let extra = r#","max_tokens":9,"temperature":0.5,"top_k":-1,"seed":7,"stop":"end","user":"me",
+    let extra = r#","max_tokens":9.0,"temperature":0.5,"top_k":-1,"seed":7.0,"stop":"end","user":"me",
         "logprobs":true,"top_logprobs":3,"tools":null,"frequency_penalty":null,"logit_bias":{"5":-100},
         "stop_token_ids":[4],"prompt_logprobs":2,"chat_template_kwargs":{"add_vision_id":true},"thinking_token_budget":8"#;
     let request = parse_request(body(extra)).unwrap();

@@ -97,28 +97,34 @@ async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> R
             request.extensions_mut().insert(body::KeyDigest(key));
             next.run(request).await
         }
-        Err(error) => {
-            body::discard(request.into_body()).await;
-            error.into_response()
-        }
+        Err(error) => turn_away(request, error).await,
     }
 }
 
-async fn refuse(request: Request) -> ApiError {
-    body::discard(request.into_body()).await;
-    ApiError::unavailable("too many connections are open; try again later")
+async fn refuse(request: Request) -> Response {
+    let error = ApiError::unavailable("too many connections are open; try again later");
+    turn_away(request, error).await
 }
 
-async fn unknown(request: Request) -> ApiError {
+async fn unknown(request: Request) -> Response {
     let message = format!("there is no endpoint {}", request.uri().path());
-    body::discard(request.into_body()).await;
-    ApiError::of(StatusCode::NOT_FOUND, "not_found", message)
+    turn_away(request, ApiError::of(StatusCode::NOT_FOUND, "not_found", message)).await
 }
 
-async fn wrong_method(request: Request) -> ApiError {
+async fn wrong_method(request: Request) -> Response {
     let message = format!("{} does not take {}", request.uri().path(), request.method());
+    let error = ApiError::of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+    turn_away(request, error).await
+}
+
+/// Says `error` in the dialect of the endpoint that was asked for, once the body is there: nobody reads it.
+async fn turn_away(request: Request, error: ApiError) -> Response {
+    let anthropic = anthropic::speaks_at(request.uri().path());
     body::discard(request.into_body()).await;
-    ApiError::of(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    match anthropic {
+        true => anthropic::MessagesError::from(error).into_response(),
+        false => error.into_response(),
+    }
 }
 
 /// Cross-origin rules; none without origins, so that browsers keep other sites out.

@@ -124,7 +124,8 @@ fn questions_of_a_row_need_channels_and_a_bound() {
     let more = format!("{RATE}steps = 1\n");
     let drawn =
         |text: &str| checked_data(&format!("synth = {{ rows = 1, seed = 1, {text} }}"), &more);
-    drawn("channels = [\"shape\"], questions = 20, crowded = true").expect("it is fine");
+    drawn("channels = [\"shape\"], questions = 20, crowded = true, alike = true, sideways = true")
+        .expect("it is fine");
     for text in ["questions = 2", "channels = [\"shape\"], questions = 0"] {
         let error = drawn(text).expect_err("an error");
         assert!(error.contains("questions") && error.contains("1 to 20"), "{error}");

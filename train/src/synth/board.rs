@@ -141,7 +141,7 @@ impl Page {
         let mut lines = Vec::with_capacity(count);
         let mut width: f64 = 0.0;
         for line in 0..count {
-            let text = any_string(dice, bounds.letters);
+            let text = any_string(dice, bounds.letters, bounds.alike);
             let lettering = hand.write(&text)?;
             let (wide, _, pen) = extent(&lettering);
             let left = pen * scale + dice.real(1.0, 6.0);

@@ -26,6 +26,7 @@ pub(super) enum Motion {
 
 impl Motion {
     pub const ALL: [Self; 5] = [Self::Left, Self::Right, Self::Up, Self::Down, Self::Still];
+    const SIDEWAYS: [Self; 3] = [Self::Left, Self::Right, Self::Still];
 
     /// The way in words, `None` for none.
     fn way(self) -> Option<&'static str> {
@@ -80,7 +81,7 @@ impl Film {
         let kind = (*dice.pick(&Colour::ALL), *dice.pick(&Shape::ALL));
         let measure = dice.real(side * 0.17, side * 0.34).max(16.0);
         let thing = Thing::new(dice, kind, measure);
-        let motion = *dice.pick(&Motion::ALL);
+        let motion = *dice.pick(if bounds.sideways { &Motion::SIDEWAYS } else { &Motion::ALL[..] });
         let frames = 2 * dice.whole(4, 12);
         let visible = if dice.chance(0.4) { (0, frames) } else { part(dice, frames) };
         let (from, to) = ends(dice, &thing, size, motion);
@@ -261,6 +262,17 @@ mod tests {
                 assert!(rect.x1 >= 0.0 && rect.x2 <= f64::from(film.size.0), "{rect:?}");
                 assert!(rect.y1 >= 0.0 && rect.y2 <= f64::from(film.size.1), "{rect:?}");
             }
+        }
+    }
+
+    #[test]
+    fn films_go_sideways_where_they_are_to() {
+        let bounds = Bounds { sideways: true, ..Bounds::default() };
+        let film = |index| Film::new(&mut Dice::new(9, index), &bounds).motion;
+        let seen: Vec<Motion> = (0..60).map(film).collect();
+        for motion in Motion::ALL {
+            let level = !matches!(motion, Motion::Up | Motion::Down);
+            assert_eq!(seen.contains(&motion), level, "{motion:?}");
         }
     }
 

@@ -163,15 +163,27 @@ fn push(builder: &mut PathBuilder, last: &mut Option<ab_glyph::Point>, curve: Ou
     *last = Some(end);
 }
 
-/// 1 to `most` characters: mixed, letters only or digits only.
-pub(super) fn any_string(dice: &mut Dice, most: usize) -> String {
+/// Characters of `set` that are taken for each other, those that most often are more than once.
+fn look_alikes(set: &[u8]) -> Vec<u8> {
+    const LOOK_ALIKES: &[u8] = b"O0O0O0QDS5S5I1LB8Z2G6CVYW";
+    LOOK_ALIKES.iter().copied().filter(|character| set.contains(character)).collect()
+}
+
+/// 1 to `most` characters: mixed, letters only or digits only; half of them, where they are to be `alike`, such as are taken for
+/// each other.
+pub(super) fn any_string(dice: &mut Dice, most: usize, alike: bool) -> String {
     let length = dice.whole(1, most.clamp(1, 8));
     let set = match dice.weighted(&[0.6, 0.25, 0.15]) {
         0 => &CHARACTERS[..],
         1 => &CHARACTERS[..26],
         _ => &CHARACTERS[26..],
     };
-    (0..length).map(|_| char::from(*dice.pick(set))).collect()
+    let doubtful = look_alikes(set);
+    let mut character = || match alike && dice.chance(0.5) {
+        true => *dice.pick(&doubtful),
+        false => *dice.pick(set),
+    };
+    (0..length).map(|_| char::from(character())).collect()
 }
 
 #[cfg(test)]
@@ -199,11 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn alike_characters_come_often_where_they_are_wanted() {
+        let share = |alike: bool| {
+            let mut dice = Dice::new(3, 4);
+            let texts = (0..2000).map(|_| any_string(&mut dice, 8, alike)).collect::<String>();
+            let doubtful = texts.bytes().filter(|byte| b"O0S5I1".contains(byte)).count();
+            doubtful as f64 / texts.len() as f64
+        };
+        assert!((0.1..0.25).contains(&share(false)), "{}", share(false));
+        assert!((0.35..0.5).contains(&share(true)), "{}", share(true));
+    }
+
+    #[test]
     fn strings_have_one_to_eight_characters() {
         let mut dice = Dice::new(3, 3);
         let mut lengths = [0; 9];
         for _ in 0..4000 {
-            let text = any_string(&mut dice, 8);
+            let text = any_string(&mut dice, 8, false);
             assert!(text.bytes().all(|byte| CHARACTERS.contains(&byte)), "{text}");
             lengths[text.len()] += 1;
         }

@@ -95,11 +95,15 @@ pub struct Bounds {
     pub letters: usize,
     /// Questions of one channel about objects are asked on small pictures with up to `objects` rows and columns of them.
     pub crowded: bool,
+    /// Half of the characters of strings are those that are taken for each other.
+    pub alike: bool,
+    /// Objects of films go left or right or stay.
+    pub sideways: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { objects: 4, side: 320, letters: 8, crowded: false }
+        Self { objects: 4, side: 320, letters: 8, crowded: false, alike: false, sideways: false }
     }
 }
 
@@ -144,7 +148,7 @@ impl Scene {
     /// A printed string, sometimes with one object.
     pub fn string(dice: &mut Dice, bounds: &Bounds) -> Self {
         loop {
-            let text = any_string(dice, bounds.letters);
+            let text = any_string(dice, bounds.letters, bounds.alike);
             let size = text_size(dice, text.len(), bounds.side);
             let (things, zone) = match dice.chance(0.22) {
                 true => beside(dice, size),

@@ -125,10 +125,8 @@ impl<'a> Fields<'a> {
             ));
         }
         let (min_pixels, max_pixels) = self.pixel_bounds()?;
-        let detail = match self.map.get("detail").or(nested_detail) {
-            Some(value) => Some(self.detail(value)?),
-            None => None,
-        };
+        let detail = self.map.get("detail").or(nested_detail).filter(|detail| !detail.is_null());
+        let detail = detail.map(|detail| self.detail(detail)).transpose()?;
         Ok(ImageRef { source, min_pixels, max_pixels, resized: self.resized()?, detail })
     }
 

@@ -24,7 +24,7 @@ fn both_spellings_of_parts_are_read_in_order() {
     let message = one(&user(&json!([
         {"type": "text", "text": "a"},
         {"type": "image_url", "image_url": {"url": "https://x/1.png", "detail": "low"}},
-        {"type": "image_url", "image_url": "data:image/png;base64,AA=="},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": null}},
         {"type": "input_image", "image_url": "2.png", "detail": "high"},
         {"type": "image", "image": "3.png", "min_pixels": 4096, "max_pixels": 65536},
         {"image": "file:///4.png", "resized_height": 64, "resized_width": 96},
@@ -58,6 +58,10 @@ fn both_spellings_of_parts_are_read_in_order() {
         panic!("the first medium is an image")
     };
     assert_eq!(image.detail, Some(Detail::Low));
+    let MediaRef::Image(image) = &message.media()[1] else {
+        panic!("the second medium is an image")
+    };
+    assert_eq!(image.detail, None);
     let MediaRef::Image(image) = &message.media()[3] else {
         panic!("the fourth medium is an image")
     };

@@ -22,6 +22,12 @@ use crate::error::ApiError;
 const NAMES: [(&str, &str); 2] =
     [("stop", "stop_sequences"), ("thinking_token_budget", "thinking.budget_tokens")];
 
+/// Whether clients of the endpoint at `path` speak this dialect.
+pub fn speaks_at(path: &str) -> bool {
+    let below = path.strip_prefix("/v1/messages");
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
 /// An error in Anthropic's form.
 pub struct MessagesError(ApiError);
 

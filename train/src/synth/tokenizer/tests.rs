@@ -17,7 +17,7 @@ fn letters_and_digits_of_strings_are_single_tokens() {
     let tokenizer = committed();
     let mut dice = crate::synth::rng::Dice::new(40, 0);
     for _ in 0..2000 {
-        let text = crate::synth::letters::any_string(&mut dice, 8);
+        let text = crate::synth::letters::any_string(&mut dice, 8, false);
         let wanted: Vec<String> = text.chars().map(String::from).collect();
         let answer = format!("The text reads \"{text}\".");
         let all = pieces(&tokenizer, &answer);
