@@ -11,6 +11,7 @@ macro_rules! kernels {
         pub mod $name {
             use std::arch::x86_64::*;
 
+            use super::super::super::inputs::Input;
             use super::super::super::parts::of_scheme;
             use super::super::super::{BLOCK, Row, Rows, TILE};
             use super::super::spans::*;
@@ -101,27 +102,13 @@ macro_rules! kernels {
                 span: usize,
             ) -> __m256 {
                 let blocks = const { blocks_of_span(BITS, GROUP) };
-                let units = const { units_of_block(BITS, GROUP) };
                 let inputs = &line.blocks[span * blocks..][..blocks];
-                let codes = &codes[..blocks * BLOCK * BITS / 8];
-                let mut parts = [_mm256_setzero_si256(); UNITS];
-                for block in 0..blocks {
-                    let codes = &codes[block * BLOCK * BITS / 8..][..BLOCK * BITS / 8];
-                    prefetch(&codes[0], AHEAD);
-                    if BITS == 4 {
-                        parts[block] = by::four(codes, &inputs[block]);
-                        continue;
-                    }
-                    let [low, high] = by::eight(codes, &inputs[block]);
-                    match units {
-                        1 => parts[block] = _mm256_add_epi32(low, high),
-                        _ => (parts[2 * block], parts[2 * block + 1]) = (low, high),
-                    }
-                }
-                let first = of_four([parts[0], parts[1], parts[2], parts[3]]);
+                let first = products::<BITS, GROUP>(codes, inputs);
                 let products = match const { lane(BITS, GROUP, 1) } {
                     1 => {
-                        let other = of_four([parts[4], parts[5], parts[6], parts[7]]);
+                        let half = blocks / 2;
+                        let codes = &codes[half * BLOCK * BITS / 8..];
+                        let other = products::<BITS, GROUP>(codes, &inputs[half..]);
                         let low = _mm256_permute2x128_si256::<0x20>(first, other);
                         let high = _mm256_permute2x128_si256::<0x31>(first, other);
                         _mm256_add_epi32(low, high)
@@ -130,6 +117,31 @@ macro_rules! kernels {
                 };
                 let scales = _mm256_mul_ps(scales, load(&line.scales[span]));
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales, sums)
+            }
+
+            /// The products of as many blocks as fill four registers, which are summed half by half.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn products<const BITS: usize, const GROUP: usize>(
+                codes: &[u8],
+                inputs: &[Input],
+            ) -> __m256i {
+                let mut parts = [_mm256_setzero_si256(); UNITS / 2];
+                let each = const { parts_of_block(BITS, GROUP) };
+                for block in 0..parts.len() / each {
+                    let codes = &codes[block * BLOCK * BITS / 8..][..BLOCK * BITS / 8];
+                    prefetch(&codes[0], AHEAD);
+                    if BITS == 4 {
+                        parts[block] = by::four(codes, &inputs[block]);
+                        continue;
+                    }
+                    let [low, high] = by::eight(codes, &inputs[block]);
+                    match each {
+                        1 => parts[block] = _mm256_add_epi32(low, high),
+                        _ => (parts[2 * block], parts[2 * block + 1]) = (low, high),
+                    }
+                }
+                of_four(parts)
             }
 
             /// The sums of four registers, half by half.
@@ -147,12 +159,38 @@ macro_rules! kernels {
             #[inline]
             #[target_feature(enable = $features)]
             fn scales<const BITS: usize, const GROUP: usize>(row: &Row<'_>, span: usize) -> __m256 {
+                let first = span * const { scales_of_span(BITS, GROUP) };
+                let Some(last) = row.scales.len().checked_sub(UNITS) else {
+                    return one_by_one::<BITS, GROUP>(row, span);
+                };
+                let some = row.scales[first.min(last)..].first_chunk::<UNITS>();
+                let some = some.expect("as many are left as a register holds");
+                // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
+                let some = unsafe { _mm256_loadu_ps(some.as_ptr()) };
+                let behind = _mm256_set1_epi32(first.saturating_sub(last) as i32);
+                let order = _mm256_add_epi32(indices(const { &order(BITS, GROUP) }), behind);
+                _mm256_permutevar8x32_ps(some, _mm256_min_epi32(order, _mm256_set1_epi32(7)))
+            }
+
+            /// As [`scales`], of a row that has fewer than fill a register.
+            #[target_feature(enable = $features)]
+            fn one_by_one<const BITS: usize, const GROUP: usize>(
+                row: &Row<'_>,
+                span: usize,
+            ) -> __m256 {
                 let mut scales = Eight::default();
                 for unit in 0..UNITS {
                     let scale = scale_of_unit::<BITS, GROUP>(row, span * UNITS + unit);
                     scales.0[lane(BITS, GROUP, unit)] = scale;
                 }
                 load(&scales)
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn indices(eight: &Eight<i32>) -> __m256i {
+                // SAFETY: the reference is to eight numbers, aligned as a register is.
+                unsafe { _mm256_load_si256(eight.0.as_ptr().cast()) }
             }
 
             #[inline]

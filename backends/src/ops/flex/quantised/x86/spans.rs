@@ -27,6 +27,16 @@ pub const fn blocks_of_span(bits: usize, group: usize) -> usize {
     UNITS / units_of_block(bits, group)
 }
 
+/// Registers of products of a block with one activation row.
+pub const fn parts_of_block(bits: usize, group: usize) -> usize {
+    if bits == 4 || units_of_block(bits, group) == 1 { 1 } else { 2 }
+}
+
+/// Scales of the weights of a span.
+pub const fn scales_of_span(bits: usize, group: usize) -> usize {
+    (blocks_of_span(bits, group) * BLOCK).div_ceil(group)
+}
+
 /// The lane where a unit of a span is summed. Where a register holds the products of two units before they are summed, the
 /// even ones come before the odd ones.
 pub const fn lane(bits: usize, group: usize, unit: usize) -> usize {
@@ -34,6 +44,17 @@ pub const fn lane(bits: usize, group: usize, unit: usize) -> usize {
         (4, _) | (_, 16) => unit / 2 + UNITS / 2 * (unit % 2),
         _ => unit,
     }
+}
+
+/// Which of the scales of a span each lane takes.
+pub const fn order(bits: usize, group: usize) -> Eight<i32> {
+    let mut order = Eight([0; UNITS]);
+    let (length, mut unit) = (BLOCK / units_of_block(bits, group), 0);
+    while unit < UNITS {
+        order.0[lane(bits, group, unit)] = (unit * length / group) as i32;
+        unit += 1;
+    }
+    order
 }
 
 /// Eight numbers that fill a register.
