@@ -27,7 +27,8 @@ pub fn on_workers<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> 
     if is_processor(device) { rayon::scope(|_| work()) } else { work() }
 }
 
-fn is_processor(device: &Device) -> bool {
+/// Whether `device` is the processor, whose tensors lie in the memory of the host.
+pub fn is_processor(device: &Device) -> bool {
     let device = device.clone().inner();
     [
         #[cfg(feature = "flex")]

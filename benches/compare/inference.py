@@ -20,6 +20,10 @@ figures mean nothing. Nothing is installed here; peers are, as far as they are w
 Rounded weights are written once for each program (ours: `quantize`), the tables of tokens in eight bits, as llama.cpp's Q8_0 has
 them. OpenVINO rounds the vision tower too and takes its picture by the chat template; llama.cpp has the text rows only. All rows
 are on the CPU with one thread per core, or as many as `--threads` says.
+
+With `--device cuda` (a build with the feature `cuda`; torch with CUDA; transformers alone, not compiled, without graphs) every
+measurement is the median of three in one process behind a first one, in which kernels are compiled (ours: of all four), and there
+is no row of memory, which is the card's. Only what is there is used: `--program PATH` names a program that was built elsewhere.
 """
 
 import argparse
@@ -41,6 +45,8 @@ PROMPT, TOKENS, FIRST = 512, 32, 16
 ROWS = [("decode", "tokens/s", True), ("prefill", "tokens/s", True), ("vision tower", "ms", False),
         ("picture and question, first token", "ms", False), ("preprocess 1300x970", "ms", False),
         ("preprocess 4032x3024", "ms", False), ("peak memory", "GiB", False), ("load to first text token", "s", False)]
+# Times that a call is measured on a card, behind one that is not.
+ON_CARD = 3
 # What each peer calls our precisions.
 PEERS = {
     "transformers": {"modules": ["torch", "transformers"], "precisions": {"f32": "f32", "bf16": "bf16"}},
@@ -78,21 +84,22 @@ def ours(args, precision):
     folder, dtype = own_checkpoint(args, precision)
 
     def bench(*more):
-        command = [args.program, "bench", "--shape", folder, "--dtype", dtype, "-o", "json", "--device", "cpu",
+        command = [args.program, "bench", "--shape", folder, "--dtype", dtype, "-o", "json", "--device", args.device,
                    "--threads", args.threads, "--read", "1MB", "--square", "64", *more]
         return common.figures_of(command)
 
     size = "x".join(map(str, PICTURE))
-    prompt = ["-p", PROMPT, "-n", TOKENS, "-r", "1"]
+    rounds = ["-r", "1" if args.device == "cpu" else 1 + ON_CARD]
+    prompt = ["-p", PROMPT, "-n", TOKENS, *rounds]
     # Text has a process of its own, because llama.cpp's peak memory is without a picture.
     text = bench("--only", "text", *prompt)
-    seen = bench("--only", "question", "--image", size, "-r", "1")
+    seen = bench("--only", "question", "--image", size, *rounds)
     figures = {
         "decode": text["decode"]["tokens_per_s"],
         "prefill": text["prefill"]["tokens_per_s"],
         "vision tower": seen["vision"]["ms"],
         "picture and question, first token": seen["question"]["first_token_ms"],
-        "peak memory": text["memory"]["peak_bytes"] / 2**30,
+        "peak memory": peak(args, text["memory"]),
         "load to first text token": text["load"]["first_text_token_s"],
     }
     # Pictures are preprocessed alike whatever the weights are.
@@ -100,6 +107,11 @@ def ours(args, precision):
         size = f"{width}x{height}"
         figures[f"preprocess {size}"] = bench("--only", "picture", "--image", size, "-r", "5")["preprocess"]["ms"]
     return figures
+
+
+def peak(args, figures):
+    """Peak memory in GiB; nothing where the weights are on a card, because it is that of the process."""
+    return figures["peak_bytes"] / 2**30 if args.device == "cpu" else None
 
 
 def transformers(args, precision):
@@ -111,27 +123,48 @@ def transformers(args, precision):
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
     start = time.perf_counter()
     model = AutoModelForImageTextToText.from_pretrained(args.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    model = model.to(args.device)
     config = model.config
     words = [id for id in range(config.text_config.vocab_size) if id not in (config.image_token_id, config.video_token_id)]
 
+    def timed(call):
+        """Seconds of a call, and what it returned; on a card, whose work is waited for, of the median of several."""
+        if args.device == "cpu":
+            return clock(call)
+
+        def whole():
+            value = call()
+            torch.cuda.synchronize()
+            return value
+
+        whole()
+        times, value = [], None
+        for _ in range(ON_CARD):
+            value = None  # its memory is free for the next
+            seconds, value = clock(whole)
+            times.append(seconds)
+        return statistics.median(times), value
+
     def ask(ids, **more):
-        ids = torch.tensor([ids])
+        ids = torch.tensor([ids], device=args.device)
         kinds = (ids == config.image_token_id).long()
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds, logits_to_keep=1, **more)
 
-    ask(words[:FIRST])
+    ask(words[:FIRST]).logits.cpu()
     figures = {"load to first text token": time.perf_counter() - start}
-    seconds, out = clock(lambda: ask(words[:PROMPT]))
+    seconds, out = timed(lambda: ask(words[:PROMPT]))
     figures["prefill"] = PROMPT / seconds
     cache = out.past_key_values
 
     def write():
+        if written := cache.get_seq_length() - PROMPT:
+            cache.crop(-written)
         for id in words[:TOKENS]:
             past = cache.get_seq_length()
-            model(input_ids=torch.tensor([[id]]), attention_mask=torch.ones(1, past + 1, dtype=torch.long),
-                  past_key_values=cache, logits_to_keep=1)
+            ids, mask = torch.tensor([[id]]), torch.ones(1, past + 1, dtype=torch.long)
+            model(input_ids=ids.to(args.device), attention_mask=mask.to(args.device), past_key_values=cache, logits_to_keep=1)
 
-    figures["decode"] = TOKENS / clock(write)[0]
+    figures["decode"] = TOKENS / timed(write)[0]
     processor = AutoImageProcessor.from_pretrained(args.folder)
 
     def preprocess(size):
@@ -143,12 +176,12 @@ def transformers(args, precision):
         times = [clock(call)[0] for _ in range(5)]
         figures[f"preprocess {size[0]}x{size[1]}"] = 1e3 * statistics.median(times)
     seconds, patches = clock(preprocess(PICTURE))
-    pixels, grid = patches["pixel_values"].to(dtype), patches["image_grid_thw"]
-    figures["vision tower"] = 1e3 * clock(lambda: model.model.visual(pixels, grid_thw=grid))[0]
+    pixels, grid = patches["pixel_values"].to(args.device, dtype), patches["image_grid_thw"].to(args.device)
+    figures["vision tower"] = 1e3 * timed(lambda: model.model.visual(pixels, grid_thw=grid))[0]
     tokens = int(grid.prod()) // config.vision_config.spatial_merge_size**2
     marks = [[config.vision_start_token_id], [config.vision_end_token_id]]
     question = words[:14] + marks[0] + [config.image_token_id] * tokens + marks[1] + words[:12]
-    both, _ = clock(lambda: ask(question, pixel_values=pixels, image_grid_thw=grid))
+    both, _ = timed(lambda: ask(question, pixel_values=pixels, image_grid_thw=grid))
     figures["picture and question, first token"] = 1e3 * (seconds + both)
     return figures
 
@@ -245,7 +278,9 @@ def openvino(args, precision):
     return figures
 
 
-def present(name):
+def present(name, device):
+    if device != "cpu" and name != "transformers":
+        return False
     try:
         return all(importlib.util.find_spec(module) for module in PEERS[name]["modules"])
     except ModuleNotFoundError:
@@ -258,9 +293,9 @@ def measure(args):
     if args.peer:
         name, precision = args.peer
         return common.report(run[name](args, PEERS[name]["precisions"][precision]))
-    peers = [name for name in args.peers.split(",") if name and present(name)]
+    peers = [name for name in args.peers.split(",") if name and present(name, args.device)]
     for name in PEERS:
-        if name not in peers:
+        if name not in peers and args.device == "cpu":
             print(f"not measured: {name}, which needs the modules {', '.join(PEERS[name]['modules'])}")
     found = {}
     for number in range(args.rounds):
@@ -269,12 +304,14 @@ def measure(args):
             rows = found.setdefault(precision, {})
             figures = {"ours": ours(args, precision)}
             for name in (name for name in peers if precision in PEERS[name]["precisions"]):
-                same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads]
+                same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads, "--device", args.device]
                 result = common.again(__file__, *same, "--peer", name, precision)
-                result["peak memory"] = result.pop("peak_bytes") / 2**30
-                figures[name] = result
+                figures[name] = {**result, "peak memory": peak(args, result)}
+                del figures[name]["peak_bytes"]
             for name, values in figures.items():
                 for row, value in values.items():
+                    if value is None:
+                        continue
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
     print(f"at the end, load {os.getloadavg()[0]:.1f}\n")
     return show(found)
@@ -304,6 +341,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="bf16,int8,4-bit", help="of f32, bf16, int8 and 4-bit")
     parser.add_argument("--peers", default=",".join(PEERS), help="those to be measured, or nothing")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=pathlib.Path, help="keeps the checkpoints here, and takes them from there")
     parser.add_argument("--program", default=common.PROGRAM)

@@ -108,6 +108,11 @@ impl Qwen3Vl {
         &self.processor
     }
 
+    /// Whether the checkpoint has a vision tower.
+    pub fn sees(&self) -> bool {
+        self.sees
+    }
+
     /// The device that the model is on; with a map, that of the embedding.
     pub fn device(&self) -> &SelectedDevice {
         &self.placement.embed

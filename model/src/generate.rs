@@ -2,12 +2,14 @@
 
 mod answer;
 mod draft;
+mod logits;
 mod score;
 
 use std::time::{Duration, Instant};
 
 pub use answer::Answer;
 pub use draft::Lookup;
+pub(crate) use logits::Logits;
 pub use score::PromptLogprob;
 pub(crate) use score::read_rows;
 
@@ -142,7 +144,7 @@ pub struct Generation<'a> {
     session: SessionSlot<'a>,
     answer: Answer,
     /// Logits after the last token that was run.
-    logits: Vec<f32>,
+    logits: Logits,
     drafts: Option<Drafts>,
     failed: bool,
     timings: Timings,
@@ -164,7 +166,7 @@ impl<'a> Generation<'a> {
         let mut answer = Answer::new(options, inputs.ids.clone())?;
         let prefill = session.get().prefill_for(Some(&mut answer), model, inputs, chunk)?;
         let start = Instant::now();
-        let logits = read_rows(prefill.logits).swap_remove(0);
+        let logits = Logits::read(prefill.logits, &[answer.deciding()]).swap_remove(0);
         let timings = Timings {
             vision: prefill.vision,
             prefill: prefill.language + start.elapsed(),
@@ -201,10 +203,10 @@ impl<'a> Generation<'a> {
     }
 
     /// Runs the token that was chosen last, and a draft behind it; or has that done already.
-    fn logits_after(&mut self, last: u32) -> Vec<f32> {
-        let session = self.session.get();
+    fn logits_after(&mut self, last: u32) -> Logits {
+        let (session, need) = (self.session.get(), self.answer.deciding());
         let Some(drafts) = &mut self.drafts else {
-            return read_rows(session.step(self.model, &[last])).swap_remove(0);
+            return Logits::read(session.step(self.model, &[last]), &[need]).swap_remove(0);
         };
         if let Some(logits) = drafts.take(last) {
             self.timings.accepted_tokens += 1;
@@ -214,7 +216,8 @@ impl<'a> Generation<'a> {
         let mut ids = vec![last];
         // The last token of an answer is not run.
         ids.extend(drafts.guess(self.answer.room().saturating_sub(1)));
-        let mut rows = read_rows(session.step(self.model, &ids)).into_iter();
+        let needs = vec![need; ids.len()];
+        let mut rows = Logits::read(session.step(self.model, &ids), &needs).into_iter();
         let logits = rows.next().expect("a row of logits for each token");
         self.timings.drafted_tokens += ids.len() - 1;
         drafts.keep(ids.split_off(1), rows);

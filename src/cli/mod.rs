@@ -23,6 +23,7 @@ mod show;
 mod size;
 mod train;
 mod verify;
+mod warmup;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ enum Verb {
     Train(train::TrainArgs),
     /// Compare a checkpoint, stage by stage, with a reference file made by transformers
     Verify(verify::VerifyArgs),
+    /// Run what requests run, so that kernels are tuned and compiled before the first one
+    Warmup(warmup::WarmupArgs),
 }
 
 /// How a verb ended without an error.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(args),
         Verb::Train(args) => train::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Warmup(args) => warmup::run(&args),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -114,6 +114,7 @@ impl BackendKind {
 /// Lists devices; a driver library that is missing makes the runtimes panic, which here means "none".
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn probe(device_type: DeviceType) -> Vec<Device> {
+    crate::kernel_cache::settle();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let found = std::panic::catch_unwind(|| Device::enumerate(device_type).into_vec());

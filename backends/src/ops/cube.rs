@@ -8,6 +8,7 @@ mod attention;
 mod codes;
 mod elementwise;
 mod heads;
+mod largest;
 mod launch;
 mod norms;
 mod rows;
@@ -176,6 +177,12 @@ impl ModelOps for CubeBackend {
         }
         let weight = reference::cast::<Self>(weight, x.dtype);
         norms::rms(x, weight, epsilon)
+    }
+
+    fn largest_of_rows(x: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
+        let x = reference::cast::<Self>(x, DType::F32);
+        let found = usable([&x]).then(|| largest::of_rows(&x, k)).flatten();
+        found.unwrap_or_else(|| reference::largest_of_rows::<Self>(x, k))
     }
 
     fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {

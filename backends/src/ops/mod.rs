@@ -191,6 +191,11 @@ pub trait ModelOps: Backend {
         reference::gelu_tanh::<Self>(x)
     }
 
+    /// The `k` largest values of each row of `x`, see [`largest_of_rows`].
+    fn largest_of_rows(x: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
+        reference::largest_of_rows::<Self>(x, k)
+    }
+
     /// Cross-entropy of each row of `hidden [n, k]` under the head `weight [v, k]`, see [`cross_entropy`].
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
@@ -365,6 +370,12 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// GELU by its tanh approximation (HF `gelu_pytorch_tanh`).
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::gelu_by_tanh(x.into_dispatch()))
+}
+
+/// The `k` largest values of each row of `x [n, width]`, best first and of equal ones the first, and behind them their places:
+/// `[n, 2k]` in f32, which holds places below 2²⁴ exactly. NaN counts as infinity.
+pub fn largest_of_rows(x: Tensor<2>, k: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::largest_of_rows(x.into_dispatch(), k))
 }
 
 /// `-log softmax(hidden · weightᵀ)[target]` of each row of `hidden [n, k]`, `[n]` in f32; `weight` is `[v, k]`,

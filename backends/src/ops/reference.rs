@@ -1,6 +1,7 @@
 //! Reference bodies, generic over Burn's `Backend` trait. Every kernel is tested against these.
 
 mod attention;
+mod largest;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -8,6 +9,7 @@ use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
+pub use largest::largest_of_rows;
 
 use super::Share;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};

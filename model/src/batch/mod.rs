@@ -16,7 +16,7 @@ use std::time::Instant;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::generate::{
-    Answer, FinishReason, GenerateError, GenerateOptions, GeneratedToken, Timings, read_rows,
+    Answer, FinishReason, GenerateError, GenerateOptions, GeneratedToken, Logits, Timings,
 };
 use crate::inputs::ModelInputs;
 use crate::model::Qwen3VlModel;
@@ -235,8 +235,9 @@ impl<'m> Batch<'m> {
     }
 
     /// Logits after the last row of every sequence whose next token can be sampled, in order.
-    fn forward(&mut self) -> Vec<Vec<f32>> {
-        let (mut steps, mut last, mut scored, mut rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    fn forward(&mut self) -> Vec<Logits> {
+        let (mut steps, mut scored, mut rows) = (Vec::new(), Vec::new(), 0);
+        let (mut last, mut needs) = (Vec::new(), Vec::new());
         for (index, sequence) in self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0) {
             if sequence.answer.wants_scores() && sequence.open_prompt() > 0 {
                 scored.push((index, sequence.cache.len(), rows, sequence.rows));
@@ -244,6 +245,7 @@ impl<'m> Batch<'m> {
             rows += sequence.rows;
             if sequence.rows >= sequence.open_prompt() {
                 last.push(rows as i64 - 1);
+                needs.push(sequence.answer.deciding());
             }
             steps.push(sequence.work());
         }
@@ -261,6 +263,6 @@ impl<'m> Batch<'m> {
         let count = last.len();
         let data = TensorData::new(last, [count]);
         let last = Tensor::<1, Int>::from_data(data, &hidden.device());
-        read_rows(self.model.logits(hidden.select(0, last)))
+        Logits::read(self.model.logits(hidden.select(0, last)), &needs)
     }
 }

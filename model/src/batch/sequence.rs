@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{BatchEvent, SequenceId};
 use crate::cache::KvCache;
 use crate::encode::Encoding;
-use crate::generate::{Answer, Timings};
+use crate::generate::{Answer, Logits, Timings};
 use crate::model::{Step, Work};
 use crate::prefix::Trace;
 use crate::prompt::Prompt;
@@ -62,7 +62,7 @@ impl Sequence {
         ready
     }
 
-    pub(super) fn sample(&mut self, logits: &[f32]) -> BatchEvent {
+    pub(super) fn sample(&mut self, logits: &Logits) -> BatchEvent {
         match self.answer.sample(logits) {
             Ok(token) => BatchEvent::Token { token, finish: self.answer.finish_reason() },
             Err(error) => BatchEvent::Failed(error),

@@ -1,8 +1,8 @@
 //! What was sampled of an answer, and whether it goes on.
 
 use super::score::Scores;
-use super::{FinishReason, GenerateError, GenerateOptions, GeneratedToken};
-use crate::sample::{Constraint, Sampler, logprobs};
+use super::{FinishReason, GenerateError, GenerateOptions, GeneratedToken, Logits};
+use crate::sample::{Constraint, Sampler, TokenLogprobs, logprobs};
 
 /// The state of one answer: what was sampled, and whether it goes on. It runs no model, so that one answer
 /// ([`super::Generation`]) and many at once ([`crate::batch::Batch`]) are sampled by the same code.
@@ -48,14 +48,13 @@ impl Answer {
     ///
     /// # Errors
     /// When the logits cannot be sampled from, the constraint leaves nothing, or the prompt could not be scored.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<GeneratedToken, GenerateError> {
+    pub(crate) fn sample(&mut self, logits: &Logits) -> Result<GeneratedToken, GenerateError> {
         if let Some(error) = self.scores.failed.take() {
             return Err(error.into());
         }
-        let (id, complete) = self.choose(logits)?;
-        let logprobs = match self.options.logprobs {
-            Some(n) => Some(logprobs(logits, id, n)?),
-            None => None,
+        let (id, complete, logprobs) = match self.decided(logits) {
+            Some(id) => (id, false, None),
+            None => self.sample_of_all(&logits.all())?,
         };
         self.generated.push(id);
         let is_eos = self.options.eos_token_ids.contains(&id);
@@ -65,6 +64,28 @@ impl Answer {
             _ => None,
         };
         Ok(GeneratedToken { id, is_eos, logprobs })
+    }
+
+    /// How many of the largest logits decide the next token; nothing where all may.
+    pub(crate) fn deciding(&self) -> Option<usize> {
+        let all = self.options.logprobs.is_some() || self.constraint.is_some();
+        self.options.sampling.deciding().filter(|_| !all)
+    }
+
+    /// The next id, where the largest logits alone decide it.
+    fn decided(&mut self, logits: &Logits) -> Option<u32> {
+        self.deciding()?;
+        self.sampler.sample_largest(logits.best()?)
+    }
+
+    /// The next id, whether the answer is complete with it, and log probabilities where they are asked for.
+    fn sample_of_all(
+        &mut self,
+        logits: &[f32],
+    ) -> Result<(u32, bool, Option<TokenLogprobs>), GenerateError> {
+        let (id, complete) = self.choose(logits)?;
+        let told = self.options.logprobs.map(|n| logprobs(logits, id, n)).transpose()?;
+        Ok((id, complete, told))
     }
 
     /// The next id, and whether the constraint has the answer complete with it.

@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use super::Logits;
+
 /// How tokens are guessed from prompt and answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lookup {
@@ -47,7 +49,7 @@ pub(super) struct Drafts {
     /// Most tokens of the next draft.
     length: usize,
     /// Tokens that were run but not chosen yet, each with the logits after it.
-    ahead: VecDeque<(u32, Vec<f32>)>,
+    ahead: VecDeque<(u32, Logits)>,
     /// Of the last draft.
     taken: usize,
 }
@@ -59,7 +61,7 @@ impl Drafts {
     }
 
     /// The logits after the token `chosen`, where it had been guessed.
-    pub(super) fn take(&mut self, chosen: u32) -> Option<Vec<f32>> {
+    pub(super) fn take(&mut self, chosen: u32) -> Option<Logits> {
         self.text.push(chosen);
         let (_, logits) = self.ahead.pop_front_if(|(guess, _)| *guess == chosen)?;
         self.taken += 1;
@@ -85,7 +87,7 @@ impl Drafts {
     }
 
     /// Keeps the logits after each token of a draft that was run.
-    pub(super) fn keep(&mut self, draft: Vec<u32>, logits: impl Iterator<Item = Vec<f32>>) {
+    pub(super) fn keep(&mut self, draft: Vec<u32>, logits: impl Iterator<Item = Logits>) {
         self.ahead = draft.into_iter().zip(logits).collect();
     }
 }
@@ -121,7 +123,7 @@ mod tests {
         for expected in [2, 4, 8, 8] {
             let draft = drafts.guess(100);
             assert_eq!(draft.len(), expected);
-            let rows = vec![Vec::new(); draft.len()];
+            let rows = vec![Logits::All(Vec::new()); draft.len()];
             drafts.keep(draft, rows.into_iter());
             for chosen in next.by_ref().take(expected) {
                 assert!(drafts.take(chosen % 20).is_some());
@@ -130,7 +132,7 @@ mod tests {
         }
         let draft = drafts.guess(3);
         assert_eq!(draft.len(), 3, "no more than there is room for");
-        drafts.keep(draft, vec![Vec::new(); 3].into_iter());
+        drafts.keep(draft, vec![Logits::All(Vec::new()); 3].into_iter());
         assert!(drafts.take(99).is_none());
         assert_eq!((drafts.drop_wrong(), drafts.length), (3, 4));
     }

@@ -83,6 +83,17 @@ impl Sampler {
         Ok(self.draw(&candidates))
     }
 
+    /// As [`Sampler::sample`], from the largest logits alone, best first and of equal ones the first: at least as many as
+    /// [`SamplingParams::deciding`] says. Nothing, and no randomness is consumed, where these do not decide, or are no numbers.
+    pub fn sample_largest(&mut self, largest: &[Candidate]) -> Option<u32> {
+        let first = largest.first().filter(|first| first.score.is_finite())?;
+        if self.params.is_greedy() {
+            return Some(first.id);
+        }
+        let candidates = warp::warp_largest(largest, &self.params)?;
+        Some(self.draw(&candidates))
+    }
+
     /// The tokens from which [`Sampler::sample`] would draw, in order of their ids, with the scores whose softmax is the
     /// distribution. Consumes no randomness.
     ///

@@ -2,6 +2,9 @@
 
 use super::SampleError;
 
+/// Most logits of a row that are read where the largest decide; with more, all are read.
+const MOST_DECIDING: usize = 64;
+
 /// Below this, dividing logits overflows; ask for greedy decoding instead.
 const LEAST_TEMPERATURE: f64 = 1e-6;
 
@@ -56,6 +59,19 @@ impl SamplingParams {
     /// Whether the next token needs no random number.
     pub fn is_greedy(&self) -> bool {
         !self.do_sample || self.temperature == 0.0
+    }
+
+    /// How many of the largest logits decide the next token, unless more are equal to the last of these; nothing where all
+    /// logits may count. One more than `top_k`: it shows where these end.
+    pub fn deciding(&self) -> Option<usize> {
+        let penalties = [self.presence_penalty, self.frequency_penalty].iter().any(|p| *p != 0.0);
+        if penalties || self.repetition_penalty != 1.0 || !self.logit_bias.is_empty() {
+            return None;
+        }
+        match self.is_greedy() {
+            true => Some(1),
+            false => self.top_k.checked_add(1).filter(|n| (2..=MOST_DECIDING).contains(n)),
+        }
     }
 
     /// Checks every number, also those that greedy decoding does not use.

@@ -8,11 +8,38 @@ use super::{Candidate, SamplingParams};
 
 /// Applies all four in order. `scores` hold no NaN, and at least one is above -inf. The result is sorted by id.
 pub(super) fn warp(scores: &mut [f32], params: &SamplingParams) -> Vec<Candidate> {
+    heat(scores.iter_mut(), params);
+    cut(top_k(scores, params.top_k), params)
+}
+
+/// As [`warp`], from the largest scores alone, best first; nothing where others may be among the candidates.
+pub(super) fn warp_largest(
+    largest: &[Candidate],
+    params: &SamplingParams,
+) -> Option<Vec<Candidate>> {
+    let mut candidates = largest.to_vec();
+    heat(candidates.iter_mut().map(|candidate| &mut candidate.score), params);
+    let threshold = candidates.get(params.top_k.checked_sub(1)?)?.score;
+    let kept = candidates.iter().take_while(|candidate| candidate.score >= threshold).count();
+    // Those behind the last one may equal it.
+    if kept == candidates.len() || threshold == f32::NEG_INFINITY {
+        return None;
+    }
+    candidates.truncate(kept);
+    // In this order the others come, and sums depend on it.
+    candidates.sort_unstable_by_key(|candidate| candidate.id);
+    Some(cut(candidates, params))
+}
+
+fn heat<'a>(scores: impl Iterator<Item = &'a mut f32>, params: &SamplingParams) {
     if params.temperature != 1.0 {
         let temperature = params.temperature as f32;
-        scores.iter_mut().for_each(|score| *score /= temperature);
+        scores.for_each(|score| *score /= temperature);
     }
-    let mut candidates = top_k(scores, params.top_k);
+}
+
+/// Top-p and min-p of what top-k has left.
+fn cut(mut candidates: Vec<Candidate>, params: &SamplingParams) -> Vec<Candidate> {
     if params.top_p < 1.0 {
         top_p(&mut candidates, params.top_p);
     }

@@ -14,6 +14,8 @@ mod subject;
 mod text;
 
 use clap::Args;
+pub use picture::Picture;
+pub use rounds::ids;
 
 use super::Outcome;
 

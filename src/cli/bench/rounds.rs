@@ -238,7 +238,7 @@ impl Subject {
 }
 
 /// Ids of text, again and again.
-fn ids(config: &Qwen3VlConfig) -> impl Iterator<Item = u32> + use<> {
+pub fn ids(config: &Qwen3VlConfig) -> impl Iterator<Item = u32> + use<> {
     let special = [
         config.image_token_id,
         config.video_token_id,

@@ -12,7 +12,7 @@ use cubecl::prelude::{CubeCount, CubeDim};
 use crate::ops::kernels_on;
 
 /// Most cubes along one axis of a launch; WebGPU promises no more.
-const CUBES: usize = 65_535;
+pub(super) const CUBES: usize = 65_535;
 
 /// Units of a cube in elementwise kernels.
 const UNITS: usize = 256;

@@ -1,5 +1,7 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the first wgpu device of the machine.
 
+mod largest;
+
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
