@@ -14,7 +14,7 @@ use crate::sample::Candidate;
 #[derive(Debug, Clone)]
 pub(crate) enum Logits {
     All(Vec<f32>),
-    Largest(Largest),
+    Largest(Box<Largest>),
 }
 
 /// The largest logits of a row.
@@ -51,7 +51,10 @@ impl Logits {
         }
         let mut all = all.into_iter();
         let row = |(row, (found, need)): (usize, (Vec<f32>, &Option<usize>))| match need {
-            Some(_) => Self::Largest(Largest { best: pairs(&found), of: (logits.clone(), row) }),
+            Some(_) => {
+                let of = (logits.clone(), row);
+                Self::Largest(Box::new(Largest { best: pairs(&found), of }))
+            }
             None => Self::All(all.next().expect("a row of logits for each that needs all")),
         };
         found.into_iter().zip(needs).enumerate().map(row).collect()
@@ -61,7 +64,8 @@ impl Logits {
     pub(crate) fn all(&self) -> Cow<'_, [f32]> {
         match self {
             Self::All(logits) => Cow::Borrowed(logits),
-            Self::Largest(Largest { of: (logits, row), .. }) => {
+            Self::Largest(largest) => {
+                let (logits, row) = &largest.of;
                 Cow::Owned(read_rows(logits.clone().narrow(0, *row, 1)).swap_remove(0))
             }
         }
