@@ -10,6 +10,7 @@ mod elementwise;
 mod heads;
 mod largest;
 mod launch;
+mod mixture;
 mod norms;
 mod rows;
 mod split;
@@ -183,6 +184,17 @@ impl ModelOps for CubeBackend {
         let x = reference::cast::<Self>(x, DType::F32);
         let found = usable([&x]).then(|| largest::of_rows(&x, k)).flatten();
         found.unwrap_or_else(|| reference::largest_of_rows::<Self>(x, k))
+    }
+
+    fn mixture_of_routes(
+        x: FloatTensor<Self>,
+        routes: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let fits = usable([&x, &routes, &gate_up, &down]) && routes.dtype == DType::F32;
+        let found = fits.then(|| mixture::mixture(&x, &routes, &gate_up, &down)).flatten();
+        found.unwrap_or_else(|| reference::mixture::<Self>(x, routes, gate_up, down))
     }
 
     fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -2,6 +2,7 @@
 
 mod attention;
 mod largest;
+mod mixture;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
@@ -10,6 +11,7 @@ use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice, TensorData};
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
 pub use largest::largest_of_rows;
+pub use mixture::mixture;
 
 use super::Share;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};

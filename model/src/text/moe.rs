@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use qwen3_vl_backends::ops::{self, Share};
+use qwen3_vl_backends::threads::is_processor;
 
 use crate::config::MoeConfig;
 use crate::init::Init;
@@ -11,6 +12,9 @@ use crate::linear::Linear;
 use crate::pack::index_tensor;
 use crate::probe::Probe;
 use crate::stack::Stack;
+
+/// Most rows of a mixture that is computed without the host.
+const ROWS_ON_CARD: usize = 128;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
 #[derive(Module, Debug)]
@@ -57,12 +61,32 @@ impl MoeBlock {
         let logits = self.gate.forward(x.clone());
         probe.record(format!("router_logits.{layer}"), &logits);
         probe.keep_router(&logits);
+        if !probe.is_on()
+            && let Some(y) = self.on_card(&x, &logits)
+        {
+            return y;
+        }
         let routing = Routing::new(logits, self.experts_per_token);
         routing.record(layer, probe);
         match ops::kernels_on() {
             true => self.sorted(x, &routing),
             false => self.one_by_one(x, &routing),
         }
+    }
+
+    /// Few rows on a card: nobody waits for what the router says. Nothing where the host must know it.
+    fn on_card(&self, x: &Tensor<2>, logits: &Tensor<2>) -> Option<Tensor<2>> {
+        let (Stack::Dense(gate_up), Stack::Dense(down)) =
+            (&self.experts.gate_up_proj, &self.experts.down_proj)
+        else {
+            return None;
+        };
+        let device = x.device();
+        let on_card = ops::kernels_on() && !device.is_autodiff() && !is_processor(&device);
+        (on_card && x.dims()[0] <= ROWS_ON_CARD).then(|| {
+            let routes = ops::largest_of_rows(logits.clone(), self.experts_per_token);
+            ops::mixture(x.clone(), routes, gate_up.val(), down.val())
+        })
     }
 
     /// All experts together, their rows sorted by expert once. What a row gets does not depend on the others.
@@ -202,23 +226,23 @@ mod tests {
 
     const HIDDEN: usize = 24;
 
-    /// A block of six experts, of which three are used, on every device of this build that is a processor.
-    fn blocks() -> Vec<(MoeBlock, burn::tensor::Device)> {
+    /// A block of six experts, of which three are used.
+    fn block(device: &burn::tensor::Device) -> MoeBlock {
         let config = MoeConfig {
             experts: 6,
             experts_per_token: 3,
-            intermediate_size: 10,
+            intermediate_size: 12,
             sparse_step: 1,
             dense_layers: Vec::new(),
         };
-        let names = device::present().into_iter().filter(|found| found.kind.is_cpu());
-        let devices = names.map(|found| found.device);
-        devices
-            .map(|device| {
-                let init = Init { std: 0.5, ..Init::new(&device, Precision::F32) };
-                (MoeBlock::new(HIDDEN, &config, &init), device)
-            })
-            .collect()
+        let init = Init { std: 0.5, ..Init::new(device, Precision::F32) };
+        MoeBlock::new(HIDDEN, &config, &init)
+    }
+
+    /// One on every device of this build that is a processor.
+    fn blocks() -> Vec<(MoeBlock, burn::tensor::Device)> {
+        let processors = device::present().into_iter().filter(|found| found.kind.is_cpu());
+        processors.map(|found| (block(&found.device), found.device)).collect()
     }
 
     fn rows(count: usize, device: &burn::tensor::Device) -> Tensor<2> {
@@ -244,6 +268,26 @@ mod tests {
                 let far = together.iter().zip(&apart).map(|(a, b)| (a - b).abs());
                 let far = far.fold(0.0, f32::max);
                 assert!(size > 0.1 && far < 1e-5 * size, "{count} rows: {far} of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_card_computes_few_rows_without_the_host_and_many_with_it() {
+        let cards = device::present().into_iter().filter(|found| !found.kind.is_cpu());
+        for found in cards {
+            let block = block(&found.device);
+            for count in [1, 5, ROWS_ON_CARD, ROWS_ON_CARD + 1] {
+                let x = rows(count, &found.device);
+                let logits = block.gate.forward(x.clone());
+                let alone = block.on_card(&x, &logits).map(values);
+                assert_eq!(alone.is_some(), count <= ROWS_ON_CARD, "{count} rows");
+                let expected = values(block.one_by_one(x.clone(), &Routing::new(logits, 3)));
+                let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                for y in alone.into_iter().chain([values(block.forward(x, 0, &mut Probe::off()))]) {
+                    let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+                    assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{count} rows");
+                }
             }
         }
     }

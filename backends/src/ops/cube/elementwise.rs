@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use super::launch::{element, elementwise, empty, vector_size};
 
 /// Exponents beyond this give sigmoids that are 0 in f32; larger ones would overflow.
-const STEEP: f32 = 80.0;
+pub(super) const STEEP: f32 = 80.0;
 
 /// `1 / (1 + exp(-x))`.
 #[cube]

@@ -1,6 +1,7 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the first wgpu device of the machine.
 
 mod largest;
+mod mixture;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;

@@ -1,0 +1,315 @@
+//! The products of a mixture of experts, and their sum.
+
+use burn_cubecl::cubecl;
+use cubecl::ir::ElemType;
+use cubecl::prelude::*;
+
+use super::super::elementwise::STEEP;
+use super::super::rows::{LANES, OUTPUTS, Rows, UNITS, first_output, write_sums};
+use super::tiles::{NONE, TILE};
+
+/// Neighbouring values between gate and down that the units of a team compute, each of a row of gate and one of up.
+const PAIRS: usize = OUTPUTS / 2;
+
+/// Teams of a cube, which share outputs.
+const TEAMS: usize = UNITS / LANES;
+
+/// Values between gate and down of a cube.
+pub(super) const CUBE_PAIRS: usize = TEAMS * PAIRS;
+
+/// The matrices of all experts: their number, rows and columns, the latter in vectors.
+#[derive(CubeType, CubeLaunch)]
+pub(super) struct Stack {
+    experts: usize,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// The expert of a pair: behind the logits of a row stand its `k` experts.
+#[cube]
+pub(super) fn expert_of(routes: &[f32], pair: usize, k: usize, experts: usize) -> usize {
+    let expert = usize::cast_from(routes[pair / k * 2 * k + k + pair % k]);
+    min(expert, experts - 1)
+}
+
+/// The share of a choice of a row among those of the others, times the sum of all.
+#[cube]
+fn part_of(routes: &[f32], row: usize, choice: usize, k: usize) -> f32 {
+    let start = row * 2 * k;
+    // The first is the largest.
+    (routes[start + choice] - routes[start]).exp()
+}
+
+#[cube]
+fn dot<N: Size>(a: Vector<f32, N>, b: Vector<f32, N>) -> f32 {
+    let products = a * b;
+    let mut sum = 0.0f32;
+    #[unroll]
+    for i in 0..N::value() {
+        sum += products.extract(i);
+    }
+    sum
+}
+
+/// `gate · σ(gate) · up`, rounded as the sums and their parts are in HF.
+#[cube]
+fn gated<F: Float>(gate: f32, up: f32) -> F {
+    let gate = f32::cast_from(F::cast_from(gate));
+    let up = f32::cast_from(F::cast_from(up));
+    let share = gate / (1.0f32 + min(0.0f32 - gate, STEEP).exp());
+    F::cast_from(f32::cast_from(F::cast_from(share)) * up)
+}
+
+/// Pair `r` of a cube's tile, or [`NONE`]; the only one where pairs are not sorted.
+#[cube]
+fn pair_of(order: &[u32], r: usize, #[comptime] block: usize) -> u32 {
+    let tile = CUBE_POS_Y as usize;
+    let mut pair = tile as u32;
+    if comptime!(block > 1) {
+        pair = order[tile * block + r];
+    }
+    pair
+}
+
+/// The expert of a cube's tile.
+#[cube]
+fn owner_of(
+    routes: &[f32],
+    owners: &[u32],
+    k: usize,
+    stack: &Stack,
+    #[comptime] block: usize,
+) -> u32 {
+    let tile = CUBE_POS_Y as usize;
+    if comptime!(block == 1) {
+        expert_of(routes, tile, k, stack.experts) as u32
+    } else {
+        owners[tile]
+    }
+}
+
+/// What a cube multiplies: the matrix of an expert, its columns, and rows of activations, which `sharers` pairs share.
+#[derive(CubeType)]
+struct Task {
+    start: usize,
+    inputs: usize,
+    sharers: usize,
+}
+
+#[cube]
+fn task_of(owner: u32, stack: &Stack, sharers: usize) -> Task {
+    // Tiles behind the last have no expert.
+    let expert = select(owner == NONE, 0usize, owner as usize);
+    Task {
+        start: expert * stack.outputs * stack.inputs,
+        inputs: select(owner == NONE, 0usize, stack.inputs),
+        sharers,
+    }
+}
+
+/// One of four rows of a matrix that a team takes: neighbours, or with `gates` two of gate and two of up.
+#[cube]
+fn matrix_row(stack: &Stack, #[comptime] o: usize, #[comptime] gates: bool) -> usize {
+    let mut row = min(first_output() + o, stack.outputs - 1);
+    if comptime!(gates) {
+        let inner = stack.outputs / 2;
+        row = min(first_output() / 2 + comptime!(o % PAIRS), inner - 1)
+            + comptime!(o / PAIRS) * inner;
+    }
+    row
+}
+
+/// Adds the products of a tile's pairs, as far as this unit sums them: `all` has a sum for each row of the matrix and pair.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn add_products<F: Float, W: Float, N: Size>(
+    x: &[Vector<F, N>],
+    weight: &[Vector<W, N>],
+    order: &[u32],
+    task: &Task,
+    stack: &Stack,
+    all: &mut Array<f32>,
+    #[comptime] block: usize,
+    #[comptime] gates: bool,
+) {
+    #[unroll]
+    for i in 0..comptime!(OUTPUTS * block) {
+        all[i] = 0.0f32;
+    }
+    let mut place = UNIT_POS as usize % LANES;
+    while place < task.inputs {
+        let mut weights = Array::<Vector<f32, N>>::new(OUTPUTS);
+        #[unroll]
+        for o in 0..OUTPUTS {
+            let row = matrix_row(stack, o, gates);
+            weights[o] = Vector::cast_from(weight[task.start + row * stack.inputs + place]);
+        }
+        #[unroll]
+        for r in 0..block {
+            // A place without a pair computes with the first one, and its result is not written.
+            let found = pair_of(order, r, block);
+            let pair = select(found == NONE, pair_of(order, 0usize, block), found);
+            let from = pair as usize / task.sharers * stack.inputs + place;
+            let value = Vector::<f32, N>::cast_from(x[from]);
+            #[unroll]
+            for o in 0..OUTPUTS {
+                all[o * block + r] += dot::<N>(weights[o], value);
+            }
+        }
+        place += LANES;
+    }
+}
+
+/// All sums of the units, in shared memory.
+#[cube]
+fn shared_sums(all: &Array<f32>, #[comptime] each: usize) -> Shared<[f32]> {
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(UNITS * each));
+    #[unroll]
+    for i in 0..each {
+        sums[i * UNITS + UNIT_POS as usize] = all[i];
+    }
+    sync_cube();
+    sums
+}
+
+/// The sum of what the units of a team have summed.
+#[cube]
+fn total_of(sums: &Shared<[f32]>, sum: usize, team: usize) -> f32 {
+    let mut total = 0.0f32;
+    for lane in 0..LANES {
+        total += sums[sum * UNITS + team * LANES + lane];
+    }
+    total
+}
+
+/// Cube `(x, y)`: eight values from `8 · x` on of what the pairs of tile `y` have between gate and down.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn gate_up_kernel<F: Float, W: Float, N: Size>(
+    x: &[Vector<F, N>],
+    routes: &[f32],
+    owners: &[u32],
+    order: &[u32],
+    weight: &[Vector<W, N>],
+    out: &mut [F],
+    stack: Stack,
+    k: usize,
+    #[comptime] block: usize,
+    #[define(F, W)] _dtypes: [ElemType; 2],
+) {
+    let owner = owner_of(routes, owners, k, &stack, block);
+    let task = task_of(owner, &stack, k);
+    let mut all = Array::<f32>::new(comptime!(OUTPUTS * block));
+    add_products::<F, W, N>(x, weight, order, &task, &stack, &mut all, block, true);
+    let sums = shared_sums(&all, comptime!(OUTPUTS * block));
+    let (inner, unit) = (stack.outputs / 2, UNIT_POS as usize);
+    if task.inputs > 0 && unit < comptime!(TEAMS * PAIRS * block) {
+        let team = unit / comptime!(PAIRS * block);
+        let own = unit % comptime!(PAIRS * block);
+        let gate = total_of(&sums, own, team);
+        let up = total_of(&sums, comptime!(PAIRS * block) + own, team);
+        let output = (CUBE_POS_X as usize * TEAMS + team) * PAIRS + own / block;
+        let pair = pair_of(order, own % block, block);
+        if output < inner && pair != NONE {
+            out[pair as usize * inner + output] = gated::<F>(gate, up);
+        }
+    }
+}
+
+/// Cube `(x, y)`: sixteen outputs from `16 · x` on of row `y`, summed over its experts.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn down_kernel<F: Float, W: Float, N: Size>(
+    between: &[Vector<F, N>],
+    routes: &[f32],
+    weight: &[Vector<W, N>],
+    out: &mut [F],
+    stack: Stack,
+    rows: Rows,
+    k: usize,
+    #[define(F, W)] _dtypes: [ElemType; 2],
+) {
+    let row = CUBE_POS_Y as usize;
+    let first = first_output();
+    let mut all = Array::<f32>::new(OUTPUTS);
+    #[unroll]
+    for o in 0..OUTPUTS {
+        all[o] = 0.0f32;
+    }
+    let mut total = 0.0f32;
+    for choice in 0..k {
+        let part = part_of(routes, row, choice, k);
+        total += part;
+        let pair = row * k + choice;
+        let start = expert_of(routes, pair, k, stack.experts) * stack.outputs * stack.inputs;
+        let mut place = UNIT_POS as usize % LANES;
+        while place < stack.inputs {
+            let value = Vector::<f32, N>::cast_from(between[pair * stack.inputs + place]);
+            let value = value * Vector::new(part);
+            #[unroll]
+            for o in 0..OUTPUTS {
+                let at = start + min(first + o, stack.outputs - 1) * stack.inputs + place;
+                all[o] += dot::<N>(Vector::<f32, N>::cast_from(weight[at]), value);
+            }
+            place += LANES;
+        }
+    }
+    #[unroll]
+    for o in 0..OUTPUTS {
+        all[o] /= total;
+    }
+    write_sums::<F>(&all, out, stack.outputs, &rows);
+}
+
+/// Cube `(x, y)`: sixteen outputs from `16 · x` on of the pairs of tile `y`.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn down_tiles_kernel<F: Float, W: Float, N: Size>(
+    between: &[Vector<F, N>],
+    owners: &[u32],
+    order: &[u32],
+    weight: &[Vector<W, N>],
+    out: &mut [f32],
+    stack: Stack,
+    #[define(F, W)] _dtypes: [ElemType; 2],
+) {
+    let task = task_of(owners[CUBE_POS_Y as usize], &stack, 1usize);
+    let mut all = Array::<f32>::new(comptime!(OUTPUTS * TILE));
+    add_products::<F, W, N>(between, weight, order, &task, &stack, &mut all, TILE, false);
+    let sums = shared_sums(&all, comptime!(OUTPUTS * TILE));
+    let unit = UNIT_POS as usize;
+    if task.inputs > 0 && unit < comptime!(TEAMS * OUTPUTS * TILE) {
+        let team = unit / comptime!(OUTPUTS * TILE);
+        let own = unit % comptime!(OUTPUTS * TILE);
+        let output = (CUBE_POS_X as usize * TEAMS + team) * OUTPUTS + own / TILE;
+        let pair = pair_of(order, own % TILE, TILE);
+        if output < stack.outputs && pair != NONE {
+            out[pair as usize * stack.outputs + output] = total_of(&sums, own, team);
+        }
+    }
+}
+
+/// A unit sums one value of a row over its experts.
+#[cube(launch_unchecked)]
+pub(super) fn combine_kernel<F: Float>(
+    products: &[f32],
+    routes: &[f32],
+    out: &mut [F],
+    count: usize,
+    hidden: usize,
+    k: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let at = CUBE_POS * CUBE_DIM as usize + UNIT_POS as usize;
+    if at < count {
+        let row = at / hidden;
+        let mut sum = 0.0f32;
+        let mut total = 0.0f32;
+        for choice in 0..k {
+            let part = part_of(routes, row, choice, k);
+            total += part;
+            sum += part * products[(row * k + choice) * hidden + at % hidden];
+        }
+        out[at] = F::cast_from(sum / total);
+    }
+}
