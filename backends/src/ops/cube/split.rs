@@ -97,8 +97,9 @@ fn start_of(task: &Task, at: &Places) -> usize {
     task.batch * at.batch + task.head * at.head + task.key * at.row
 }
 
+/// The sum of the values of a vector.
 #[cube]
-fn horizontal<N: Size>(values: Vector<f32, N>) -> f32 {
+pub(super) fn horizontal<N: Size>(values: Vector<f32, N>) -> f32 {
     let mut sum = 0.0f32;
     #[unroll]
     for i in 0..N::value() {

@@ -6,6 +6,7 @@ use cubecl::prelude::*;
 
 use super::super::elementwise::STEEP;
 use super::super::rows::{LANES, OUTPUTS, Rows, UNITS, first_output, write_sums};
+use super::super::split::horizontal;
 use super::tiles::{NONE, TILE};
 
 /// Neighbouring values between gate and down that the units of a team compute, each of a row of gate and one of up.
@@ -38,17 +39,6 @@ fn part_of(routes: &[f32], row: usize, choice: usize, k: usize) -> f32 {
     let start = row * 2 * k;
     // The first is the largest.
     (routes[start + choice] - routes[start]).exp()
-}
-
-#[cube]
-fn dot<N: Size>(a: Vector<f32, N>, b: Vector<f32, N>) -> f32 {
-    let products = a * b;
-    let mut sum = 0.0f32;
-    #[unroll]
-    for i in 0..N::value() {
-        sum += products.extract(i);
-    }
-    sum
 }
 
 /// `gate · σ(gate) · up`, rounded as the sums and their parts are in HF.
@@ -153,7 +143,7 @@ fn add_products<F: Float, W: Float, N: Size>(
             let value = Vector::<f32, N>::cast_from(x[from]);
             #[unroll]
             for o in 0..OUTPUTS {
-                all[o * block + r] += dot::<N>(weights[o], value);
+                all[o * block + r] += horizontal::<N>(weights[o] * value);
             }
         }
         place += LANES;
@@ -249,7 +239,7 @@ pub(super) fn down_kernel<F: Float, W: Float, N: Size>(
             #[unroll]
             for o in 0..OUTPUTS {
                 let at = start + min(first + o, stack.outputs - 1) * stack.inputs + place;
-                all[o] += dot::<N>(Vector::<f32, N>::cast_from(weight[at]), value);
+                all[o] += horizontal::<N>(Vector::<f32, N>::cast_from(weight[at]) * value);
             }
             place += LANES;
         }
