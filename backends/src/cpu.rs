@@ -225,7 +225,8 @@ pub(crate) fn prefetch<T>(weights: &T, ahead: usize) {
     let _ = (weights, ahead);
 }
 
-/// As [`prefetch`], into the second cache, where the nearest one is full of what is needed before.
+/// As [`prefetch`], into the second cache: where the nearest one is full of what is needed before, and where memory is the bound,
+/// since a core waits for more lines of the second one at a time.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn prefetch_second<T>(weights: &T, ahead: usize) {

@@ -1,6 +1,7 @@
 //! A server of this build on a free port, and a small client.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -29,18 +30,17 @@ pub fn program() -> Command {
 }
 
 impl Server {
-    /// Serves the fixture `model` with further arguments, and waits until it is ready.
+    /// Serves `model` ([`place_of`]) with further arguments, and waits until it is ready.
     pub fn start(model: &str, arguments: &[&str]) -> Self {
         Self::start_for(agent(), model, arguments)
     }
 
     /// As [`Self::start`], asked by a client with settings of its own.
     pub fn start_for(agent: ureq::AgentBuilder, model: &str, arguments: &[&str]) -> Self {
-        let folder = common::fixtures().join(model);
         let mut child = program()
             .args([
                 "serve",
-                folder.to_str().unwrap(),
+                place_of(model).to_str().unwrap(),
                 "--port",
                 "0",
                 "--alias",
@@ -179,6 +179,11 @@ pub fn agent() -> ureq::AgentBuilder {
     ureq::AgentBuilder::new().timeout(PATIENCE).try_proxy_from_env(false)
 }
 
+/// What to name to the program for a fixture, for a folder elsewhere or for `nano`.
+pub fn place_of(model: &str) -> PathBuf {
+    if model == "nano" { model.into() } else { common::fixtures().join(model) }
+}
+
 fn told(result: Result<ureq::Response, ureq::Error>) -> (u16, String) {
     match result {
         Ok(reply) | Err(ureq::Error::Status(_, reply)) => {
@@ -214,10 +219,15 @@ pub fn data_uri_of(bytes: &[u8], kind: &str) -> String {
     format!("data:{kind};base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
-/// A greedy chat request with a text, and pictures before it.
+/// A greedy chat request with a text, and pictures of the fixtures before it.
 pub fn ask(text: &str, pictures: &[&str], tokens: usize) -> Value {
-    let image = |name: &&str| json!({ "type": "image_url", "image_url": { "url": picture(name) } });
-    let mut parts: Vec<Value> = pictures.iter().map(image).collect();
+    ask_of(text, pictures.iter().map(|name| picture(name)), tokens)
+}
+
+/// A greedy chat request with a text, and the pictures of these addresses before it.
+pub fn ask_of(text: &str, pictures: impl Iterator<Item = String>, tokens: usize) -> Value {
+    let image = |url| json!({ "type": "image_url", "image_url": { "url": url } });
+    let mut parts: Vec<Value> = pictures.map(image).collect();
     parts.push(json!({ "type": "text", "text": text }));
     json!({
         "model": "fixture",

@@ -209,13 +209,20 @@ mod tests {
         }
     }
 
+    /// nano's was learnt from seed 1 too, before letters of strings had other widths; strings come from the same draws as texts.
     #[test]
-    fn the_committed_tokenizer_is_the_one_of_seed_1() {
+    fn a_written_tokenizer_has_the_size_of_the_committed_one() {
         let folder = tempfile::tempdir().expect("a folder");
         write_tokenizer(folder.path(), 1).expect("written");
-        let text = fs::read_to_string(folder.path().join("tokenizer.json")).expect("a file");
-        // Phrasings may change after a checkpoint was trained; then this test goes, and the checkpoint stays.
-        assert!(text == include_str!("../../../examples/nano/model/tokenizer.json"));
+        let size = |path: &Path| {
+            let tokenizer = tokenizers::Tokenizer::from_file(path).expect("a tokenizer");
+            tokenizer.get_vocab_size(true)
+        };
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/nano/model");
+        assert_eq!(
+            size(&folder.path().join("tokenizer.json")),
+            size(&committed.join("tokenizer.json"))
+        );
     }
 
     #[test]

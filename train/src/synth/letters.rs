@@ -40,8 +40,28 @@ pub(super) struct Hand {
 enum Face {
     Hack,
     Ubuntu,
-    Strokes { plain: bool, serifs: bool },
-    Dots { gap: f32 },
+    Strokes {
+        plain: bool,
+        serifs: bool,
+        /// Widths of `O` and `Q` times this.
+        bowl: f32,
+        /// Width of `0` times this.
+        zero: f32,
+    },
+    Dots {
+        gap: f32,
+    },
+}
+
+impl Face {
+    /// Our own strokes. Typefaces differ in how wide their round letters are and how narrow their zero is.
+    fn strokes(dice: &mut Dice) -> Self {
+        let (plain, serifs) = (dice.chance(0.5), dice.chance(0.3));
+        let bowl = if dice.chance(0.4) { 1.0 } else { dice.real(0.95, 1.25) as f32 };
+        // At most 0.78 times as wide as the O.
+        let zero = dice.real(0.95, 1.3).min(1.12 * f64::from(bowl)) as f32;
+        Self::Strokes { plain, serifs, bowl, zero }
+    }
 }
 
 /// Letters ready for drawing: capitals are 6 units high, the first letter starts at 0.
@@ -59,10 +79,10 @@ pub(super) struct Lettering {
 
 impl Hand {
     pub fn new(dice: &mut Dice) -> Self {
-        let face = match dice.weighted(&[0.3, 0.34, 0.28, 0.08]) {
+        let face = match dice.weighted(&[0.26, 0.3, 0.36, 0.08]) {
             0 => Face::Hack,
             1 => Face::Ubuntu,
-            2 => Face::Strokes { plain: dice.chance(0.5), serifs: dice.chance(0.3) },
+            2 => Face::strokes(dice),
             _ => Face::Dots { gap: if dice.chance(0.3) { 0.15 } else { -0.03 } },
         };
         let pen = match face {
@@ -111,9 +131,15 @@ impl Hand {
             Face::Hack => outline(HACK.as_ref()?, character),
             Face::Ubuntu => outline(UBUNTU.as_ref()?, character),
             // A heavy pen would fill a zero with its own stroke.
-            Face::Strokes { plain, serifs } => {
+            Face::Strokes { plain, serifs, bowl, zero } => {
                 let plain = plain || self.pen > 0.9;
+                let wider = match character {
+                    'O' | 'Q' => bowl,
+                    '0' => zero,
+                    _ => 1.0,
+                };
                 let path = path_of(strokes(character, plain))?;
+                let path = path.transform(Transform::from_scale(wider, 1.0))?;
                 let advance = path.bounds().right() + 0.9 + self.pen * self.stems;
                 let path = if serifs { with_serifs(&path)? } else { path };
                 Some((path, advance))
@@ -201,6 +227,21 @@ mod tests {
                 assert!((5.5..8.2).contains(&height), "{hand:?} {} {height}", *character as char);
             }
         }
+    }
+
+    #[test]
+    fn a_zero_is_narrower_than_an_o_in_every_face_that_does_not_mark_it() {
+        let mut dice = Dice::new(3, 5);
+        let (mut widest, mut narrowest) = (0.0f32, 9.0f32);
+        for _ in 0..800 {
+            let hand = Hand::new(&mut dice);
+            let width = |text| hand.write(text).expect("a letter").path.bounds().width();
+            if matches!(hand.face, Face::Strokes { plain: true, .. }) && hand.slant == 0.0 {
+                let share = width("0") / width("O");
+                (widest, narrowest) = (widest.max(share), narrowest.min(share));
+            }
+        }
+        assert!((0.75..0.79).contains(&widest) && narrowest < 0.6, "{narrowest} to {widest}");
     }
 
     #[test]

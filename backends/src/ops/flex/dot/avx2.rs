@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{LANES, TILE, Widen};
-use crate::cpu::prefetch;
+use crate::cpu::prefetch_second;
 
 /// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -62,7 +62,7 @@ fn tile<W: Widen, const M: usize, const N: usize>(w: &[W], x: &[f32], k: usize) 
         for j in 0..N {
             if M == 1 {
                 // The same place of the next tile.
-                prefetch(&wide[j][at], N * k * size_of::<W>());
+                prefetch_second(&wide[j][at], N * k * size_of::<W>());
             }
             for half in 0..2 {
                 // SAFETY: this function has the features.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{TILE, Widen};
-use crate::cpu::prefetch;
+use crate::cpu::prefetch_second;
 
 /// Values that are widened together, into two registers of sums.
 const WIDE: usize = 32;
@@ -104,7 +104,7 @@ fn tile<W: Widen, const M: usize, const N: usize>(
     for at in 0..blocks {
         for j in 0..N {
             if first == 0 {
-                prefetch(&wide[j][at], AHEAD);
+                prefetch_second(&wide[j][at], AHEAD);
             }
             // SAFETY: this function has the features.
             let w = unsafe { W::widen_512(&wide[j][at]) };

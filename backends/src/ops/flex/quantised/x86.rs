@@ -8,7 +8,7 @@ mod few;
 mod spans;
 mod vnni;
 
-use super::inputs::{Input, Inputs};
+use super::inputs::{Input, Inputs, LANES};
 use super::{Rows, TILE};
 use crate::cpu::Level;
 use crate::quant::QuantScheme;
@@ -39,6 +39,8 @@ struct Line<'i> {
     blocks: &'i [Input],
     /// Of each span, in the order in which its units are summed.
     scales: Vec<Eight<f32>>,
+    /// What the offset of stored weights adds to these sums, negated.
+    offsets: Vec<Eight<i32>>,
 }
 
 impl<'i> Ready<'i> {
@@ -92,15 +94,26 @@ impl<'i> Line<'i> {
         let (blocks, units) = (inputs.filled(row), spans::units_of_block(bits, group));
         let spans = inputs.row(row).len().div_ceil(spans::blocks_of_span(bits, group));
         let scale = |unit: usize| blocks[unit / units].scales[unit % units * 2 / units];
-        let of_span = |span: usize| {
-            let mut scales = Eight::default();
-            for unit in 0..spans::UNITS {
-                scales.0[spans::lane(bits, group, unit)] = scale(span * spans::UNITS + unit);
-            }
-            scales
+        let each = LANES * bits / 8 / units;
+        let offset = |unit: usize| -> i32 {
+            blocks[unit / units].offsets[unit % units * each..][..each].iter().sum()
         };
-        Self { blocks, scales: (0..spans).map(of_span).collect() }
+        Self {
+            blocks,
+            scales: (0..spans).map(|span| in_lanes(scheme, span, scale)).collect(),
+            offsets: (0..spans).map(|span| in_lanes(scheme, span, offset)).collect(),
+        }
     }
+}
+
+/// What `of` gives for the units of a span, in the order in which these are summed.
+fn in_lanes<T: Default>(scheme: QuantScheme, span: usize, of: impl Fn(usize) -> T) -> Eight<T> {
+    let mut lanes = Eight::default();
+    for unit in 0..spans::UNITS {
+        let lane = spans::lane(scheme.bits(), scheme.group(), unit);
+        lanes.0[lane] = of(span * spans::UNITS + unit);
+    }
+    lanes
 }
 
 /// Whether sums of products are of 32 bits, by VNNI.

@@ -13,6 +13,11 @@ pub const fn words(bits: usize) -> Words {
     if bits == 8 { Words::Pairs } else { Words::Fours }
 }
 
+/// Whether weights are multiplied with an offset.
+pub const fn has_offset(bits: usize) -> bool {
+    bits == 4
+}
+
 /// The products of the two halves of a block of weights of eight bits, four in a lane.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -28,15 +33,14 @@ pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
     halves
 }
 
-/// The products of a block of weights of four bits, eight in a lane.
+/// The products of a block of weights of four bits with their offset, eight in a lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub fn four(codes: &[u8], input: &Input) -> __m256i {
     let (ones, [low, high]) = (_mm256_set1_epi16(1), nibbles(codes));
     let even = _mm256_maddubs_epi16(low, load_signed(&input.codes, 0));
     let odd = _mm256_maddubs_epi16(high, load_signed(&input.codes, BLOCK / 2));
-    let pairs = _mm256_madd_epi16(_mm256_add_epi16(even, odd), ones);
-    _mm256_add_epi32(pairs, offsets(input, 0))
+    _mm256_madd_epi16(_mm256_add_epi16(even, odd), ones)
 }
 
 /// Writes codes as words: of eight bits as pairs of sixteen; of four as bytes, in each unit even places before odd ones.
@@ -132,15 +136,6 @@ fn unit_four<const P: usize>(
 pub fn nibbles(codes: &[u8]) -> [__m256i; 2] {
     let (pairs, mask) = (load(codes, 0), _mm256_set1_epi8(15));
     [_mm256_and_si256(pairs, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), mask)]
-}
-
-/// Half of the offsets of a block.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub fn offsets(input: &Input, half: usize) -> __m256i {
-    let eight = &input.offsets.as_chunks::<8>().0[half];
-    // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
-    unsafe { _mm256_loadu_si256(eight.as_ptr().cast()) }
 }
 
 #[inline]

@@ -1,5 +1,5 @@
 //! Products with AVX-512 VNNI: `VPDPBUSD` multiplies weights, which have no sign with their offset, with signed activations, and
-//! adds four products to a lane. Sums begin with what the offset adds, negated.
+//! adds four products to a lane.
 
 #![expect(clippy::needless_range_loop, reason = "closures are compiled without the instructions")]
 
@@ -7,14 +7,19 @@ use std::arch::x86_64::*;
 
 use super::super::BLOCK;
 use super::super::inputs::Input;
-use super::avx2::{bytes, load, load_signed, nibbles, offsets, register, spread_four};
+use super::avx2::{bytes, load, load_signed, nibbles, register, spread_four};
 use super::spans::{Codes, Eight, Words};
 
 pub const fn words(_bits: usize) -> Words {
     Words::Fours
 }
 
-/// The products of the two halves of a block of weights of eight bits, four in a lane.
+/// As that of AVX2.
+pub const fn has_offset(_bits: usize) -> bool {
+    true
+}
+
+/// The products of the two halves of a block of weights of eight bits with their offset, four in a lane.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
@@ -22,17 +27,18 @@ pub fn eight(codes: &[u8], input: &Input) -> [__m256i; 2] {
     for half in 0..2 {
         let weights = _mm256_xor_si256(load(codes, half * BLOCK / 2), _mm256_set1_epi8(i8::MIN));
         let x = load_signed(&input.codes, half * BLOCK / 2);
-        halves[half] = _mm256_dpbusd_epi32(offsets(input, half), weights, x);
+        halves[half] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), weights, x);
     }
     halves
 }
 
-/// The products of a block of weights of four bits, eight in a lane.
+/// The products of a block of weights of four bits with their offset, eight in a lane.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub fn four(codes: &[u8], input: &Input) -> __m256i {
     let [low, high] = nibbles(codes);
-    let even = _mm256_dpbusd_epi32(offsets(input, 0), low, load_signed(&input.codes, 0));
+    let even = load_signed(&input.codes, 0);
+    let even = _mm256_dpbusd_epi32(_mm256_setzero_si256(), low, even);
     _mm256_dpbusd_epi32(even, high, load_signed(&input.codes, BLOCK / 2))
 }
 
