@@ -14,11 +14,13 @@ pub enum BackendKind {
     Wgpu,
     Flex,
     NdArray,
+    /// A device that another machine lends.
+    Remote,
 }
 
 impl BackendKind {
     /// In the order in which a device is chosen when none is asked for.
-    pub const BEST_FIRST: [Self; 7] = [
+    pub const BEST_FIRST: [Self; 8] = [
         Self::Cuda,
         Self::Metal,
         Self::Vulkan,
@@ -26,6 +28,7 @@ impl BackendKind {
         Self::Wgpu,
         Self::Flex,
         Self::NdArray,
+        Self::Remote,
     ];
 
     /// The name for `--device`, equal to the cargo feature's.
@@ -38,6 +41,7 @@ impl BackendKind {
             Self::Wgpu => "wgpu",
             Self::Flex => "flex",
             Self::NdArray => "ndarray",
+            Self::Remote => "remote",
         }
     }
 
@@ -59,6 +63,7 @@ impl BackendKind {
             Self::Wgpu => cfg!(feature = "wgpu"),
             Self::Flex => cfg!(feature = "flex"),
             Self::NdArray => cfg!(feature = "ndarray"),
+            Self::Remote => cfg!(feature = "remote"),
         }
     }
 
@@ -85,10 +90,11 @@ impl BackendKind {
                 "no graphics adapter was found (on Linux install a Vulkan driver, e.g. mesa-vulkan-drivers)"
             }
             Self::Flex | Self::NdArray => "it could not be opened",
+            Self::Remote => "it is on another machine, whose address it needs",
         }
     }
 
-    /// The devices of this backend on this machine; empty when the backend is not compiled in.
+    /// The devices of this backend on this machine, so none that are remote; empty when the backend is not compiled in.
     pub(super) fn enumerate(self) -> Vec<Device> {
         match self {
             #[cfg(feature = "flex")]
