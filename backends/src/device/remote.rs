@@ -188,7 +188,8 @@ pub(super) fn read<const D: usize>(tensor: Tensor<D>) -> TensorData {
     let device = tensor.device();
     let ended =
         "its machine ended the connection; what that program says, if it still runs, may tell why";
-    match answer_of(&device, Box::pin(tensor.into_data_async())) {
+    let look = || session(&device).map_or(Ok(()), |session| reach(&session.address.server));
+    match wait_for(Box::pin(tensor.into_data_async()), PATIENCE, look) {
         Ok(Ok(data)) => data,
         Ok(Err(error)) => {
             let goes_on = device.sync().is_ok();
@@ -230,10 +231,11 @@ fn waited_for<const D: usize>(tensor: Tensor<D>, bytes: usize) -> Tensor<D> {
     tensor
 }
 
-/// Waits for what the machine of `device` answers, as long as something takes connections there.
-fn answer_of<T>(
-    device: &Device,
+/// Waits for an answer, as long as `look`, which is called whenever there was none for a while, finds nothing wrong.
+fn wait_for<T>(
     mut answer: Pin<Box<dyn Future<Output = T> + '_>>,
+    patience: Duration,
+    look: impl Fn() -> Result<(), String>,
 ) -> Result<T, String> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -242,10 +244,9 @@ fn answer_of<T>(
         if let Poll::Ready(answer) = answer.as_mut().poll(&mut context) {
             return Ok(answer);
         }
-        thread::park_timeout(PATIENCE);
-        if looked.elapsed() >= PATIENCE {
-            let server = session(device).map(|session| session.address.server);
-            server.map_or(Ok(()), |server| reach(&server))?;
+        thread::park_timeout(patience);
+        if looked.elapsed() >= patience {
+            look()?;
             looked = Instant::now();
         }
     }
@@ -299,6 +300,8 @@ pub fn lend(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -335,5 +338,31 @@ mod tests {
         let error = open("", &format!("127.0.0.1:{port}")).unwrap_err().to_string();
         assert!(error.contains(&format!("remote:127.0.0.1:{port}")), "{error}");
         assert!(error.contains("nothing takes connections"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_until_nothing_is_there_any_more() {
+        let (patience, calls) = (Duration::from_millis(5), Cell::new(0));
+        let look = || {
+            calls.set(calls.get() + 1);
+            if calls.get() < 3 { Ok(()) } else { Err("gone".to_owned()) }
+        };
+        let never = Box::pin(std::future::pending::<()>());
+        assert_eq!(wait_for(never, patience, look), Err("gone".to_owned()));
+        assert_eq!(calls.get(), 3);
+        let late = Arc::new(Mutex::new(None::<Waker>));
+        let (set, begun) = (Arc::clone(&late), Instant::now());
+        let answer = std::future::poll_fn(move |context| {
+            let ready = begun.elapsed() > Duration::from_millis(50);
+            *set.lock().unwrap() = Some(context.waker().clone());
+            if ready { Poll::Ready(7) } else { Poll::Pending }
+        });
+        let waking = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(60));
+            late.lock().unwrap().take().unwrap().wake();
+        });
+        // Woken by the other thread, long before it would look.
+        assert_eq!(wait_for(Box::pin(answer), PATIENCE, || Err("late".to_owned())), Ok(7));
+        waking.join().unwrap();
     }
 }
