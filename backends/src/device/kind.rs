@@ -123,7 +123,9 @@ fn probe(device_type: DeviceType) -> Vec<Device> {
     crate::kernel_cache::settle();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let found = std::panic::catch_unwind(|| Device::enumerate(device_type).into_vec());
+    // What a device type of Burn's remote protocol holds is not said to be safe to unwind past; none is asked for here.
+    let enumerate = std::panic::AssertUnwindSafe(|| Device::enumerate(device_type).into_vec());
+    let found = std::panic::catch_unwind(enumerate);
     std::panic::set_hook(hook);
     found.unwrap_or_default()
 }
