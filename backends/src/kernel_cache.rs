@@ -28,7 +28,7 @@ impl BackendKind {
     /// in the program.
     pub const fn kept(self) -> Kept {
         Kept {
-            tuning: !self.is_cpu() && cfg!(feature = "cuda"),
+            tuning: !self.is_cpu() && !matches!(self, Self::Remote) && cfg!(feature = "cuda"),
             compiled: matches!(self, Self::Cuda | Self::Vulkan),
         }
     }

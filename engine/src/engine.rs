@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use qwen3_vl_backends::device::lost::caught;
 use qwen3_vl_backends::ops::Products;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
@@ -231,12 +232,11 @@ impl Qwen3Vl {
     /// The final hidden state after the last token of a prompt, of `hidden_size` values.
     ///
     /// # Errors
-    /// When the prompt is empty or no prompt of this model.
+    /// When the prompt is empty or no prompt of this model, or a device is lost.
     pub fn embed(&self, prepared: &Prepared) -> Result<Vec<f32>, Error> {
         let inputs = &prepared.chat.inputs;
-        Ok(Session::new(&self.model)
-            .embed(&self.model, inputs, PREFILL_CHUNK)
-            .map_err(GenerateError::from)?)
+        let embed = || Session::new(&self.model).embed(&self.model, inputs, PREFILL_CHUNK);
+        Ok(caught(embed).map_err(GenerateError::from)?.map_err(GenerateError::from)?)
     }
 
     /// The prompt of a bare text, without a chat template.

@@ -2,7 +2,7 @@
 
 use crate::grammar::GrammarError;
 use crate::nano::NanoError;
-use qwen3_vl_backends::DeviceError;
+use qwen3_vl_backends::{DeviceError, DeviceLost};
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::GenerateError;
 use qwen3_vl_model::processor::ProcessError;
@@ -57,4 +57,16 @@ pub enum Error {
     PromptLogprobs { tokens: usize, values: usize, limit: usize },
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+}
+
+impl Error {
+    /// The device that was lost, where that is what went wrong. Nothing is computed on it any more.
+    pub fn lost_device(&self) -> Option<&DeviceLost> {
+        match self {
+            Self::Generate(GenerateError::Device(lost)) | Self::Load(LoadError::Device(lost)) => {
+                Some(lost)
+            }
+            _ => None,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use burn::tensor::TensorData;
+use qwen3_vl_backends::device::lost;
 
 use crate::model::{Qwen3VlModel, VISION_CHUNK};
 use crate::probe::Probe;
@@ -34,7 +35,7 @@ impl Qwen3VlModel {
             return done;
         }
         // Waiting on both sides tells the time of the two towers apart; it changes no result.
-        let _ = self.visual.device().sync();
+        lost::settle(&self.visual.device());
         let start = Instant::now();
         while left > 0 {
             let next = encoding.take().or_else(|| self.begin_encoding(prompt, rows));
@@ -51,7 +52,7 @@ impl Qwen3VlModel {
                 *encoding = Some(Encoding { frames, pass });
             }
         }
-        let _ = self.visual.device().sync();
+        lost::settle(&self.visual.device());
         prompt.vision += start.elapsed();
         done
     }

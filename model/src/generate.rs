@@ -7,6 +7,9 @@ mod score;
 
 use std::time::{Duration, Instant};
 
+use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::device::lost::caught;
+
 pub use answer::Answer;
 pub use draft::Lookup;
 pub(crate) use logits::Logits;
@@ -72,6 +75,8 @@ pub enum GenerateError {
     Memory { tokens: usize, needed: u64, budget: u64 },
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
+    #[error(transparent)]
+    Device(#[from] DeviceLost),
 }
 
 /// Why generation ended.
@@ -154,17 +159,32 @@ impl<'a> Generation<'a> {
     /// Runs the prompt; the tokens come from the iterator.
     ///
     /// # Errors
-    /// When the prompt does not fit the model or its context, or a sampling parameter is out of range.
+    /// When the prompt does not fit the model or its context, a sampling parameter is out of range, or a device is lost.
     pub fn start(
         model: &'a Qwen3VlModel,
         mut session: SessionSlot<'a>,
         inputs: &ModelInputs,
         options: GenerateOptions,
     ) -> Result<Self, GenerateError> {
-        let chunk = options.prefill_chunk;
         let drafts = options.lookup.map(|lookup| Drafts::new(lookup, &inputs.ids));
         let mut answer = Answer::new(options, inputs.ids.clone())?;
-        let prefill = session.get().prefill_for(Some(&mut answer), model, inputs, chunk)?;
+        let begun = caught(|| Self::prefill(model, session.get(), inputs, &mut answer));
+        let (logits, timings) = begun.unwrap_or_else(|lost| {
+            *session.get() = Session::new(model);
+            Err(lost.into())
+        })?;
+        Ok(Self { model, session, answer, logits, drafts, failed: false, timings })
+    }
+
+    /// Logits after the prompt.
+    fn prefill(
+        model: &Qwen3VlModel,
+        session: &mut Session,
+        inputs: &ModelInputs,
+        answer: &mut Answer,
+    ) -> Result<(Logits, Timings), GenerateError> {
+        let chunk = answer.options.prefill_chunk;
+        let prefill = session.prefill_for(Some(answer), model, inputs, chunk)?;
         let start = Instant::now();
         let logits = Logits::read(prefill.logits, &[answer.deciding()]).swap_remove(0);
         let timings = Timings {
@@ -173,7 +193,7 @@ impl<'a> Generation<'a> {
             reused_tokens: prefill.reused,
             ..Timings::default()
         };
-        Ok(Self { model, session, answer, logits, drafts, failed: false, timings })
+        Ok((logits, timings))
     }
 
     /// The answer so far.
@@ -232,7 +252,11 @@ impl Iterator for Generation<'_> {
         if self.failed || self.answer.finish.is_some() {
             return None;
         }
-        let token = self.advance();
+        let token = caught(|| self.advance()).unwrap_or_else(|lost| {
+            // What it holds is half written.
+            *self.session.get() = Session::new(self.model);
+            Err(lost.into())
+        });
         self.failed = token.is_err();
         Some(token)
     }

@@ -1,5 +1,6 @@
 //! Work that goes through stages, each on a thread of its own.
 
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::scope;
 
@@ -10,7 +11,7 @@ const WAITING: usize = 1;
 /// while the stage before works on the next; a slow one makes those before it wait, so that few pieces are alive.
 ///
 /// # Panics
-/// When a stage or `feed` does.
+/// As the first of them that does.
 pub(crate) fn run<T: Send, S: FnMut(T) -> T + Send>(
     mut feed: impl FnMut() -> Option<T> + Send,
     stages: Vec<S>,
@@ -18,25 +19,30 @@ pub(crate) fn run<T: Send, S: FnMut(T) -> T + Send>(
 ) {
     scope(|threads| {
         let (first, mut output) = sync_channel(WAITING);
-        threads.spawn(move || {
+        let feeding = threads.spawn(move || {
             while let Some(piece) = feed() {
                 if first.send(piece).is_err() {
                     break;
                 }
             }
         });
+        let mut working = vec![feeding];
         for mut stage in stages {
             let (next, receiver) = sync_channel(WAITING);
             let input: Receiver<T> = std::mem::replace(&mut output, receiver);
-            threads.spawn(move || {
+            working.push(threads.spawn(move || {
                 for piece in input {
                     if next.send(stage(piece)).is_err() {
                         break;
                     }
                 }
-            });
+            }));
         }
         output.into_iter().for_each(collect);
+        // What a stage panics with is for the caller, who may know it.
+        working
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap_or_else(|cause| resume_unwind(cause)));
     });
 }
 
@@ -85,6 +91,6 @@ mod tests {
                 vec![Box::new(|x| x), Box::new(|x| if x == 3 { panic!("three") } else { x })];
             run(numbers(1000), stages, |_| {});
         });
-        assert!(panics.is_err());
+        assert_eq!(panics.unwrap_err().downcast_ref(), Some(&"three"));
     }
 }

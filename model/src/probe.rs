@@ -1,6 +1,7 @@
 //! Intermediate tensors on request, for comparison with a reference.
 
 use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 
 /// Collects named intermediate tensors during a forward pass; when off, recording costs nothing.
 #[derive(Debug, Default)]
@@ -46,8 +47,8 @@ impl Probe {
     pub fn record<const D: usize>(&mut self, name: impl AsRef<str>, tensor: &Tensor<D>) {
         let Some(records) = &mut self.records else { return };
         // GPU data is read lazily, from a buffer that later operations may write: copy it now.
-        let values: Vec<f32> =
-            tensor.to_data_dtype(DType::F32).try_to_vec().expect("converted to f32");
+        let values = lost::read(tensor.clone()).convert_dtype(DType::F32);
+        let values: Vec<f32> = values.try_to_vec().expect("converted to f32");
         let data = TensorData::new(values, tensor.dims());
         records.push((format!("{}{}", self.prefix, name.as_ref()), data));
     }

@@ -1,6 +1,7 @@
 //! Rotation by half-split pairs, shared by the vision tower and the language model.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::ops;
 
 /// Cosines and sines of the rotary angles of `n` rows, `[n, 1, head_dim / 2]` each, in f32.
@@ -30,7 +31,7 @@ impl Rotary {
 
     /// The same tables on another device.
     pub(crate) fn move_to(self, device: &Device) -> Self {
-        Self { cos: self.cos.to_device(device), sin: self.sin.to_device(device) }
+        Self { cos: lost::moved(self.cos, device), sin: lost::moved(self.sin, device) }
     }
 
     /// HF `rotate_half` form: `x [n, heads, head_dim]`, halves `a|b` become `a·cos − b·sin | b·cos + a·sin`.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 use qwen3_vl_backends::Stage;
+use qwen3_vl_backends::device::lost;
 
 use crate::cache::KvCache;
 use crate::model::{Qwen3VlModel, Work};
@@ -94,7 +95,7 @@ impl Qwen3VlModel {
     /// The final norm of what the last layer gives, on the device of the head.
     fn leave(&self, flow: Flow, probe: &mut Probe) -> Tensor<2> {
         let hidden = match self.placement() {
-            Some(placement) => flow.hidden.to_device(&placement.head.device),
+            Some(placement) => lost::moved(flow.hidden, &placement.head.device),
             None => flow.hidden,
         };
         self.language_model.finish(hidden, probe)

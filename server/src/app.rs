@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use qwen3_vl_backends::DeviceLost;
 use qwen3_vl_engine::{Error as EngineError, Qwen3Vl, Ready, Request};
 use qwen3_vl_model::batch::BatchOptions;
 use qwen3_vl_model::processor::message::{MediaRef, MediaSource, default_videos, media};
@@ -26,6 +27,7 @@ pub struct App {
     pub metrics: Metrics,
     pub responses: Arc<Store>,
     loaded: OnceLock<Loaded>,
+    lost: Loss,
     engine: Engine,
     /// Of those that read media and make prompts.
     workers: Arc<Semaphore>,
@@ -34,6 +36,21 @@ pub struct App {
     accepting: AtomicBool,
     /// Seconds since 1970 at which the server started.
     pub started: u64,
+}
+
+/// The device without which the model cannot be computed any more, once there is one.
+#[derive(Debug, Default)]
+pub struct Loss(OnceLock<DeviceLost>);
+
+impl Loss {
+    /// Remembers the device whose loss `error` tells.
+    pub fn note(&self, error: &EngineError) {
+        if let Some(lost) = error.lost_device()
+            && self.0.set(lost.clone()).is_ok()
+        {
+            tracing::error!(%lost, "no request is answered any more");
+        }
+    }
 }
 
 /// The model, and what the engine may hold with it.
@@ -51,6 +68,7 @@ impl App {
             metrics: Metrics::new(),
             responses: Store::new(config.responses),
             loaded: OnceLock::new(),
+            lost: Loss::default(),
             engine,
             workers: Arc::new(Semaphore::new(config.media_workers.max(1))),
             fetchers: Arc::new(Semaphore::new(FETCHERS)),
@@ -66,7 +84,7 @@ impl App {
                 let model = Arc::new(model);
                 // Only this thread sets the model.
                 let _ = shared.loaded.set(Loaded { model: Arc::clone(&model), limits });
-                engine::run(&model, limits, inbox, &shared.metrics);
+                engine::run(&model, limits, inbox, (&shared.metrics, &shared.lost));
             }
             Err(error) => drop(failed.send(error)),
         };
@@ -80,7 +98,7 @@ impl App {
     /// The model.
     ///
     /// # Errors
-    /// 503 until it is loaded, and once the server is told to stop.
+    /// 503 until it is loaded, once the server is told to stop, and when a device is lost.
     pub fn model(&self) -> Result<&Arc<Qwen3Vl>, ApiError> {
         Ok(&self.loaded()?.model)
     }
@@ -88,6 +106,9 @@ impl App {
     fn loaded(&self) -> Result<&Loaded, ApiError> {
         if !self.accepting.load(Ordering::Relaxed) {
             return Err(ApiError::unavailable("the server is stopping"));
+        }
+        if let Some(lost) = self.lost.0.get() {
+            return Err(ApiError::device_lost(lost));
         }
         self.loaded.get().ok_or_else(|| ApiError::unavailable("the model is being loaded"))
     }
@@ -189,7 +210,7 @@ impl App {
         });
         let done = task.await.map_err(|error| ApiError::internal(&error))?;
         drop(guard);
-        Ok(done?)
+        Ok(done.inspect_err(|error| self.lost.note(error))?)
     }
 
     /// Hands requests to the engine, one answer each.

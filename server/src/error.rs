@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use qwen3_vl_backends::DeviceLost;
 use qwen3_vl_engine::Error as EngineError;
 use qwen3_vl_engine::openai::BodyError;
 use qwen3_vl_model::generate::GenerateError;
@@ -51,6 +52,13 @@ impl ApiError {
     pub fn unavailable(message: &str) -> Self {
         let error = Self::of(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
         Self { retry_after: Some(2), ..error }
+    }
+
+    /// The model cannot be computed any more.
+    pub fn device_lost(lost: &DeviceLost) -> Self {
+        let message = format!("{lost}; this server answers again when it is started again");
+        let error = Self::of(StatusCode::SERVICE_UNAVAILABLE, "device_lost", message);
+        Self { kind: "server_error", ..error }
     }
 
     /// Too much is waiting already.
@@ -106,6 +114,9 @@ impl From<BodyError> for ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        if let Some(lost) = error.lost_device() {
+            return Self::device_lost(lost);
+        }
         let param = match &error {
             EngineError::Media(MediaError::Stopped { .. }) => {
                 return Self::of(StatusCode::REQUEST_TIMEOUT, "stopped", error.to_string());

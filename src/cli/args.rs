@@ -82,7 +82,7 @@ pub struct AdapterArgs {
 /// Where and in which precision.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
-    /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda:0 [env: QWEN3_VL_DEVICE] [default: the best present]
+    /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu, cuda:0, or remote:HOST:PORT for what `serve-device` lends there [env: QWEN3_VL_DEVICE] [default: the best present]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Spread the model over several devices: auto (all of the best kind), devices that divide the layers by memory

@@ -278,6 +278,8 @@ impl<'m> Work<'m> {
             for (row, result) in self.requests.step() {
                 match result {
                     Ok(response) => self.answer(&row, &response)?,
+                    // Its row is left for the next run.
+                    Err(error) if error.lost_device().is_some() => return Err(error.into()),
                     Err(error) => self.refuse(Some(row.id), row.line, &error.to_string())?,
                 }
             }

@@ -31,7 +31,13 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
     let mut rows = vec![header()];
     rows.extend(devices.iter().map(row));
     for kind in compiled().filter(|kind| devices.iter().all(|d| d.kind != *kind)) {
-        rows.push(vec![kind.name().to_owned(), "compiled in, no device present".to_owned()]);
+        let absence = match kind {
+            BackendKind::Remote => {
+                "compiled in; remote:HOST:PORT names what `serve-device` lends there"
+            }
+            _ => "compiled in, no device present",
+        };
+        rows.push(vec![kind.name().to_owned(), absence.to_owned()]);
     }
     print::out(&table(&rows))?;
     let missing: Vec<_> = BackendKind::BEST_FIRST

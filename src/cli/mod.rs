@@ -19,6 +19,8 @@ mod quantize;
 mod run;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "remote")]
+mod serve_device;
 mod show;
 mod size;
 mod train;
@@ -29,6 +31,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qwen3_vl::backends::device::lost::caught;
 
 /// Exit code of a run that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -47,7 +50,7 @@ const INTERRUPTED: u8 = 130;
         qwen3-vl serve ./Qwen3-VL-2B-Instruct\n  \
         qwen3-vl devices\n\n\
         Environment: QWEN3_VL_MODEL, QWEN3_VL_DEVICE, QWEN3_VL_DTYPE, QWEN3_VL_KERNELS=off (reference \
-        code only), QWEN3_VL_CPU=portable|neon|avx2|avx512|amx (instructions of flex), HF_TOKEN, HF_HOME, HF_ENDPOINT, \
+        code only), QWEN3_VL_CPU=portable|neon|avx2|avx512|amx (instructions of flex), QWEN3_VL_REMOTE_TOKEN, HF_TOKEN, HF_HOME, HF_ENDPOINT, \
         HF_HUB_OFFLINE, RUST_LOG, NO_COLOR"
 )]
 struct Cli {
@@ -78,6 +81,9 @@ enum Verb {
     /// Serve an OpenAI-compatible HTTP interface
     #[cfg(feature = "server")]
     Serve(serve::ServeArgs),
+    /// Lend devices of this machine to this program on other ones
+    #[cfg(feature = "remote")]
+    ServeDevice(serve_device::ServeDeviceArgs),
     /// Check training data, look at a row of it, fine-tune
     Train(train::TrainArgs),
     /// Compare a checkpoint, stage by stage, with a reference file made by transformers
@@ -98,10 +104,11 @@ enum Outcome {
 pub fn main() -> ExitCode {
     qwen3_vl::backends::allocator::keep_freed_memory();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        // A graphics library that is not there is no error: wgpu merely tries the next one.
+        // A graphics library that is not there is no error: wgpu merely tries the next one. A lost connection is told as what
+        // it is to whoever computes there.
         .unwrap_or_else(|_| {
             tracing_subscriber::EnvFilter::new(
-                "warn,qwen3_vl_server=info,wgpu_hal=off,wgpu_core=off",
+                "warn,qwen3_vl_server=info,wgpu_hal=off,wgpu_core=off,burn_remote=error",
             )
         });
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -111,7 +118,17 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let outcome = match cli.verb {
+    // What reads a device without handing errors on is left when that device is lost.
+    match caught(|| run_verb(cli.verb)).unwrap_or_else(|lost| Err(lost.into())) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => report(&error),
+    }
+}
+
+fn run_verb(verb: Verb) -> anyhow::Result<Outcome> {
+    match verb {
         Verb::Run(args) => run::run(args),
         Verb::Batch(args) => batch::run(&args),
         Verb::Bench(args) => bench::run(&args),
@@ -123,15 +140,11 @@ pub fn main() -> ExitCode {
         Verb::Quantize(args) => quantize::run(&args),
         #[cfg(feature = "server")]
         Verb::Serve(args) => serve::run(args),
+        #[cfg(feature = "remote")]
+        Verb::ServeDevice(args) => serve_device::run(&args),
         Verb::Train(args) => train::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Warmup(args) => warmup::run(&args),
-    };
-    match outcome {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
-        Err(error) => report(&error),
     }
 }
 

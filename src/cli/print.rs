@@ -60,15 +60,28 @@ pub fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Whether an error is about a device of another machine, and says what to do.
+fn is_of_remote(error: &DeviceError) -> bool {
+    match error {
+        DeviceError::Remote { .. } | DeviceError::RemoteName { .. } => true,
+        DeviceError::Map(MapError::Device { source, .. }) => is_of_remote(source),
+        _ => false,
+    }
+}
+
 /// What the user can do about an error.
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<Error>()? {
+        error if error.lost_device().is_some() => {
+            Some("start `qwen3-vl serve-device` there again if it has ended, then this program")
+        }
         Error::Device(DeviceError::UnsupportedDtype { .. } | DeviceError::MixedCompute { .. }) => {
             Some("`--dtype auto` takes the checkpoint's dtype where the devices have it, else f32")
         }
         Error::Device(DeviceError::Map(error)) if !matches!(error, MapError::Device { .. }) => {
             Some("`qwen3-vl plan MODEL --device-map MAP` shows what a map places where")
         }
+        Error::Device(error) if is_of_remote(error) => None,
         Error::Device(_) => Some("`qwen3-vl devices` lists what this build has"),
         Error::Load(LoadError::Mismatch { .. }) => {
             Some("`qwen3-vl inspect DIR` compares a checkpoint with its config.json")

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use burn::tensor::{DType, TensorData};
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::inputs::{InputError, MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl_model::probe::Probe;
@@ -138,12 +139,12 @@ fn greedy_uncached(
     let first = inputs.ids.len() - 1;
     let logits = model.logits(hidden.narrow(0, first, greedy.len()));
     let width = logits.dims()[1];
-    let values = floats(logits.into_data()).values;
+    let values = floats(lost::read(logits)).values;
     Ok(values.chunks(width).map(argmax).collect())
 }
 
 fn best(logits: burn::tensor::Tensor<2>) -> i64 {
-    argmax(&floats(logits.into_data()).values)
+    argmax(&floats(lost::read(logits)).values)
 }
 
 /// The first largest value, as torch's argmax on the CPU.

@@ -58,6 +58,10 @@ pub enum TrainError {
     )]
     Compute { device: String },
     #[error(
+        "`{device}` is a device of another machine, on which nothing is trained; train with a device of this one"
+    )]
+    Remote { device: String },
+    #[error(
         "step {step}: {what} is not finite; rows: {rows}; the last good checkpoint is {checkpoint}"
     )]
     NotFinite { step: u64, what: String, rows: String, checkpoint: String },
@@ -134,6 +138,9 @@ impl Trainer {
     /// # Errors
     /// When the model or the data cannot be loaded, or the checkpoint was written with another configuration.
     pub fn new(config: TrainConfig, device: &SelectedDevice) -> Result<Self, TrainError> {
+        if device.kind == BackendKind::Remote {
+            return Err(TrainError::Remote { device: device.name.clone() });
+        }
         let rounded = config.memory.compute == Compute::Bf16;
         if rounded && device.kind != BackendKind::Flex {
             return Err(TrainError::Compute { device: device.name.clone() });

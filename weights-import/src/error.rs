@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use qwen3_vl_backends::DeviceLost;
 use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::config::ConfigError;
 
@@ -9,6 +10,8 @@ use qwen3_vl_model::config::ConfigError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    #[error(transparent)]
+    Device(#[from] DeviceLost),
     #[error("cannot read {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]

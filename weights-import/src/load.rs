@@ -11,6 +11,7 @@ use std::iter::Peekable;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, Precision, SelectedDevice, dtype};
 use qwen3_vl_model::Qwen3VlModel;
@@ -61,7 +62,7 @@ pub fn load_model(
 ///
 /// # Errors
 /// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, the
-/// device of rounded experts is none of the CPU's, or there are no experts to be left on the host.
+/// device of rounded experts is none of the CPU's, there are no experts to be left on the host, or a device is lost.
 ///
 /// # Panics
 /// When `placement` is one of another number of layers.
@@ -96,8 +97,10 @@ pub fn load_placed(
         Some(budget) => loader.stream(&mut model, plan.items, budget)?,
         None => plan.items,
     };
-    loader.round(&mut model, items)?;
-    let model = model.map(&mut loader);
+    let model = lost::caught(|| {
+        loader.round(&mut model, items)?;
+        Ok::<_, LoadError>(model.map(&mut loader))
+    })??;
     assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
         Some(error) => Err(error),
@@ -356,7 +359,7 @@ impl ModuleMapper for Loader<'_, '_> {
                 self.tell(&item);
                 let dtype = self.precision.of_rank(D);
                 let (id, turned) = (param.id, data.shape().to_vec() != shape);
-                let tensor = Tensor::<D>::from_data(data, (&self.device.device, dtype));
+                let tensor = lost::upload::<D>(data, &self.device.device, dtype);
                 // A view, as the file holds it.
                 let tensor = if turned { tensor.swap_dims(D - 2, D - 1) } else { tensor };
                 param.transform_for_load(tensor, id)

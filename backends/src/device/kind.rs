@@ -14,11 +14,13 @@ pub enum BackendKind {
     Wgpu,
     Flex,
     NdArray,
+    /// A device that another machine lends.
+    Remote,
 }
 
 impl BackendKind {
     /// In the order in which a device is chosen when none is asked for.
-    pub const BEST_FIRST: [Self; 7] = [
+    pub const BEST_FIRST: [Self; 8] = [
         Self::Cuda,
         Self::Metal,
         Self::Vulkan,
@@ -26,6 +28,7 @@ impl BackendKind {
         Self::Wgpu,
         Self::Flex,
         Self::NdArray,
+        Self::Remote,
     ];
 
     /// The name for `--device`, equal to the cargo feature's.
@@ -38,6 +41,7 @@ impl BackendKind {
             Self::Wgpu => "wgpu",
             Self::Flex => "flex",
             Self::NdArray => "ndarray",
+            Self::Remote => "remote",
         }
     }
 
@@ -59,6 +63,7 @@ impl BackendKind {
             Self::Wgpu => cfg!(feature = "wgpu"),
             Self::Flex => cfg!(feature = "flex"),
             Self::NdArray => cfg!(feature = "ndarray"),
+            Self::Remote => cfg!(feature = "remote"),
         }
     }
 
@@ -85,10 +90,11 @@ impl BackendKind {
                 "no graphics adapter was found (on Linux install a Vulkan driver, e.g. mesa-vulkan-drivers)"
             }
             Self::Flex | Self::NdArray => "it could not be opened",
+            Self::Remote => "it is on another machine, whose address it needs",
         }
     }
 
-    /// The devices of this backend on this machine; empty when the backend is not compiled in.
+    /// The devices of this backend on this machine, so none that are remote; empty when the backend is not compiled in.
     pub(super) fn enumerate(self) -> Vec<Device> {
         match self {
             #[cfg(feature = "flex")]
@@ -117,7 +123,9 @@ fn probe(device_type: DeviceType) -> Vec<Device> {
     crate::kernel_cache::settle();
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let found = std::panic::catch_unwind(|| Device::enumerate(device_type).into_vec());
+    // What a device type of Burn's remote protocol holds is not said to be safe to unwind past; none is asked for here.
+    let enumerate = std::panic::AssertUnwindSafe(|| Device::enumerate(device_type).into_vec());
+    let found = std::panic::catch_unwind(enumerate);
     std::panic::set_hook(hook);
     found.unwrap_or_default()
 }

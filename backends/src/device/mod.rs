@@ -1,12 +1,18 @@
 //! Which device runs the model: parsed from `--device`, from `QWEN3_VL_DEVICE`, or the best one compiled in.
 
 mod kind;
+pub mod lost;
 mod map;
 mod memory;
+#[cfg(feature = "remote")]
+mod remote;
 
 pub use kind::BackendKind;
+pub use lost::DeviceLost;
 pub use map::{DeviceMap, MapError, OpenMap, PartSizes, Placement, Stage, layer_range};
 pub use memory::{MemoryInfo, cpu_name, host_memory, load_average, peak_resident_bytes};
+#[cfg(feature = "remote")]
+pub use remote::{LendError, TOKEN_VARIABLE, lend};
 
 use burn::tensor::{DType, Device};
 
@@ -27,6 +33,12 @@ pub enum DeviceError {
     NotCompiled { name: String, feature: &'static str, compiled: String },
     #[error("device `{name}` is compiled in, but {reason}; devices present: {present}")]
     NotPresent { name: String, reason: String, present: String },
+    #[error(
+        "`{name}` names no device of another machine; write remote:HOST:PORT, and remote:HOST:PORT/1 for the second device that it lends"
+    )]
+    RemoteName { name: String },
+    #[error("device `{name}` cannot be used: {reason}")]
+    Remote { name: String, reason: String },
     #[error("no backend is compiled in; build with `--features flex` (or ndarray, wgpu, cuda)")]
     NoBackend,
     #[error("device `{device}` has no {dtype}; it can hold {supported}")]
@@ -75,9 +87,9 @@ pub fn select(requested: Option<&str>) -> Result<SelectedDevice, DeviceError> {
     }
 }
 
-/// Opens the device called `name`, e.g. `flex`, `cpu`, `wgpu`, `cuda:0`.
+/// Opens the device called `name`, e.g. `flex`, `cpu`, `wgpu`, `cuda:0`, `remote:HOST:PORT`.
 pub fn open(name: &str) -> Result<SelectedDevice, DeviceError> {
-    let (kind, index) = parse(name)?;
+    let (kind, place) = parse(name)?;
     if !kind.is_compiled() {
         return Err(DeviceError::NotCompiled {
             name: name.to_owned(),
@@ -85,6 +97,17 @@ pub fn open(name: &str) -> Result<SelectedDevice, DeviceError> {
             compiled: join(compiled().map(BackendKind::name)),
         });
     }
+    match place {
+        Place::Here(index) => open_here(name, kind, index),
+        #[cfg(feature = "remote")]
+        Place::There(address) => remote::open(name, address),
+        #[cfg(not(feature = "remote"))]
+        Place::There(address) => Err(DeviceError::RemoteName { name: format!("remote:{address}") }),
+    }
+}
+
+/// Opens a device of this machine.
+fn open_here(name: &str, kind: BackendKind, index: usize) -> Result<SelectedDevice, DeviceError> {
     let mut devices = kind.enumerate();
     let count = devices.len();
     if index >= count {
@@ -130,16 +153,30 @@ fn best() -> Result<SelectedDevice, DeviceError> {
     checked(hardware.or(candidates.first()).cloned().ok_or(DeviceError::NoBackend)?)
 }
 
-fn parse(name: &str) -> Result<(BackendKind, usize), DeviceError> {
+/// What stands behind the name of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place<'n> {
+    /// The number of one of the devices of this machine.
+    Here(usize),
+    /// The address of a device of another one.
+    There(&'n str),
+}
+
+fn parse(name: &str) -> Result<(BackendKind, Place<'_>), DeviceError> {
     let unknown = || DeviceError::Unknown {
         name: name.to_owned(),
         known: join(BackendKind::BEST_FIRST.map(BackendKind::name)),
     };
-    let (kind, index) = match name.trim().split_once(':') {
-        Some((kind, index)) => (kind, index.parse().map_err(|_| unknown())?),
-        None => (name.trim(), 0),
+    let (kind, rest) = match name.trim().split_once(':') {
+        Some((kind, rest)) => (kind, Some(rest)),
+        None => (name.trim(), None),
     };
-    Ok((BackendKind::from_name(kind).ok_or_else(unknown)?, index))
+    let kind = BackendKind::from_name(kind).ok_or_else(unknown)?;
+    let place = match kind {
+        BackendKind::Remote => Place::There(rest.unwrap_or_default()),
+        _ => Place::Here(rest.unwrap_or("0").parse().map_err(|_| unknown())?),
+    };
+    Ok((kind, place))
 }
 
 impl SelectedDevice {
@@ -170,6 +207,8 @@ impl SelectedDevice {
     pub fn holds(&self, dtype: DType) -> bool {
         match self.kind {
             BackendKind::NdArray => dtype == DType::F32,
+            #[cfg(feature = "remote")]
+            BackendKind::Remote => remote::holds(&self.device, dtype),
             _ => self.device.supports_dtype(dtype),
         }
     }
@@ -178,6 +217,9 @@ impl SelectedDevice {
 fn hardware_name(device: &SelectedDevice) -> String {
     if device.kind.is_cpu() {
         return cpu_name();
+    }
+    if device.kind == BackendKind::Remote {
+        return "on another machine".to_owned();
     }
     identity(&device.device).map_or_else(|| "unknown adapter".to_owned(), |(name, _)| name)
 }
@@ -209,8 +251,11 @@ mod tests {
 
     #[test]
     fn names_parse_with_and_without_index() {
-        assert_eq!(parse("cuda:1").unwrap(), (BackendKind::Cuda, 1));
-        assert_eq!(parse(" flex ").unwrap(), (BackendKind::Flex, 0));
+        assert_eq!(parse("cuda:1").unwrap(), (BackendKind::Cuda, Place::Here(1)));
+        assert_eq!(parse(" flex ").unwrap(), (BackendKind::Flex, Place::Here(0)));
+        let there = |address| (BackendKind::Remote, Place::There(address));
+        assert_eq!(parse("remote:box:3000/1").unwrap(), there("box:3000/1"));
+        assert_eq!(parse("remote").unwrap(), there(""));
         for bad in ["tpu", "cuda:x", "cuda:-1", ""] {
             assert!(matches!(parse(bad), Err(DeviceError::Unknown { .. })), "{bad}");
         }

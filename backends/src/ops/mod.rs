@@ -17,6 +17,8 @@ mod flex;
 mod ndarray;
 mod parts;
 mod products;
+#[cfg(feature = "remote")]
+mod remote;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +40,8 @@ pub const KERNELS_VARIABLE: &str = "QWEN3_VL_KERNELS";
     Autodiff: cfg(feature = "autodiff"),
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(any(feature = "wgpu", feature = "cuda"))
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Remote: cfg(feature = "remote")
 )]
 pub trait ModelOps: Backend {
     /// `x [m, k] · weight [n, k]ᵀ -> [m, n]` in the dtype of `x`; the weight may have another float dtype.

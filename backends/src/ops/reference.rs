@@ -6,7 +6,7 @@ mod mixture;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{DType, FloatDType, IntDType, Shape, Slice, TensorData};
+use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
@@ -134,16 +134,16 @@ fn repeated<B: Backend>(x: FloatTensor<B>, count: usize) -> FloatTensor<B> {
     B::float_reshape(x, Shape::new([rows, width * count]))
 }
 
-/// Codes of four bits as they are stored, from 0 to 15: the low half of each byte, then the high one.
+/// Codes of four bits as they are stored, from 0 to 15: the low half of each byte, then the high one. Integers are not cast, which
+/// Burn's remote devices do not do.
 fn halves_of_bytes<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
     let [rows, bytes] = codes.shape().dims();
-    let wide = B::int_cast(codes, IntDType::I32);
-    let low = B::bitwise_and_scalar(wide.clone(), 15.into());
-    let high = B::bitwise_right_shift_scalar(wide, 4.into());
-    let column = |half| B::int_reshape(half, Shape::new([rows, bytes, 1]));
-    let both = B::int_cat(vec![column(low), column(high)], 2);
-    let values = B::int_into_float(both, FloatDType::F32);
-    B::float_reshape(values, Shape::new([rows, 2 * bytes]))
+    let whole = B::int_into_float(codes, FloatDType::F32);
+    let high = B::float_floor(B::float_mul_scalar(whole.clone(), (1.0 / 16.0).into()));
+    let low = B::float_sub(whole, B::float_mul_scalar(high.clone(), 16.0.into()));
+    let column = |half| B::float_reshape(half, Shape::new([rows, bytes, 1]));
+    let both = B::float_cat(vec![column(low), column(high)], 2);
+    B::float_reshape(both, Shape::new([rows, 2 * bytes]))
 }
 
 /// The numbers that E4M3 codes stand for, from a table.
@@ -152,7 +152,8 @@ fn numbers_of_float8<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
     let settings = get_or_init_device_settings::<B>(&device);
     let table: Vec<f32> = (0..=255).map(float8).collect();
     let table = B::float_from_data(TensorData::new(table, [256]), &device);
-    let places = B::int_cast(codes, settings.int_dtype);
+    let places = B::int_into_float(codes, FloatDType::F32);
+    let places = B::float_into_int(places, settings.int_dtype);
     let places = B::int_reshape(places, Shape::new([shape.num_elements()]));
     B::float_reshape(B::float_select(table, 0, places), shape)
 }

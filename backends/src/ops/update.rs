@@ -27,7 +27,8 @@ pub type Moved<T> = (T, T, T);
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(any(feature = "wgpu", feature = "cuda"))
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    Remote: cfg(feature = "remote")
 )]
 pub trait UpdateOps: Backend {
     /// Moves flat f32 values, see [`adamw`].

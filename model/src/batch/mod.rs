@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use burn::tensor::{Int, Tensor, TensorData};
+use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::device::lost::caught;
 
 use crate::generate::{
     Answer, FinishReason, GenerateError, GenerateOptions, GeneratedToken, Logits, Timings,
@@ -164,8 +166,20 @@ impl<'m> Batch<'m> {
         self.waiting.len() < before
     }
 
-    /// Runs one forward pass, and returns what it brought, in order of submission.
+    /// Runs one forward pass, and returns what it brought, in order of submission. When a device is lost, all sequences fail.
     pub fn step(&mut self) -> Vec<(SequenceId, BatchEvent)> {
+        caught(|| self.advance()).unwrap_or_else(|lost| self.give_up(&lost))
+    }
+
+    /// Ends all sequences, some of whose caches are half written.
+    fn give_up(&mut self, lost: &DeviceLost) -> Vec<(SequenceId, BatchEvent)> {
+        let running = self.running.drain(..).filter(Sequence::goes_on);
+        let all = running.chain(self.waiting.drain(..)).map(|sequence| sequence.id);
+        let failed = |id| (id, BatchEvent::Failed(lost.clone().into()));
+        all.map(failed).collect()
+    }
+
+    fn advance(&mut self) -> Vec<(SequenceId, BatchEvent)> {
         let (going, over) = self.running.drain(..).partition(Sequence::goes_on);
         self.running = going;
         Vec::into_iter(over).for_each(|sequence| self.retire(sequence));

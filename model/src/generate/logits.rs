@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 
 use burn::tensor::Tensor;
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::ops;
 use qwen3_vl_backends::threads::is_processor;
 
 use super::read_rows;
 use crate::pack::index_tensor;
 use crate::sample::Candidate;
+
+/// Most of a row that another machine looks for: it has no kernel for that, and takes a pass over all logits for each.
+const MOST_FAR_AWAY: usize = 4;
 
 /// Logits after one row.
 #[derive(Debug, Clone)]
@@ -30,8 +34,9 @@ impl Logits {
     /// Those of the rows of `logits [n, vocabulary]` in f32. How many of a row's largest are needed say `needs`
     /// ([`super::Answer::deciding`]); nothing where all are. What lies in the memory of the host is read as it is.
     pub(crate) fn read(logits: Tensor<2>, needs: &[Option<usize>]) -> Vec<Self> {
-        let most = needs.iter().flatten().max();
-        match most.filter(|_| ops::kernels_on() && !is_processor(&logits.device())) {
+        let (most, device) = (needs.iter().flatten().max(), logits.device());
+        let most = most.filter(|_| ops::kernels_on() && !is_processor(&device));
+        match most.filter(|most| **most <= MOST_FAR_AWAY || !lost::is_remote(&device)) {
             Some(most) => Self::largest(logits, needs, *most),
             None => read_rows(logits).into_iter().map(Self::All).collect(),
         }

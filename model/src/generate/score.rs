@@ -1,6 +1,7 @@
 //! How probable the model finds the tokens of a prompt.
 
 use burn::tensor::{DType, Tensor};
+use qwen3_vl_backends::device::lost;
 
 use super::Answer;
 use crate::model::Qwen3VlModel;
@@ -68,8 +69,8 @@ fn score(logits: &[f32], id: u32, n: usize) -> Result<PromptLogprob, SampleError
 /// Logits `[n, vocabulary]` on the host, row by row.
 pub(crate) fn read_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
     let width = logits.dims()[1];
-    let values: Vec<f32> =
-        logits.into_data_dtype(DType::F32).try_to_vec().expect("logits are read back as f32");
+    let values = lost::read(logits).convert_dtype(DType::F32);
+    let values: Vec<f32> = values.try_to_vec().expect("logits are read back as f32");
     match values.len() == width {
         true => vec![values],
         false => values.chunks(width).map(<[f32]>::to_vec).collect(),

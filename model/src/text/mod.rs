@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
+use qwen3_vl_backends::device::lost;
 
 pub use attention::Attention;
 pub use layer::TextLayer;
@@ -59,7 +60,7 @@ impl TextContext {
     fn move_to(self, device: &Device, first: usize) -> Self {
         let Self { rotary, lengths, deepstack } = self;
         let moved = |(layer, level): (usize, Option<Tensor<2>>)| {
-            level.filter(|_| layer >= first).map(|level| level.to_device(device))
+            level.filter(|_| layer >= first).map(|level| lost::moved(level, device))
         };
         let deepstack = deepstack.into_iter().enumerate().map(moved).collect();
         Self { rotary: rotary.move_to(device), lengths, deepstack }
@@ -77,7 +78,7 @@ pub(crate) struct Flow {
 impl Flow {
     /// On the device of the layers from `first` on.
     pub(crate) fn move_to(self, device: &Device, first: usize) -> Self {
-        let hidden = self.hidden.to_device(device);
+        let hidden = lost::moved(self.hidden, device);
         Self { hidden, context: self.context.move_to(device, first) }
     }
 }

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::ops::{self, Share};
 use qwen3_vl_backends::threads::is_processor;
 
@@ -15,6 +16,8 @@ use crate::stack::Stack;
 
 /// Most rows of a mixture that is computed without the host.
 const ROWS_ON_CARD: usize = 128;
+/// The same on another machine, which copies the matrices of the experts of each row; but reading the routes is a journey.
+const ROWS_FAR_AWAY: usize = 4;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
 #[derive(Module, Debug)]
@@ -83,7 +86,8 @@ impl MoeBlock {
         };
         let device = x.device();
         let on_card = ops::kernels_on() && !device.is_autodiff() && !is_processor(&device);
-        (on_card && x.dims()[0] <= ROWS_ON_CARD).then(|| {
+        let most = if lost::is_remote(&device) { ROWS_FAR_AWAY } else { ROWS_ON_CARD };
+        (on_card && x.dims()[0] <= most).then(|| {
             let routes = ops::largest_of_rows(logits.clone(), self.experts_per_token);
             ops::mixture(x.clone(), routes, gate_up.val(), down.val())
         })
@@ -151,7 +155,7 @@ impl Routing {
     fn new(logits: Tensor<2>, k: usize) -> Self {
         let [rows, experts] = logits.dims();
         let logits = logits.cast(DType::F32);
-        let data = logits.to_data();
+        let data = lost::read(logits.clone());
         let values = data.try_to_vec::<f32>().expect("logits read back as f32");
         let best = |row: &[f32]| {
             let mut order: Vec<usize> = (0..experts).collect();

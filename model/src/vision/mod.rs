@@ -8,6 +8,7 @@ mod pos_embed;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 
 pub use plan::VisionPlan;
 
@@ -52,8 +53,8 @@ pub struct VisionFeatures {
 impl VisionFeatures {
     /// The same features on another device.
     pub(crate) fn move_to(self, device: &Device) -> Self {
-        let levels = self.deepstack.into_iter().map(|level| level.to_device(device));
-        Self { embeds: self.embeds.to_device(device), deepstack: levels.collect() }
+        let levels = self.deepstack.into_iter().map(|level| lost::moved(level, device));
+        Self { embeds: lost::moved(self.embeds, device), deepstack: levels.collect() }
     }
 }
 

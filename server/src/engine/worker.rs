@@ -10,6 +10,7 @@ use qwen3_vl_model::stream::StreamEvent;
 
 use super::queue::FairQueue;
 use super::{Client, Inbox, Job, Sink};
+use crate::app::Loss;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::routes::Metrics;
@@ -21,10 +22,15 @@ pub fn limits(model: &Qwen3Vl, config: &Config) -> BatchOptions {
 }
 
 /// Runs `model` until the channel is closed. Without requests the thread sleeps.
-pub fn run(model: &Qwen3Vl, options: BatchOptions, inbox: Inbox, metrics: &Metrics) {
+pub fn run(
+    model: &Qwen3Vl,
+    options: BatchOptions,
+    inbox: Inbox,
+    (metrics, lost): (&Metrics, &Loss),
+) {
     tracing::info!(?options, "the engine is ready");
     let requests = model.batch(options);
-    let mut worker = Worker { model, options, metrics, requests, queue: FairQueue::new() };
+    let mut worker = Worker { model, options, metrics, lost, requests, queue: FairQueue::new() };
     let Inbox(mut inbox) = inbox;
     loop {
         if worker.requests.is_empty() && worker.queue.is_empty() {
@@ -45,6 +51,7 @@ struct Worker<'m> {
     model: &'m Qwen3Vl,
     options: BatchOptions,
     metrics: &'m Metrics,
+    lost: &'m Loss,
     requests: Requests<'m, Running>,
     queue: FairQueue<Client, Job>,
 }
@@ -101,8 +108,9 @@ impl Worker<'_> {
     }
 
     fn end(&self, running: Running, result: Result<Response, qwen3_vl_engine::Error>) {
-        if let Ok(response) = &result {
-            self.metrics.answered(response, running.clock.get().begun.elapsed());
+        match &result {
+            Ok(response) => self.metrics.answered(response, running.clock.get().begun.elapsed()),
+            Err(error) => self.lost.note(error),
         }
         running.sink.end(result.map_err(ApiError::from));
     }

@@ -9,7 +9,7 @@ use super::Shared;
 use crate::app::App;
 use crate::error::ApiError;
 
-/// `GET /health`: 200 once the model is loaded, 503 before and while the server stops.
+/// `GET /health`: 200 once the model is loaded, 503 before, while the server stops, and when a device is lost.
 pub async fn health(State(app): State<Shared>) -> Response {
     match app.model() {
         Ok(_) => Json(json!({ "status": "ok" })).into_response(),

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qwen3_vl::backends::device::peak_resident_bytes;
+use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
@@ -250,7 +250,7 @@ pub fn ids(config: &Qwen3VlConfig) -> impl Iterator<Item = u32> + use<> {
 
 /// Reading waits for the device.
 fn wait_for(logits: Tensor<2>) {
-    let _ = logits.into_data();
+    drop(lost::read(logits));
 }
 
 fn seconds(since: Instant) -> f64 {
