@@ -17,7 +17,7 @@ QUESTIONS = [
     (SHAPES, "What color is the square?"),
     (SHAPES, "How many objects are there?"),
     (SHAPES, "Is the circle to the left of the square?"),
-    (SHAPES, "Find the blue square and report its bounding box."),
+    (SHAPES, "Locate the red circle, report bbox coordinates in JSON format."),
     (TEXT, "What does the text say?"),
 ]
 NEW_TOKENS = 160
