@@ -97,10 +97,8 @@ pub fn load_placed(
         Some(budget) => loader.stream(&mut model, plan.items, budget)?,
         None => plan.items,
     };
-    let model = lost::caught(|| {
-        loader.round(&mut model, items)?;
-        Ok::<_, LoadError>(model.map(&mut loader))
-    })??;
+    lost::caught(|| loader.round(&mut model, items))??;
+    let model = lost::caught(|| model.map(&mut loader))?;
     assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
         Some(error) => Err(error),

@@ -14,6 +14,7 @@ macro_rules! kernels {
             use super::super::super::inputs::Input;
             use super::super::super::parts::of_scheme;
             use super::super::super::{BLOCK, Row, Rows, TILE};
+            use super::super::avx2::register;
             use super::super::spans::*;
             use super::super::{Line, $name as by};
             use super::{AHEAD, TOGETHER};
@@ -116,7 +117,7 @@ macro_rules! kernels {
                     _ => first,
                 };
                 let products = match const { by::has_offset(BITS) } {
-                    true => _mm256_add_epi32(products, integers(&line.offsets[span])),
+                    true => _mm256_add_epi32(products, register(&line.offsets[span])),
                     false => products,
                 };
                 let scales = _mm256_mul_ps(scales, load(&line.scales[span]));
@@ -172,7 +173,7 @@ macro_rules! kernels {
                 if let Some(some) = row.scales.get(first..first + UNITS) {
                     // SAFETY: the slice has eight numbers, and unaligned access is allowed.
                     let some = unsafe { _mm256_loadu_ps(some.as_ptr()) };
-                    let order = integers(const { &order(BITS, GROUP) });
+                    let order = register(const { &order(BITS, GROUP) });
                     return _mm256_permutevar8x32_ps(some, order);
                 }
                 let Some(last) = row.scales.len().checked_sub(UNITS) else {
@@ -183,7 +184,7 @@ macro_rules! kernels {
                 // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
                 let some = unsafe { _mm256_loadu_ps(some.as_ptr()) };
                 let behind = _mm256_set1_epi32(first.saturating_sub(last) as i32);
-                let order = _mm256_add_epi32(integers(const { &order(BITS, GROUP) }), behind);
+                let order = _mm256_add_epi32(register(const { &order(BITS, GROUP) }), behind);
                 _mm256_permutevar8x32_ps(some, _mm256_min_epi32(order, _mm256_set1_epi32(7)))
             }
 
@@ -199,13 +200,6 @@ macro_rules! kernels {
                     scales.0[lane(BITS, GROUP, unit)] = scale;
                 }
                 load(&scales)
-            }
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn integers(eight: &Eight<i32>) -> __m256i {
-                // SAFETY: the reference is to eight numbers, aligned as a register is.
-                unsafe { _mm256_load_si256(eight.0.as_ptr().cast()) }
             }
 
             #[inline]
