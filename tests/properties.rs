@@ -3,7 +3,6 @@
 mod common;
 
 use burn::tensor::{DType, Tensor};
-use qwen3_vl::Qwen3Vl;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::cache::KvDtype;
@@ -14,6 +13,8 @@ use qwen3_vl::model::processor::image::Grid;
 use qwen3_vl::model::processor::message::MediaKind;
 use qwen3_vl::model::sample::{SamplingParams, TokenLogprobs, logprobs};
 use qwen3_vl::model::session::Session;
+use qwen3_vl::weights::Rounding;
+use qwen3_vl::{LoadOptions, Qwen3Vl};
 
 fn model() -> Qwen3Vl {
     common::load(&common::fixtures().join("dense_tied"), &common::cpu_devices()[0])
@@ -190,6 +191,73 @@ fn a_batch_answers_as_each_alone() {
         let options =
             BatchOptions { max_num_seqs, max_num_batched_tokens, ..BatchOptions::default() };
         assert_eq!(answers(&model, &inputs, options).0, alone, "{options:?}");
+    }
+}
+
+/// Ids and the best log probabilities of answers.
+type Told = Vec<(u32, Option<TokenLogprobs>)>;
+
+/// What flex tells of answers with rounded weights, each alone and all together: kernels for few rows and for many round
+/// differently, which must not show, however many answers and prompts share a pass. Bits are equal, so that margins do not matter.
+#[test]
+fn rounded_weights_answer_alike_alone_and_among_many() {
+    let text = |n: usize| ModelInputs::text((0..n).map(|i| 3 + (i * 13 % 200) as u32).collect());
+    for (folder, head) in [("dense_tied", "embed_tokens"), ("moe", "lm_head")] {
+        for (scheme, dtype) in
+            [("int8-g64", "f32"), ("int4-g32", "f32"), ("int8-g32", "auto"), ("int4-g64", "bf16")]
+        {
+            let mut rounding = Rounding::new(scheme.parse().unwrap());
+            rounding.include = vec![head.to_owned()];
+            let options = LoadOptions {
+                device: Some("flex".to_owned()),
+                dtype: dtype.parse().unwrap(),
+                quant: Some(rounding),
+                ..LoadOptions::default()
+            };
+            let path = common::fixtures().join(folder);
+            let loaded = Qwen3Vl::load(path.to_str().unwrap(), options).unwrap();
+            let model = &loaded;
+            let mut inputs: Vec<ModelInputs> = (1..30).map(text).collect();
+            inputs.extend((1..4).map(|seed| prompt(model, seed)));
+            let options = GenerateOptions {
+                max_new_tokens: 8,
+                logprobs: Some(5),
+                ..GenerateOptions::default()
+            };
+            let alone = |inputs: &ModelInputs| -> Told {
+                let session = SessionSlot::Owned(Box::new(Session::new(model.model())));
+                let answer =
+                    Generation::start(model.model(), session, inputs, options.clone()).unwrap();
+                answer.map(Result::unwrap).map(|token| (token.id, token.logprobs)).collect()
+            };
+            let alone: Vec<Told> = inputs.iter().map(alone).collect();
+            // All prompts in the first pass, prompts that begin beside answers of others, and such as are cut and share what
+            // they have in common.
+            for (max_num_seqs, max_num_batched_tokens, prefix_bytes) in
+                [(32, 2048, 0), (19, 2048, 0), (3, 2048, 0), (20, 40, 0), (7, 23, 1 << 30)]
+            {
+                let sizes = BatchOptions {
+                    max_num_seqs,
+                    max_num_batched_tokens,
+                    prefix_bytes,
+                    ..BatchOptions::default()
+                };
+                let mut batch = Batch::new(model.model(), sizes);
+                let submit = |inputs| batch.submit(inputs, options.clone()).unwrap();
+                let ids: Vec<_> = inputs.iter().map(submit).collect();
+                let mut together = vec![Told::new(); ids.len()];
+                while !batch.is_empty() {
+                    for (id, event) in batch.step() {
+                        let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+                        let at = ids.iter().position(|other| *other == id).unwrap();
+                        together[at].push((token.id, token.logprobs));
+                    }
+                }
+                for (index, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                    assert_eq!(together, alone, "{folder} {scheme} {dtype}, {sizes:?}: {index}");
+                }
+            }
+        }
     }
 }
 

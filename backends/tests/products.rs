@@ -4,7 +4,7 @@
 #![cfg(feature = "flex")]
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use qwen3_vl_backends::ops::{self, Products, set_products};
+use qwen3_vl_backends::ops::{self, Products, choose_steps, set_products};
 use qwen3_vl_backends::quant::QuantScheme;
 
 fn tensor<const D: usize>(shape: [usize; D], seed: f32, dtype: DType) -> Tensor<D> {
@@ -117,8 +117,32 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// Steps of answers are as exact as one alone where rows of prompts are rounded.
+fn steps_are_not_rounded() {
+    let (m, steps, n, k) = (45, 20, 233, 300);
+    let (x, w) = (tensor([m, k], 0.3, DType::F32), tensor([n, k], 9.1, DType::BF16));
+    let product = |first: usize, rows: usize, steps: Option<usize>| {
+        let _chosen = choose_steps(steps);
+        values(ops::linear(x.clone().narrow(0, first, rows), w.clone()))
+    };
+    let exact = product(0, m, None);
+    set_products(Products::Rounded);
+    let (all, mixed) = (product(0, m, None), product(0, m, Some(steps)));
+    let alone = [product(0, 1, Some(1)), product(m - 1, 1, Some(0))];
+    set_products(Products::Exact);
+    let size = exact.iter().fold(0.0f32, |size, value| size.max(value.abs()));
+    let far = |from: &[f32], to: &[f32]| {
+        from.iter().zip(to).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size
+    };
+    let (first, others) = mixed.split_at(steps * n);
+    assert!(far(first, &exact) < 2e-5, "{}", far(first, &exact));
+    assert!(others == &all[steps * n..], "prompts are rounded as without steps");
+    assert!(far(&alone[0], first) < 2e-5 && alone[1] == others[others.len() - n..]);
+}
+
 #[test]
 fn split_and_rounded_products_are_near_the_exact_ones() {
+    steps_are_not_rounded();
     let mut differ = 0;
     for Case { name, run, split, rounded } in cases() {
         let [exact, halves, short] =

@@ -271,7 +271,7 @@ mod tests {
     fn product(streamed: &Streamed, experts: &[usize]) -> Vec<f32> {
         let device = device::select(None).unwrap().device;
         let x = TensorData::new(vec![1.0f32; experts.len() * 2], [experts.len(), 2]);
-        let shares = experts.iter().map(|expert| Share { expert: *expert, rows: 1 });
+        let shares = experts.iter().map(|expert| Share { expert: *expert, rows: 1, steps: None });
         let shares: Vec<Share> = shares.collect();
         streamed.announce(&shares);
         let y = streamed.product(Tensor::from_data(x, &device), &shares);

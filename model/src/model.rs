@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use qwen3_vl_backends::ops::{Products, choose_products};
+use qwen3_vl_backends::ops::{Products, choose_products, choose_steps};
 use qwen3_vl_backends::threads::on_workers;
 use qwen3_vl_backends::{Placement, Precision};
 
@@ -141,10 +141,12 @@ impl Qwen3VlModel {
         self
     }
 
-    /// Runs `work`, which computes with this model, where and as exactly as it is to be computed.
-    pub(crate) fn compute<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    /// Runs `work`, which computes with this model, where and as exactly as it is to be computed. Of its rows the first `steps`
+    /// are steps of answers.
+    pub(crate) fn compute<T: Send>(&self, steps: usize, work: impl FnOnce() -> T + Send) -> T {
         let work = || {
-            let _chosen = choose_products(self.products);
+            let _products = choose_products(self.products);
+            let _steps = choose_steps(Some(steps));
             work()
         };
         match &self.placement {
@@ -216,10 +218,11 @@ impl Qwen3VlModel {
     }
 
     /// Runs the work of any number of sequences in one pass, packed one after the other without padding, and
-    /// extends their caches. Returns the final hidden states of all rows, `[rows, hidden]`.
+    /// extends their caches. Generated tokens come first, and prompts after them. Returns the final hidden states of all rows,
+    /// `[rows, hidden]`.
     ///
     /// # Panics
-    /// When a cache does not hold exactly the tokens before the rows of its prompt.
+    /// When a cache does not hold exactly the tokens before the rows of its prompt, or generated tokens come after a prompt.
     pub fn forward(&self, steps: &mut [Step<'_>], probe: &mut Probe) -> Tensor<2> {
         let mut pack = Pack::default();
         for step in steps.iter_mut() {
@@ -253,12 +256,13 @@ impl Qwen3VlModel {
             probe.record("rope_sin", &sin);
         }
         let deepstack = deepstack.into_iter().map(Some).collect();
-        Flow { hidden, context: TextContext { rotary, lengths: pack.lengths, deepstack } }
+        let context = TextContext { rotary, lengths: pack.lengths, deepstack };
+        Flow { hidden, context, steps: pack.steps }
     }
 
-    /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32.
+    /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32, each row as by itself.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.compute(|| {
+        self.compute(hidden.dims()[0], || {
             let logits = match &self.lm_head {
                 Some(head) => head.forward(hidden),
                 None => self.language_model.embed_tokens.weight.product(hidden, None),

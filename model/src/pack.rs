@@ -12,6 +12,8 @@ pub(crate) struct Pack {
     pub ids: Vec<i64>,
     pub positions: Vec<Position>,
     pub lengths: Vec<usize>,
+    /// Rows of generated tokens, which come first.
+    pub steps: usize,
     /// Which rows are placeholders, and their features in order.
     pub visual: Vec<bool>,
     pub features: Vec<FeatureRows>,
@@ -21,6 +23,8 @@ impl Pack {
     pub fn add(&mut self, work: &Work<'_>) {
         match work {
             Work::Tokens { ids, position } => {
+                assert_eq!(self.steps, self.ids.len(), "generated tokens come before prompts");
+                self.steps += ids.len();
                 self.ids.extend(ids.iter().map(|id| i64::from(*id)));
                 self.positions.extend((*position..).zip(*ids).map(|(at, _)| Position([at; 3])));
                 self.visual.extend(ids.iter().map(|_| false));

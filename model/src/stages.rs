@@ -89,7 +89,9 @@ impl Qwen3VlModel {
             Some(device) => flow.move_to(device, stage.layers.start),
             None => flow,
         };
-        self.compute(|| self.language_model.run(stage.layers.clone(), flow, past, probe))
+        self.compute(flow.steps, || {
+            self.language_model.run(stage.layers.clone(), flow, past, probe)
+        })
     }
 
     /// The final norm of what the last layer gives, on the device of the head.

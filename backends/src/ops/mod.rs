@@ -28,7 +28,9 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
 pub use parts::Parts;
-pub use products::{ChosenProducts, Products, choose_products, products, set_products};
+pub use products::{
+    Chosen, Products, choose_products, choose_steps, products, set_products, steps,
+};
 
 use crate::quant::QuantScheme;
 
@@ -261,6 +263,8 @@ pub struct Share {
     pub expert: usize,
     /// One at least.
     pub rows: usize,
+    /// How many of them, the first ones, are steps of answers, see [`choose_steps`].
+    pub steps: Option<usize>,
 }
 
 /// [`linear`] of many experts at once: the rows of `x [m, k]` come in `shares`, which sum to `m`, and each share is

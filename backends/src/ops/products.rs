@@ -1,4 +1,7 @@
 //! How exactly matrices are multiplied.
+//!
+//! Besides [`Products`], kernels for few rows and for many round activations differently beside rounded weights. An answer must
+//! not depend on what else is computed with it, so the caller says where rows come from, see [`choose_steps`].
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -27,7 +30,7 @@ pub enum Products {
 }
 
 impl Products {
-    const ALL: [Self; 3] = [Self::Exact, Self::Split, Self::Rounded];
+    pub(crate) const ALL: [Self; 3] = [Self::Exact, Self::Split, Self::Rounded];
 
     /// How a model in `precision` is computed: exactly where its weights are f32; rounded where bf16 was asked for by name and
     /// the processor is fast at it; else split.
@@ -43,8 +46,15 @@ impl Products {
 /// What threads take that have chosen nothing themselves.
 static PRODUCTS: AtomicU8 = AtomicU8::new(Products::Exact as u8);
 
+/// What is chosen on a thread.
+#[derive(Debug, Clone, Copy)]
+struct Choices {
+    products: Option<Products>,
+    steps: Option<usize>,
+}
+
 thread_local! {
-    static HERE: Cell<Option<Products>> = const { Cell::new(None) };
+    static HERE: Cell<Choices> = const { Cell::new(Choices { products: None, steps: None }) };
 }
 
 /// Chooses how Flex multiplies for all threads of the process on which [`choose_products`] has chosen nothing else.
@@ -58,26 +68,46 @@ pub fn products() -> Products {
         let chosen = PRODUCTS.load(Ordering::Relaxed);
         Products::ALL.into_iter().find(|products| *products as u8 == chosen).unwrap_or_default()
     };
-    HERE.get().unwrap_or_else(all)
+    HERE.get().products.unwrap_or_else(all)
 }
 
 /// Chooses how operations that are called on this thread multiply, until the result is dropped; `None` leaves that as it is.
-/// Of several, the last is dropped first.
-pub fn choose_products(products: Option<Products>) -> ChosenProducts {
+/// Of several choices, the last is dropped first.
+pub fn choose_products(products: Option<Products>) -> Chosen {
     let before = HERE.get();
-    HERE.set(products.or(before));
-    ChosenProducts { before, thread: PhantomData }
+    Chosen::replacing(before, Choices { products: products.or(before.products), ..before })
 }
 
-/// A choice of [`choose_products`].
+/// Rows of products on this thread, the first ones, that are steps of answers, see [`choose_steps`].
+pub fn steps() -> Option<usize> {
+    HERE.get().steps
+}
+
+/// Says that of the rows of every product on this thread the first `steps` are tokens of answers, which are computed as one alone
+/// would be, and that the others are of prompts and pictures, which are computed as many would be; until the result is dropped.
+/// A row then gets the same whatever it is computed with, as far as Flex rounds it. With `None` the number of rows decides,
+/// which is the fastest. Of several choices, the last is dropped first.
+pub fn choose_steps(steps: Option<usize>) -> Chosen {
+    let before = HERE.get();
+    Chosen::replacing(before, Choices { steps, ..before })
+}
+
+/// A choice of [`choose_products`] or [`choose_steps`].
 #[must_use = "the choice ends when this is dropped"]
 #[derive(Debug)]
-pub struct ChosenProducts {
-    before: Option<Products>,
+pub struct Chosen {
+    before: Choices,
     thread: PhantomData<*const ()>,
 }
 
-impl Drop for ChosenProducts {
+impl Chosen {
+    fn replacing(before: Choices, choices: Choices) -> Self {
+        HERE.set(choices);
+        Self { before, thread: PhantomData }
+    }
+}
+
+impl Drop for Chosen {
     fn drop(&mut self) {
         HERE.set(self.before);
     }
@@ -95,8 +125,12 @@ mod tests {
             let _inner = choose_products(Some(Products::Rounded));
             let _same = choose_products(None);
             assert_eq!(products(), Products::Rounded);
-            assert_eq!(std::thread::spawn(products).join().unwrap(), Products::Exact);
+            let _steps = choose_steps(Some(3));
+            assert_eq!((products(), steps()), (Products::Rounded, Some(3)));
+            let others = std::thread::spawn(|| (products(), steps())).join().unwrap();
+            assert_eq!(others, (Products::Exact, None));
         }
+        assert_eq!(steps(), None);
         assert_eq!(products(), Products::Split);
         drop(outer);
         assert_eq!(products(), Products::Exact);

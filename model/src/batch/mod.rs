@@ -190,10 +190,11 @@ impl<'m> Batch<'m> {
         let logits = self.forward();
         let elapsed = start.elapsed();
         let mut events = Vec::new();
-        let mut logits = logits.into_iter();
-        for sequence in self.running.iter_mut().filter(|s| s.rows > 0) {
-            let ready = sequence.account(elapsed);
-            if let Some(logits) = logits.by_ref().take(usize::from(ready)).next() {
+        for (sequence, logits) in self.running.iter_mut().zip(logits) {
+            if sequence.rows > 0 {
+                sequence.account(elapsed);
+            }
+            if let Some(logits) = logits {
                 events.push((sequence.id, sequence.sample(&logits)));
             }
         }
@@ -248,11 +249,15 @@ impl<'m> Batch<'m> {
         self.model.cache_bytes(sequence.most.saturating_sub(sequence.cache.in_blocks()))
     }
 
-    /// Logits after the last row of every sequence whose next token can be sampled, in order.
-    fn forward(&mut self) -> Vec<Logits> {
+    /// For every running sequence the logits after its last row, where its next token can be sampled.
+    fn forward(&mut self) -> Vec<Option<Logits>> {
+        let mut found: Vec<Option<Logits>> = self.running.iter().map(|_| None).collect();
         let (mut steps, mut scored, mut rows) = (Vec::new(), Vec::new(), 0);
-        let (mut last, mut needs) = (Vec::new(), Vec::new());
-        for (index, sequence) in self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0) {
+        let (mut last, mut needs, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let running = self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0);
+        let mut running: Vec<(usize, &mut Sequence)> = running.collect();
+        running.sort_by_key(|(_, sequence)| !sequence.is_writing());
+        for (index, sequence) in running {
             if sequence.answer.wants_scores() && sequence.open_prompt() > 0 {
                 scored.push((index, sequence.cache.len(), rows, sequence.rows));
             }
@@ -260,11 +265,12 @@ impl<'m> Batch<'m> {
             if sequence.rows >= sequence.open_prompt() {
                 last.push(rows as i64 - 1);
                 needs.push(sequence.answer.deciding());
+                owners.push(index);
             }
             steps.push(sequence.work());
         }
         if steps.is_empty() {
-            return Vec::new();
+            return found;
         }
         let hidden = self.model.forward(&mut steps, &mut Probe::off());
         for (index, start, first, count) in scored {
@@ -272,11 +278,13 @@ impl<'m> Batch<'m> {
             self.running[index].answer.score(self.model, &states, start);
         }
         if last.is_empty() {
-            return Vec::new();
+            return found;
         }
         let count = last.len();
         let data = TensorData::new(last, [count]);
         let last = Tensor::<1, Int>::from_data(data, &hidden.device());
-        Logits::read(self.model.logits(hidden.select(0, last)), &needs)
+        let logits = Logits::read(self.model.logits(hidden.select(0, last)), &needs);
+        owners.into_iter().zip(logits).for_each(|(index, logits)| found[index] = Some(logits));
+        found
     }
 }

@@ -40,12 +40,12 @@ impl Batch<'_> {
     /// Runs the vision tower for the first sequence that waits for it: to the end of its frames where no answer is
     /// being written, else a few blocks.
     pub(super) fn encode(&mut self) {
-        let writing = self.running.iter().any(|s| s.open_prompt() == 0);
+        let writing = self.running.iter().any(Sequence::is_writing);
         let slice = if writing { VISION_SLICE } else { usize::MAX };
         let mut left = self.options.max_num_batched_tokens.max(1);
         (0..self.running.len()).for_each(|index| self.borrow_prefix(index));
         for index in 0..self.running.len() {
-            if self.running[index].open_prompt() == 0 || self.twin_before(index) {
+            if self.running[index].is_writing() || self.twin_before(index) {
                 continue;
             }
             let sequence = &mut self.running[index];
@@ -123,13 +123,13 @@ impl Batch<'_> {
     pub(super) fn share_out(&mut self) {
         let mut budget = self.options.max_num_batched_tokens.max(1);
         for sequence in self.running.iter_mut() {
-            sequence.rows = usize::from(sequence.open_prompt() == 0);
+            sequence.rows = usize::from(sequence.is_writing());
             budget = budget.saturating_sub(sequence.rows);
         }
         // A batch of nothing but answers may use up the budget; prompts must get on all the same.
         budget = budget.max(1);
         for index in 0..self.running.len() {
-            if self.running[index].open_prompt() == 0 || self.twin_before(index) {
+            if self.running[index].is_writing() || self.twin_before(index) {
                 continue;
             }
             let sequence = &mut self.running[index];

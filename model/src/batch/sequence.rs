@@ -38,10 +38,15 @@ impl Sequence {
         self.prompt.len().saturating_sub(self.cache.len())
     }
 
+    /// Whether its prompt has been computed.
+    pub(super) fn is_writing(&self) -> bool {
+        self.open_prompt() == 0
+    }
+
     pub(super) fn work(&mut self) -> Step<'_> {
         let held = self.cache.len();
         let work = match self.answer.generated().last() {
-            Some(id) if self.rows == 1 && held >= self.prompt.len() => {
+            Some(id) if self.is_writing() => {
                 let position = self.prompt.positions().next + (held - self.prompt.len()) as u32;
                 Work::Tokens { ids: std::slice::from_ref(id), position }
             }
@@ -50,16 +55,14 @@ impl Sequence {
         Step { work, cache: &mut self.cache }
     }
 
-    /// Books the time of the step that ran; returns whether the sequence has logits now.
-    pub(super) fn account(&mut self, elapsed: Duration) -> bool {
-        let ready = self.open_prompt() == 0;
+    /// Books the time of the step that ran.
+    pub(super) fn account(&mut self, elapsed: Duration) {
         match self.answer.generated().is_empty() {
             true => self.timings.prefill += elapsed,
             false => self.timings.decode += elapsed,
         }
         self.timings.vision = self.prompt.vision_time();
         self.rows = 0;
-        ready
     }
 
     pub(super) fn sample(&mut self, logits: &Logits) -> BatchEvent {

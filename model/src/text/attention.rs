@@ -62,6 +62,9 @@ impl Attention {
         for (cache, length) in caches.iter_mut().zip(&context.lengths) {
             let rows = |t: &Tensor<3>| by_head(t.clone().narrow(0, start, *length));
             let (keys, values) = cache.append(layer, rows(&k), rows(&v));
+            // Steps come before prompts, so that a sequence is all of the one kind or of the other.
+            let steps = ops::steps().map(|steps| steps.saturating_sub(start).min(*length));
+            let _chosen = ops::choose_steps(steps);
             let out = ops::attention_over_parts(rows(&q), keys, values, true);
             outputs.push(out.squeeze_dim::<3>(0).swap_dims(0, 1).flatten::<2>(1, 2));
             start += length;

@@ -73,13 +73,15 @@ pub(crate) struct Flow {
     /// `[rows, hidden]`.
     pub hidden: Tensor<2>,
     pub context: TextContext,
+    /// How many of the rows, the first ones, are steps of answers.
+    pub steps: usize,
 }
 
 impl Flow {
     /// On the device of the layers from `first` on.
     pub(crate) fn move_to(self, device: &Device, first: usize) -> Self {
         let hidden = lost::moved(self.hidden, device);
-        Self { hidden, context: self.context.move_to(device, first) }
+        Self { hidden, context: self.context.move_to(device, first), ..self }
     }
 }
 
@@ -127,7 +129,7 @@ impl TextModel {
         past: &mut Past<'_, '_>,
         probe: &mut Probe,
     ) -> Flow {
-        let Flow { mut hidden, context } = flow;
+        let Flow { mut hidden, context, steps } = flow;
         for index in layers {
             probe.record(format!("layer_in.{index}"), &hidden);
             hidden = self.layers[index].forward(hidden, index, &context, past, probe);
@@ -136,7 +138,7 @@ impl TextModel {
                 hidden = hidden + level.clone();
             }
         }
-        Flow { hidden, context }
+        Flow { hidden, context, steps }
     }
 
     /// The final norm of `hidden [rows, hidden]`.

@@ -113,7 +113,8 @@ impl MoeBlock {
         for expert in 0..self.experts.count() {
             let (rows, places) = routing.rows_of(expert);
             if !rows.is_empty() {
-                let shares = vec![Share { expert, rows: rows.len() }];
+                let steps = steps_among(&rows);
+                let shares = vec![Share { expert, rows: rows.len(), steps }];
                 let rows = index(rows);
                 let weights = routing.weights.clone().select(0, index(places)).cast(x.dtype());
                 let y = self.experts.forward(x.clone().select(0, rows.clone()), shares) * weights;
@@ -139,6 +140,11 @@ impl Experts {
         let gate = gate_up.clone().narrow(1, 0, inner);
         self.down_proj.product(ops::swiglu(gate, gate_up.narrow(1, inner, inner)), shares)
     }
+}
+
+/// How many of `rows`, which are in order, are steps of answers, see [`ops::choose_steps`].
+fn steps_among(rows: &[i64]) -> Option<usize> {
+    ops::steps().map(|steps| rows.partition_point(|row| (*row as usize) < steps))
 }
 
 /// The pairs of a row and an expert of [`Routing`], sorted by expert.
@@ -194,8 +200,12 @@ impl Routing {
             to.push(next[expert] as i64);
             next[expert] += 1;
         }
-        let shares = counts.into_iter().enumerate().filter(|(_, rows)| *rows > 0);
-        Sorted { shares: shares.map(|(expert, rows)| Share { expert, rows }).collect(), from, to }
+        let mut first = 0;
+        let shares = counts.into_iter().enumerate().map(|(expert, rows)| {
+            first += rows;
+            Share { expert, rows, steps: steps_among(&from[first - rows..first]) }
+        });
+        Sorted { shares: shares.filter(|share| share.rows > 0).collect(), from, to }
     }
 
     /// The rows that go to `expert`, and where their weights are.

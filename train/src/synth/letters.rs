@@ -6,7 +6,7 @@ use ab_glyph::{Font, FontRef, OutlineCurve};
 use tiny_skia::{LineCap, LineJoin, Path, PathBuilder, Stroke, Transform};
 
 use super::rng::Dice;
-use super::strokes::{dot_path, path_of, strokes, with_serifs};
+use super::strokes::{Hook, Marks, dot_path, path_of, strokes, with_serifs};
 
 /// The characters that strings are made of.
 pub(super) const CHARACTERS: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
@@ -41,7 +41,7 @@ enum Face {
     Hack,
     Ubuntu,
     Strokes {
-        plain: bool,
+        marks: Marks,
         serifs: bool,
         /// Widths of `O` and `Q` times this.
         bowl: f32,
@@ -56,11 +56,17 @@ enum Face {
 impl Face {
     /// Our own strokes. Typefaces differ in how wide their round letters are and how narrow their zero is.
     fn strokes(dice: &mut Dice) -> Self {
-        let (plain, serifs) = (dice.chance(0.5), dice.chance(0.3));
+        let marks = Marks {
+            zero: dice.chance(0.3),
+            one: dice.chance(0.6),
+            i: dice.chance(0.4),
+            j: *dice.pick(&[Hook::Bow, Hook::Headed, Hook::Low]),
+        };
+        let serifs = dice.chance(0.3);
         let bowl = if dice.chance(0.4) { 1.0 } else { dice.real(0.95, 1.25) as f32 };
         // At most 0.78 times as wide as the O.
         let zero = dice.real(0.95, 1.3).min(1.12 * f64::from(bowl)) as f32;
-        Self::Strokes { plain, serifs, bowl, zero }
+        Self::Strokes { marks, serifs, bowl, zero }
     }
 }
 
@@ -79,7 +85,7 @@ pub(super) struct Lettering {
 
 impl Hand {
     pub fn new(dice: &mut Dice) -> Self {
-        let face = match dice.weighted(&[0.26, 0.3, 0.36, 0.08]) {
+        let face = match dice.weighted(&[0.22, 0.24, 0.46, 0.08]) {
             0 => Face::Hack,
             1 => Face::Ubuntu,
             2 => Face::strokes(dice),
@@ -130,15 +136,15 @@ impl Hand {
         match self.face {
             Face::Hack => outline(HACK.as_ref()?, character),
             Face::Ubuntu => outline(UBUNTU.as_ref()?, character),
-            // A heavy pen would fill a zero with its own stroke.
-            Face::Strokes { plain, serifs, bowl, zero } => {
-                let plain = plain || self.pen > 0.9;
+            Face::Strokes { marks, serifs, bowl, zero } => {
+                // A heavy pen would fill a zero with its own stroke.
+                let marks = Marks { zero: marks.zero && self.pen <= 0.9, ..marks };
                 let wider = match character {
                     'O' | 'Q' => bowl,
                     '0' => zero,
                     _ => 1.0,
                 };
-                let path = path_of(strokes(character, plain))?;
+                let path = path_of(strokes(character, marks))?;
                 let path = path.transform(Transform::from_scale(wider, 1.0))?;
                 let advance = path.bounds().right() + 0.9 + self.pen * self.stems;
                 let path = if serifs { with_serifs(&path)? } else { path };
@@ -191,7 +197,7 @@ fn push(builder: &mut PathBuilder, last: &mut Option<ab_glyph::Point>, curve: Ou
 
 /// Characters of `set` that are taken for each other, those that most often are more than once.
 fn look_alikes(set: &[u8]) -> Vec<u8> {
-    const LOOK_ALIKES: &[u8] = b"O0O0O0QDS5S5I1LB8Z2G6CVYW";
+    const LOOK_ALIKES: &[u8] = b"O0O0O0O0QDS5S5I1JI1JI1LB8Z2G6CVYW";
     LOOK_ALIKES.iter().copied().filter(|character| set.contains(character)).collect()
 }
 
@@ -236,7 +242,8 @@ mod tests {
         for _ in 0..800 {
             let hand = Hand::new(&mut dice);
             let width = |text| hand.write(text).expect("a letter").path.bounds().width();
-            if matches!(hand.face, Face::Strokes { plain: true, .. }) && hand.slant == 0.0 {
+            let Face::Strokes { marks, .. } = hand.face else { continue };
+            if !marks.zero && hand.slant == 0.0 {
                 let share = width("0") / width("O");
                 (widest, narrowest) = (widest.max(share), narrowest.min(share));
             }
@@ -256,7 +263,7 @@ mod tests {
         let share = |alike: bool| {
             let mut dice = Dice::new(3, 4);
             let texts = (0..2000).map(|_| any_string(&mut dice, 8, alike)).collect::<String>();
-            let doubtful = texts.bytes().filter(|byte| b"O0S5I1".contains(byte)).count();
+            let doubtful = texts.bytes().filter(|byte| b"O0S5I1J".contains(byte)).count();
             doubtful as f64 / texts.len() as f64
         };
         assert!((0.1..0.25).contains(&share(false)), "{}", share(false));

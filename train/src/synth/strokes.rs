@@ -2,9 +2,31 @@
 
 use tiny_skia::{Path, PathBuilder, PathSegment, Point, Rect};
 
-/// Pen strokes of `character` (A-Z, 0-9), 6 units high, y downwards; `M`, `L` and `Q` as in SVG. `plain` leaves out what makes
-/// `0`, `1` and `I` easier to tell apart.
-pub(super) fn strokes(character: char, plain: bool) -> &'static str {
+/// What typefaces do, each in its own way, to tell `0`, `1`, `I` and `J` from other characters.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Marks {
+    /// A stroke through `0`.
+    pub zero: bool,
+    /// Feet of `1` and of `I`, which has a head then too.
+    pub one: bool,
+    pub i: bool,
+    pub j: Hook,
+}
+
+/// Forms of `J`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) enum Hook {
+    /// A bow upon the base line.
+    #[default]
+    Bow,
+    /// The same with a head.
+    Headed,
+    /// A straight line that ends below the base line.
+    Low,
+}
+
+/// Pen strokes of `character` (A-Z, 0-9), 6 units high, y downwards; `M`, `L` and `Q` as in SVG.
+pub(super) fn strokes(character: char, marks: Marks) -> &'static str {
     match character {
         'A' => "M0 6 L2 0 L4 6 M.7 4 L3.3 4",
         'B' => "M0 3 L2.3 3 Q4 3 4 1.5 Q4 0 2.3 0 L0 0 L0 6 L2.3 6 Q4.2 6 4.2 4.5 Q4.2 3 2.3 3",
@@ -14,9 +36,13 @@ pub(super) fn strokes(character: char, plain: bool) -> &'static str {
         'F' => "M3.8 0 L0 0 L0 6 M0 3 L3.2 3",
         'G' => "M4 1.2 Q3.4 0 2.1 0 Q0 0 0 3 Q0 6 2.1 6 Q4 6 4 4 L4 3.3 L2.4 3.3",
         'H' => "M0 0 L0 6 M4 0 L4 6 M0 3 L4 3",
-        'I' if plain => "M.4 0 L.4 6",
+        'I' if !marks.i => "M.4 0 L.4 6",
         'I' => "M0 0 L2.4 0 M1.2 0 L1.2 6 M0 6 L2.4 6",
-        'J' => "M3 0 L3 4.3 Q3 6 1.5 6 Q0 6 0 4.4",
+        'J' => match marks.j {
+            Hook::Bow => "M3 0 L3 4.3 Q3 6 1.5 6 Q0 6 0 4.4",
+            Hook::Headed => "M1.4 0 L3 0 L3 4.3 Q3 6 1.5 6 Q0 6 0 4.4",
+            Hook::Low => "M1.3 0 L1.3 5.6 Q1.3 6.9 0 6.9",
+        },
         'K' => "M0 0 L0 6 M3.9 0 L0 3.6 M1.3 2.5 L4 6",
         'L' => "M0 0 L0 6 L3.6 6",
         'M' => "M0 6 L0 0 L2.3 4 L4.6 0 L4.6 6",
@@ -33,9 +59,9 @@ pub(super) fn strokes(character: char, plain: bool) -> &'static str {
         'X' => "M0 0 L4 6 M4 0 L0 6",
         'Y' => "M0 0 L2.1 3 L4.2 0 M2.1 3 L2.1 6",
         'Z' => "M0 0 L4 0 L0 6 L4 6",
-        '0' if plain => "M1.6 0 Q3.2 0 3.2 3 Q3.2 6 1.6 6 Q0 6 0 3 Q0 0 1.6 0",
+        '0' if !marks.zero => "M1.6 0 Q3.2 0 3.2 3 Q3.2 6 1.6 6 Q0 6 0 3 Q0 0 1.6 0",
         '0' => "M1.7 0 Q3.4 0 3.4 3 Q3.4 6 1.7 6 Q0 6 0 3 Q0 0 1.7 0 M2.6 1.5 L.8 4.5",
-        '1' if plain => "M0 1.4 L1.7 0 L1.7 6",
+        '1' if !marks.one => "M0 1.4 L1.7 0 L1.7 6",
         '1' => "M0 1.4 L1.7 0 L1.7 6 M0 6 L3.2 6",
         '2' => "M.1 1.5 Q.3 0 2 0 Q3.8 0 3.8 1.7 Q3.8 2.8 2.6 3.8 L0 6 L4 6",
         '3' => {
@@ -175,12 +201,15 @@ pub(super) fn dot_path(character: char, gap: f32) -> Option<Path> {
 mod tests {
     use super::*;
 
+    const PLAIN: Marks = Marks { zero: false, one: false, i: false, j: Hook::Bow };
+    const MARKED: Marks = Marks { zero: true, one: true, i: true, j: Hook::Low };
+
     #[test]
     fn every_character_is_drawn_and_differs() {
         let all: Vec<char> = ('A'..='Z').chain('0'..='9').collect();
         for (place, one) in all.iter().enumerate() {
-            for plain in [false, true] {
-                let path = path_of(strokes(*one, plain)).expect("strokes");
+            for marks in [PLAIN, MARKED] {
+                let path = path_of(strokes(*one, marks)).expect("strokes");
                 let bounds = path.bounds();
                 let heights = 6.0..7.0;
                 assert!(heights.contains(&bounds.height()), "{one} {bounds:?}");
@@ -192,7 +221,9 @@ mod tests {
             assert!(dot_path(*one, 0.0).is_some());
             for two in &all[place + 1..] {
                 assert_ne!(dots(*one), dots(*two), "{one} {two}");
-                assert_ne!(strokes(*one, true), strokes(*two, true), "{one} {two}");
+                for marks in [PLAIN, MARKED] {
+                    assert_ne!(strokes(*one, marks), strokes(*two, marks), "{one} {two}");
+                }
             }
         }
         let length = |path: Option<Path>| path.map_or(0, |path| path.len());

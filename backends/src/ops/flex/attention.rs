@@ -3,14 +3,16 @@
 #[cfg(target_arch = "x86_64")]
 mod in_tiles;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::matmul::{Into, Matrix, multiply};
+use super::matmul::{Into, Matrix, least_rows, multiply};
 use super::softmax::exponentials;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::{TILE_ROWS, panel};
-use crate::ops::{Products, choose_products, products};
+use crate::ops::{Products, choose_products, products, steps};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
@@ -55,32 +57,62 @@ impl<'a> Heads<'a> {
     }
 }
 
+/// Fewest keys of a block: GEMM sums fewer in another order.
+const LEAST_KEYS: usize = 3;
+
+/// Fewest rows of a prompt that are computed together, see [`among_zeros`].
+const LEAST_ROWS: usize = least_rows(LEAST_KEYS);
+
 /// `softmax(q·kᵀ / sqrt(d)) · v`, `[batch, heads, s, d]`; `q` is contiguous.
+///
+/// Steps of answers (see [`steps`]) are computed one by one, and rows of prompts so that none depends on how many others there
+/// are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits later would show it.
 pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
+    let few = steps().map_or(s < TILE_ROWS, |steps| steps > 0);
     #[cfg(target_arch = "x86_64")]
-    if let Some(tiling) = panel::tiles().filter(|_| s >= TILE_ROWS) {
+    if let Some(tiling) = panel::tiles().filter(|_| !few) {
         in_tiles::attention(&mut out, q, parts, sizes, tiling);
         return out;
     }
-    let chosen = if s < TILE_ROWS { Products::Exact } else { products() };
+    let chosen = if few { Products::Exact } else { products() };
+    let block = if steps().is_some_and(|steps| steps > 0) { 1 } else { BLOCK };
+    let padded = steps() == Some(0);
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
-        let blocks = out.par_chunks_mut(BLOCK * d).zip(q.par_chunks(BLOCK * d)).enumerate();
-        blocks.for_each(|(block, (out, q))| {
+        let blocks = out.par_chunks_mut(block * d).zip(q.par_chunks(block * d)).enumerate();
+        blocks.for_each(|(index, (out, q))| {
             let _chosen = choose_products(Some(chosen));
             let rows = q.len() / d;
-            let past = sizes.causal.then(|| sizes.t - s + block * BLOCK);
+            let past = sizes.causal.then(|| sizes.t - s + index * block);
             let seen = past.map_or(sizes.t, |past| past + rows);
             let all = seen_of(parts, seen).map(|(part, rows)| {
                 (part.keys.head(batch, group, rows, d), part.values.head(batch, group, rows, d))
             });
-            attend(out, d, Matrix::rows(q, d), all, past);
+            match padded && rows < LEAST_ROWS {
+                true => among_zeros(out, q, d, all, past),
+                false => attend(out, d, Matrix::rows(q, d), all, past),
+            }
         });
     });
     out
+}
+
+/// [`attend`] for rows of which there are few, with zeros behind them, see [`least_rows`].
+fn among_zeros<'k>(
+    out: &mut [f32],
+    q: &[f32],
+    d: usize,
+    parts: impl Iterator<Item = (Matrix<'k>, Matrix<'k>)>,
+    past: Option<usize>,
+) {
+    let mut queries = q.to_vec();
+    queries.resize(LEAST_ROWS * d, 0.0);
+    let mut room = vec![0.0; LEAST_ROWS * d];
+    attend(&mut room, d, Matrix::rows(&queries, d), parts, past);
+    out.copy_from_slice(&room[..out.len()]);
 }
 
 /// The parts that the first `seen` positions lie in, each with how many of its rows these are.
@@ -93,6 +125,36 @@ fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p 
     firsts
         .take_while(move |(_, first)| *first < seen)
         .map(move |(part, first)| (part, part.rows.min(seen - first)))
+}
+
+/// Keys and values of the positions in `range`: a view where they lie in one part, else gathered in `room`, with zeros behind them
+/// where there are very few.
+fn block_of<'r>(
+    parts: &[(Matrix<'r>, Matrix<'r>)],
+    range: Range<usize>,
+    room: &'r mut [Vec<f32>; 2],
+) -> (Matrix<'r>, Matrix<'r>) {
+    let mut end = 0;
+    let mut pieces = parts.iter().filter_map(|(keys, values)| {
+        let first = end;
+        end += keys.rows;
+        let own = range.start.max(first)..range.end.min(end);
+        let piece = |matrix: &Matrix<'r>| matrix.part(own.start - first, own.len());
+        (!own.is_empty()).then(|| (piece(keys), piece(values)))
+    });
+    let (keys, values) = pieces.next().expect("a block of positions that there are");
+    if keys.rows == range.len() && keys.rows >= LEAST_KEYS {
+        return (keys, values);
+    }
+    room.iter_mut().for_each(Vec::clear);
+    for (keys, values) in std::iter::once((keys, values)).chain(pieces) {
+        keys.append_to(&mut room[0]);
+        values.append_to(&mut room[1]);
+    }
+    let least = LEAST_KEYS * keys.columns;
+    room.iter_mut().for_each(|room| room.resize(room.len().max(least), 0.0));
+    let [keys, values] = room.each_ref().map(|room| Matrix::rows(room, keys.columns));
+    (keys, values)
 }
 
 /// `softmax(q·kᵀ / sqrt(d)) · v` over the keys and values of all parts, one after the other, in place of rows of `out` that begin
@@ -110,29 +172,28 @@ fn attend<'k>(
     let mut scores = vec![0.0; q.rows * KEYS];
     // The largest score of each row and the sum of its weights.
     let mut rows = vec![(f32::NEG_INFINITY, 0.0); q.rows];
-    let mut first = 0;
-    for (keys, values) in parts {
-        for start in (0..keys.rows).step_by(KEYS) {
-            let count = KEYS.min(keys.rows - start);
-            let (keys, values) = (keys.part(start, count), values.part(start, count));
-            multiply(&mut scores, count, scale, (q, keys.transposed()), Into::Replace);
-            for (i, (row, (top, sum))) in scores.chunks_mut(count).zip(&mut rows).enumerate() {
-                let seen =
-                    past.map_or(count, |past| (past + i + 1).saturating_sub(first).min(count));
-                let (row, future) = row.split_at_mut(seen);
-                future.fill(0.0);
-                let (larger, more) = exponentials(row, *top);
-                let factor = if larger > *top { (*top - larger).exp() } else { 1.0 };
-                (*top, *sum) = (larger, *sum * factor + more);
-                if first > 0 && factor < 1.0 {
-                    out[i * stride..][..d].iter_mut().for_each(|value| *value *= factor);
-                }
+    let parts: Vec<_> = parts.collect();
+    let (total, mut room) =
+        (parts.iter().map(|(keys, _)| keys.rows).sum(), [const { Vec::new() }; 2]);
+    for first in (0..total).step_by(KEYS) {
+        let count = KEYS.min(total - first);
+        let (keys, values) = block_of(&parts, first..first + count, &mut room);
+        let width = keys.rows;
+        multiply(&mut scores, width, scale, (q, keys.transposed()), Into::Replace);
+        for (i, (row, (top, sum))) in scores.chunks_mut(width).zip(&mut rows).enumerate() {
+            let seen = past.map_or(count, |past| (past + i + 1).saturating_sub(first).min(count));
+            let (row, future) = row.split_at_mut(seen);
+            future.fill(0.0);
+            let (larger, more) = exponentials(row, *top);
+            let factor = if larger > *top { (*top - larger).exp() } else { 1.0 };
+            (*top, *sum) = (larger, *sum * factor + more);
+            if first > 0 && factor < 1.0 {
+                out[i * stride..][..d].iter_mut().for_each(|value| *value *= factor);
             }
-            let into = if first == 0 { Into::Replace } else { Into::Add };
-            let weights = Matrix::rows(&scores[..q.rows * count], count);
-            multiply(out, stride, 1.0, (weights, values), into);
-            first += count;
         }
+        let into = if first == 0 { Into::Replace } else { Into::Add };
+        let weights = Matrix::rows(&scores[..q.rows * width], width);
+        multiply(out, stride, 1.0, (weights, values), into);
     }
     for (out, (_, sum)) in out.chunks_mut(stride).zip(&rows) {
         let inverse = 1.0 / sum;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::quantised::{Scales, Weights};
 use super::{Widen, bytes_of, f32_tensor, matrix_product, product_of_codes, rows_of, turned};
-use crate::ops::{Share, choose_products, kernels_on, products};
+use crate::ops::{Share, choose_products, choose_steps, kernels_on, products};
 use crate::quant::QuantScheme;
 
 /// How the matrices of a stack `[experts, n, k]` lie in memory.
@@ -100,13 +100,14 @@ fn spread(
     for share in shares {
         let (mine, others) = left.split_at(share.rows * k);
         let (to, rest) = room.split_at_mut(share.rows * n);
-        tasks.push((mine, to, share.expert));
+        tasks.push((mine, to, share));
         (left, room) = (others, rest);
     }
     let chosen = products();
-    tasks.into_par_iter().for_each(|(x, to, expert)| {
-        let _chosen = choose_products(Some(chosen));
-        to.copy_from_slice(&product(x, expert));
+    tasks.into_par_iter().for_each(|(x, to, share)| {
+        let _products = choose_products(Some(chosen));
+        let _steps = choose_steps(share.steps);
+        to.copy_from_slice(&product(x, share.expert));
     });
     out
 }

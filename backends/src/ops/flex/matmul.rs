@@ -25,6 +25,12 @@ impl<'a> Matrix<'a> {
         Self { values: &self.values[start * self.row_stride..], rows, ..self }
     }
 
+    /// Appends its values row by row; those of a row lie one after the other.
+    pub fn append_to(self, out: &mut Vec<f32>) {
+        let rows = self.values.chunks(self.row_stride.max(1)).take(self.rows);
+        rows.for_each(|row| out.extend_from_slice(&row[..self.columns]));
+    }
+
     /// The same numbers with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {
@@ -48,6 +54,15 @@ impl<'a> Matrix<'a> {
             (0, _) | (_, 0) => 0,
             (m, n) => (m - 1) * self.row_stride + (n - 1) * self.column_stride + 1,
         }
+    }
+}
+
+/// Fewest rows of which a product with so many columns is summed as those of more rows are: `gemm` has other kernels for single
+/// rows, and for results of up to 256 values.
+pub const fn least_rows(columns: usize) -> usize {
+    match 256 / columns + 1 {
+        1 => 2,
+        rows => rows,
     }
 }
 

@@ -69,10 +69,39 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
     }
 }
 
+/// Steps of answers are rounded as one alone, and rows of prompts as many, whatever else is in the product.
+#[test]
+fn a_row_is_rounded_by_where_it_comes_from() {
+    for scheme in [
+        QuantScheme::new(8, 64).unwrap(),
+        QuantScheme::new(4, 32).unwrap(),
+        QuantScheme::with_minimums(4, 32).unwrap(),
+        QuantScheme::INT8_G16,
+    ] {
+        let (m, steps, n, k) = (45, 20, 70, 200);
+        let (codes, scales, _) = any_codes(scheme, [n, k], &Device::flex());
+        let x = tensor([m, k], 0.3, DType::F32);
+        let product = |first: usize, rows: usize, steps: usize| {
+            let _chosen = choose_steps(Some(steps));
+            let x = x.clone().narrow(0, first, rows);
+            let y = linear_quantised(x, codes.clone(), scales.clone(), scheme);
+            y.into_data().try_to_vec::<f32>().unwrap()
+        };
+        let together = product(0, m, steps);
+        for (row, found) in together.chunks(n).enumerate() {
+            let alone = product(row, 1, usize::from(row < steps));
+            assert!(found == alone, "{scheme}, row {row}");
+        }
+        let as_prompts = product(0, m, 0);
+        assert!(together[steps * n..] == as_prompts[steps * n..], "{scheme}");
+        assert!(together[..steps * n] != as_prompts[..steps * n], "{scheme}: one kernel?");
+    }
+}
+
 /// Experts that nobody goes to, and one that many go to.
 fn shares(rows: [usize; 4]) -> Vec<Share> {
     let experts = [0, 1, 3, 4].into_iter().zip(rows).filter(|(_, rows)| *rows > 0);
-    experts.map(|(expert, rows)| Share { expert, rows }).collect()
+    experts.map(|(expert, rows)| Share { expert, rows, steps: None }).collect()
 }
 
 /// What `product` makes of each share by itself.
