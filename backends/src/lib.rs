@@ -5,8 +5,8 @@
 //! [`ops`] holds the speed-critical operations (a reference body that is generic over Burn's `Backend` trait,
 //! overridden where a backend can do better), [`cpu`] says which instructions those for the processor use,
 //! [`kernel_cache`] where kernels of cards are kept from run to run, [`quant`] rounds weights to a few bits,
-//! [`bandwidth`] measures how fast memory is read and [`peak`] how fast matrices are multiplied,
-//! [`memmap`] maps weight files into memory, [`threads`] says how many there are, and
+//! [`graph`] records what a card does again and again, [`bandwidth`] measures how fast memory is read and [`peak`]
+//! how fast matrices are multiplied, [`memmap`] maps weight files into memory, [`threads`] says how many there are, and
 //! [`allocator`] keeps the memory of intermediate results.
 
 #![recursion_limit = "256"]
@@ -18,6 +18,7 @@ pub mod bandwidth;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
+pub mod graph;
 pub mod kernel_cache;
 pub mod memmap;
 pub mod ops;

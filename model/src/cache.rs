@@ -239,18 +239,44 @@ impl KvCache {
         let shape = &self.shape;
         let room =
             Room { at: self.length - self.shared, most: self.most.saturating_sub(self.shared) };
-        let before = |of: fn(&LayerRows) -> Option<&Store>| {
-            let stores = self.blocks.iter().filter_map(move |part| {
-                Some(of(&part.block.layers[layer])?.read(part.length, shape))
-            });
-            stores.collect::<Rows>()
-        };
-        let mut all_keys = before(|rows| rows.keys.as_ref());
-        let mut all_values = before(|rows| rows.values.as_ref());
+        let mut all_keys = self.of_blocks(layer, |rows| rows.keys.as_ref());
+        let mut all_values = self.of_blocks(layer, |rows| rows.values.as_ref());
         let own = &mut self.own[layer - self.first];
         all_keys.push(store::write(&mut own.keys, keys, room, shape));
         all_values.push(store::write(&mut own.values, values, room, shape));
         (all_keys, all_values)
+    }
+
+    /// What the blocks hold of one layer, `[1, kv_heads, n, head_dim]` each.
+    fn of_blocks(&self, layer: usize, of: fn(&LayerRows) -> Option<&Store>) -> Rows {
+        let stores = self
+            .blocks
+            .iter()
+            .filter_map(|part| Some(of(&part.block.layers[layer])?.read(part.length, &self.shape)));
+        stores.collect()
+    }
+
+    /// All keys and values of one layer.
+    pub(crate) fn held(&self, layer: usize) -> (Rows, Rows) {
+        let all = |of: fn(&LayerRows) -> Option<&Store>| {
+            let mut rows = self.of_blocks(layer, of);
+            let (own, length) = (of(&self.own[layer - self.first]), self.length - self.shared);
+            rows.extend(own.filter(|_| length > 0).map(|own| own.read(length, &self.shape)));
+            rows
+        };
+        (all(|rows| rows.keys.as_ref()), all(|rows| rows.values.as_ref()))
+    }
+
+    /// Takes over `tokens` tokens that were computed elsewhere: `rows` gives keys and values of a layer, as [`Self::append`]
+    /// takes them.
+    pub(crate) fn adopt(&mut self, tokens: usize, rows: impl Fn(usize) -> [Tensor<4>; 2]) {
+        if tokens > 0 {
+            for layer in 0..self.own.len() {
+                let [keys, values] = rows(layer);
+                self.append(layer, keys, values);
+            }
+            self.advance(tokens);
+        }
     }
 
     pub(crate) fn advance(&mut self, tokens: usize) {

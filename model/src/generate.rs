@@ -3,6 +3,7 @@
 mod answer;
 mod draft;
 mod logits;
+mod runner;
 mod score;
 
 use std::time::{Duration, Instant};
@@ -18,9 +19,11 @@ pub(crate) use score::read_rows;
 
 use crate::inputs::{InputError, ModelInputs};
 use crate::model::Qwen3VlModel;
+use crate::replay::Stepping;
 use crate::sample::{Constraint, ConstraintError, SampleError, SamplingParams, TokenLogprobs};
 use crate::session::{PREFILL_CHUNK, Session};
 use draft::Drafts;
+use runner::Runner;
 
 /// How to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +128,8 @@ pub struct Timings {
     /// Tokens that were guessed and run, and how many of these the answer has.
     pub drafted_tokens: usize,
     pub accepted_tokens: usize,
+    /// Tokens that were run by replaying a recorded step.
+    pub replayed_tokens: usize,
 }
 
 /// The session that an answer extends: the caller's, or one of its own.
@@ -145,8 +150,7 @@ impl SessionSlot<'_> {
 
 /// An answer being generated: an iterator over its tokens.
 pub struct Generation<'a> {
-    model: &'a Qwen3VlModel,
-    session: SessionSlot<'a>,
+    runner: Runner<'a>,
     answer: Answer,
     /// Logits after the last token that was run.
     logits: Logits,
@@ -173,7 +177,8 @@ impl<'a> Generation<'a> {
             *session.get() = Session::new(model);
             Err(lost.into())
         })?;
-        Ok(Self { model, session, answer, logits, drafts, failed: false, timings })
+        let runner = Runner::new(model, session);
+        Ok(Self { runner, answer, logits, drafts, failed: false, timings })
     }
 
     /// Logits after the prompt.
@@ -206,6 +211,13 @@ impl<'a> Generation<'a> {
         self.timings
     }
 
+    /// Runs the steps of the answer as `stepping` says; guessed tokens are always run in ordinary ones.
+    #[must_use]
+    pub fn stepping(mut self, stepping: Stepping) -> Self {
+        self.runner.stepping = stepping;
+        self
+    }
+
     /// Lets `constraint` rule out tokens.
     #[must_use]
     pub fn with_constraint(mut self, constraint: Option<Box<dyn Constraint>>) -> Self {
@@ -224,10 +236,12 @@ impl<'a> Generation<'a> {
 
     /// Runs the token that was chosen last, and a draft behind it; or has that done already.
     fn logits_after(&mut self, last: u32) -> Logits {
-        let (session, need) = (self.session.get(), self.answer.deciding());
         let Some(drafts) = &mut self.drafts else {
-            return Logits::read(session.step(self.model, &[last]), &[need]).swap_remove(0);
+            let logits = self.runner.logits_after(last, &self.answer);
+            self.timings.replayed_tokens = self.runner.replayed;
+            return logits;
         };
+        let (session, need) = (self.runner.session.get(), self.answer.deciding());
         if let Some(logits) = drafts.take(last) {
             self.timings.accepted_tokens += 1;
             return logits;
@@ -237,7 +251,7 @@ impl<'a> Generation<'a> {
         // The last token of an answer is not run.
         ids.extend(drafts.guess(self.answer.room().saturating_sub(1)));
         let needs = vec![need; ids.len()];
-        let mut rows = Logits::read(session.step(self.model, &ids), &needs).into_iter();
+        let mut rows = Logits::read(session.step(self.runner.model, &ids), &needs).into_iter();
         let logits = rows.next().expect("a row of logits for each token");
         self.timings.drafted_tokens += ids.len() - 1;
         drafts.keep(ids.split_off(1), rows);
@@ -253,8 +267,7 @@ impl Iterator for Generation<'_> {
             return None;
         }
         let token = caught(|| self.advance()).unwrap_or_else(|lost| {
-            // What it holds is half written.
-            *self.session.get() = Session::new(self.model);
+            self.runner.forget();
             Err(lost.into())
         });
         self.failed = token.is_err();

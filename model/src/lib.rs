@@ -26,6 +26,7 @@ mod prefix;
 pub mod probe;
 pub mod processor;
 pub mod prompt;
+pub mod replay;
 pub mod rope;
 pub mod roundable;
 pub mod sample;

@@ -125,6 +125,21 @@ impl Session {
         logits
     }
 
+    /// The position, on all axes, of the next token.
+    pub(crate) fn next_position(&self) -> u32 {
+        self.next_position
+    }
+
+    /// Goes on behind the tokens `ids`, which the cache has got already.
+    pub(crate) fn go_on(&mut self, ids: &[u32]) {
+        self.trace.ids.extend_from_slice(ids);
+        self.next_position += ids.len() as u32;
+    }
+
+    pub(crate) fn cache_mut(&mut self) -> &mut KvCache {
+        &mut self.cache
+    }
+
     /// Takes back the last `count` tokens of [`Self::step`].
     ///
     /// # Panics

@@ -114,6 +114,7 @@ impl Config {
             kv_bytes,
             prefix_bytes,
             feature_bytes,
+            ..BatchOptions::default()
         }
     }
 }

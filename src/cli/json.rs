@@ -61,6 +61,7 @@ fn timings(model: &Qwen3Vl, response: &Response) -> Value {
         "decode_tok_s": decode_rate(response),
         "drafted_tokens": timings.drafted_tokens,
         "accepted_tokens": timings.accepted_tokens,
+        "replayed_tokens": timings.replayed_tokens,
     })
 }
 

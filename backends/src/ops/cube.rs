@@ -7,6 +7,7 @@
 mod attention;
 mod codes;
 mod elementwise;
+mod fixed;
 mod heads;
 mod largest;
 mod launch;
@@ -24,6 +25,7 @@ use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
 
 use super::{ModelOps, Parts, reference};
 use crate::quant::QuantScheme;
@@ -223,3 +225,33 @@ fn product_by_blocks(x: &FloatTensor<CubeBackend>, weight: &Rounded) -> FloatTen
 
 impl super::gradients::ModelGradients for CubeBackend {}
 impl super::update::UpdateOps for CubeBackend {}
+
+impl super::fixed::FixedOps for CubeBackend {
+    fn rows_written(
+        into: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        at: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let rows = reference::cast::<Self>(rows, into.dtype);
+        let at = into_contiguous(at);
+        let fits = usable([&into, &rows, &at]) && at.dtype == DType::F32;
+        match fits.then(|| fixed::write_rows(&into, &rows, &at)).flatten() {
+            Some(()) => into,
+            None => reference::write_rows::<Self>(into, rows, at),
+        }
+    }
+
+    fn attention_up_to_places(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        at: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (at, both) = (into_contiguous(at), [(k, v)]);
+        let [(k, v)] = &both;
+        let fits = usable([&q, k, v, &at]) && at.dtype == DType::F32 && attention::alike(&q, &both);
+        let found = fits.then(|| attention::up_to(&q, &both[0], &at)).flatten();
+        let [(k, v)] = both;
+        found.unwrap_or_else(|| reference::attention_up_to::<Self>([q, k, v], at))
+    }
+}

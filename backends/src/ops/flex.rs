@@ -278,6 +278,8 @@ impl ModelOps for Flex {
     }
 }
 
+impl super::fixed::FixedOps for Flex {}
+
 impl UpdateOps for Flex {
     fn adamw_step(
         value: FloatTensor<Self>,

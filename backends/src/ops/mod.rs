@@ -3,6 +3,7 @@
 //! Each operation has a reference body in [`reference`], generic over Burn's `Backend` trait; a backend that
 //! can do better overrides it. [`set_kernels`] switches every override off, and the tests compare the two.
 
+pub mod fixed;
 pub mod gradients;
 pub mod reference;
 pub mod update;

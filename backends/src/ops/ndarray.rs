@@ -3,3 +3,4 @@
 impl super::ModelOps for burn::backend::NdArray {}
 impl super::gradients::ModelGradients for burn::backend::NdArray {}
 impl super::update::UpdateOps for burn::backend::NdArray {}
+impl super::fixed::FixedOps for burn::backend::NdArray {}

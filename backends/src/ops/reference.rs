@@ -1,6 +1,7 @@
 //! Reference bodies, generic over Burn's `Backend` trait. Every kernel is tested against these.
 
 mod attention;
+mod fixed;
 mod largest;
 mod mixture;
 
@@ -10,6 +11,7 @@ use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
+pub use fixed::{attention_up_to, write_rows};
 pub use largest::largest_of_rows;
 pub use mixture::mixture;
 

@@ -5,6 +5,7 @@
 //! sequence, which is where the speed comes from. While answers are being written, the vision tower runs a few blocks
 //! per step, so that a large picture does not hold them up.
 
+mod calm;
 mod features;
 mod options;
 mod schedule;
@@ -24,6 +25,7 @@ use crate::inputs::ModelInputs;
 use crate::model::Qwen3VlModel;
 use crate::prefix::{Blocks, Prefixes, Trace};
 use crate::probe::Probe;
+use crate::replay::Replay;
 use crate::sample::Constraint;
 use features::FeatureCache;
 pub use options::{BatchOptions, BatchStats};
@@ -54,6 +56,10 @@ pub struct Batch<'m> {
     features: FeatureCache,
     stats: BatchStats,
     next: u64,
+    /// Steps without a newcomer, how many there must be, and what replays them.
+    calm: usize,
+    patience: usize,
+    replay: Option<Replay<'m>>,
 }
 
 impl<'m> Batch<'m> {
@@ -68,6 +74,9 @@ impl<'m> Batch<'m> {
             features: FeatureCache::new(options.feature_bytes),
             stats: BatchStats::default(),
             next: 0,
+            calm: 0,
+            patience: calm::CALM,
+            replay: None,
         }
     }
 
@@ -112,6 +121,7 @@ impl<'m> Batch<'m> {
             encoding: None,
             rows: 0,
             timings: Timings::default(),
+            lane: None,
         });
         Ok(id)
     }
@@ -173,6 +183,7 @@ impl<'m> Batch<'m> {
 
     /// Ends all sequences, some of whose caches are half written.
     fn give_up(&mut self, lost: &DeviceLost) -> Vec<(SequenceId, BatchEvent)> {
+        self.replay = None;
         let running = self.running.drain(..).filter(Sequence::goes_on);
         let all = running.chain(self.waiting.drain(..)).map(|sequence| sequence.id);
         let failed = |id| (id, BatchEvent::Failed(lost.clone().into()));
@@ -187,7 +198,7 @@ impl<'m> Batch<'m> {
         self.encode();
         self.share_out();
         let start = Instant::now();
-        let logits = self.forward();
+        let logits = self.replayed().unwrap_or_else(|| self.forward());
         let elapsed = start.elapsed();
         let mut events = Vec::new();
         for (sequence, logits) in self.running.iter_mut().zip(logits) {
@@ -207,7 +218,8 @@ impl<'m> Batch<'m> {
     }
 
     /// Keeps the cache of a sequence that is over, as far as memory allows.
-    fn retire(&mut self, sequence: Sequence) {
+    fn retire(&mut self, mut sequence: Sequence) {
+        sequence.come_back(self.replay.as_mut());
         if !self.shares() {
             return;
         }

@@ -3,6 +3,7 @@
 use crate::generate::{GenerateError, GenerateOptions};
 use crate::inputs::ModelInputs;
 use crate::model::Qwen3VlModel;
+use crate::replay::Stepping;
 
 /// How much runs at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct BatchOptions {
     pub prefix_bytes: u64,
     /// Bytes of features of pictures that are kept for when they are seen again.
     pub feature_bytes: u64,
+    /// How steps run to which nobody comes. Recorded ones keep keys and values a second time, within `kv_bytes`.
+    pub stepping: Stepping,
 }
 
 impl Default for BatchOptions {
@@ -29,6 +32,7 @@ impl Default for BatchOptions {
             kv_bytes: None,
             prefix_bytes: 0,
             feature_bytes: 0,
+            stepping: Stepping::Auto,
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Sequence {
     /// Rows that the step being made runs; 0 outside of a step.
     pub(super) rows: usize,
     pub(super) timings: Timings,
+    /// Where it is on fixed buffers.
+    pub(super) lane: Option<usize>,
 }
 
 impl Sequence {

@@ -100,7 +100,7 @@ impl Answer {
     }
 
     /// How many more tokens the answer may have.
-    pub(super) fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         let context = self.options.context.saturating_sub(self.prompt.len());
         self.options.max_new_tokens.min(context).saturating_sub(self.generated.len())
     }

@@ -42,6 +42,11 @@ impl Logits {
         }
     }
 
+    /// Those of a row whose largest were read already, as [`ops::largest_of_rows`] gives them.
+    pub(crate) fn found(largest: &[f32], of: (Tensor<2>, usize)) -> Self {
+        Self::Largest(Box::new(Largest { best: pairs(largest), of }))
+    }
+
     /// As [`Self::read`], where no row needs more than the `most` largest.
     fn largest(logits: Tensor<2>, needs: &[Option<usize>], most: usize) -> Vec<Self> {
         // A power of two, so that few numbers of them have a kernel.

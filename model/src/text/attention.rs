@@ -53,9 +53,13 @@ impl Attention {
         let q = context.rotary.rotate(self.q_norm.forward(q));
         let k = context.rotary.rotate(self.k_norm.forward(k));
         // 3. Each sequence attends to its own past and itself, then project.
-        let Past::Cached(caches) = past else {
-            let lengths = context.lengths.clone();
-            return self.o_proj.forward(ops::packed_attention(q, k, v, lengths, true));
+        let caches = match past {
+            Past::Cached(caches) => caches,
+            Past::Fixed(past) => return self.o_proj.forward(past.attend(layer, q, [k, v])),
+            Past::Empty => {
+                let lengths = context.lengths.clone();
+                return self.o_proj.forward(ops::packed_attention(q, k, v, lengths, true));
+            }
         };
         let mut start = 0;
         let mut outputs = Vec::with_capacity(context.lengths.len());

@@ -52,6 +52,11 @@ impl TextLayer {
         x + self.feed_forward(normed, index, probe)
     }
 
+    /// Whether the host has nothing to decide in a step of few rows on a card.
+    pub(crate) fn runs_without_host(&self) -> bool {
+        self.moe.as_ref().is_none_or(MoeBlock::is_whole)
+    }
+
     fn feed_forward(&self, x: Tensor<2>, index: usize, probe: &mut Probe) -> Tensor<2> {
         match (&self.mlp, &self.moe) {
             (Some(mlp), _) => mlp.forward(x),

@@ -23,6 +23,7 @@ use crate::config::TextConfig;
 use crate::init::{Init, PlacedInit};
 use crate::norm::RmsNorm;
 use crate::probe::Probe;
+use crate::replay::FixedPast;
 use crate::rope::Rotary;
 use crate::weight::Weight;
 
@@ -90,6 +91,8 @@ impl Flow {
 pub enum Past<'a, 'c> {
     /// Held in one cache per sequence, which is extended.
     Cached(&'a mut [&'c mut KvCache]),
+    /// Held in place, one token of every sequence at a time.
+    Fixed(FixedPast<'a>),
     /// None: every sequence begins with its first row (training).
     Empty,
 }

@@ -77,6 +77,12 @@ impl MoeBlock {
         }
     }
 
+    /// Whether all experts are there as they were trained, so that cards can choose among them.
+    pub(super) fn is_whole(&self) -> bool {
+        let stacks = [&self.experts.gate_up_proj, &self.experts.down_proj];
+        stacks.iter().all(|stack| matches!(stack, Stack::Dense(_)))
+    }
+
     /// Few rows on a card: nobody waits for what the router says. Nothing where the host must know it.
     fn on_card(&self, x: &Tensor<2>, logits: &Tensor<2>) -> Option<Tensor<2>> {
         let (Stack::Dense(gate_up), Stack::Dense(down)) =

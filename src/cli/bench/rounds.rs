@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
+use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
 use qwen3_vl::model::session::{PREFILL_CHUNK, Session};
@@ -136,7 +137,7 @@ impl<'a> Task<'a> {
                 Stage::Text => {
                     course.step("text");
                     let (mut read, prefill) = self.read()?;
-                    let decode = self.write(|id, _| self.subject.step(&mut read, id));
+                    let decode = self.go_on(&mut read)?;
                     (round.prefill, round.decode) = (Some(prefill), Some(decode));
                     session = Some(read);
                 }
@@ -187,6 +188,20 @@ impl<'a> Task<'a> {
         let prefill = session.prefill(&self.subject.model, inputs, PREFILL_CHUNK)?;
         wait_for(prefill.logits);
         Ok(prefill.vision.as_secs_f64())
+    }
+
+    /// Seconds per token behind the text prompt: of an answer as `run` writes it where its steps are replayed, else of steps
+    /// that are given the tokens.
+    fn go_on(&self, session: &mut Session) -> anyhow::Result<f64> {
+        let model = &self.subject.model;
+        if !model.records_steps() {
+            return Ok(self.write(|id, _| self.subject.step(session, id)));
+        }
+        let options = GenerateOptions { max_new_tokens: self.tokens + 1, ..Default::default() };
+        let (slot, prompt) = (SessionSlot::Borrowed(session), self.text(self.prompt));
+        let mut answer = Generation::start(model, slot, &prompt, options)?;
+        answer.by_ref().try_for_each(|token| token.map(drop))?;
+        Ok(answer.timings().decode.as_secs_f64() / self.tokens as f64)
     }
 
     /// Seconds per token of `step`, which is given each token and its number.

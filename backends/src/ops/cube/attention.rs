@@ -43,6 +43,13 @@ pub(super) fn over_parts(
     }
 }
 
+/// [`crate::ops::fixed::attention_up_to`]; nothing where no kernel fits.
+pub(super) fn up_to(q: &CubeTensor, both: &KeysAndValues, at: &CubeTensor) -> Option<CubeTensor> {
+    let [b, h, s, _] = q.shape().dims();
+    let fits = s == 1 && at.shape().dims() == [b] && h / both.0.shape()[1] <= split::MOST_ROWS;
+    fits.then(|| split::attention_up_to(q, both, at)).flatten()
+}
+
 /// Keys and values from one position of a part on.
 struct Piece {
     k: Heads,

@@ -97,14 +97,14 @@ pub(in crate::ops) fn attention_weights<B: Backend>(
 }
 
 /// `q·kᵀ / sqrt(d)` in f32.
-fn scores<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn scores<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
     let scale = (q.shape()[3] as f64).powf(-0.5);
     let scores = cast::<B>(B::float_matmul(q, B::float_transpose(k)), DType::F32);
     B::float_mul_scalar(scores, scale.into())
 }
 
 /// Softmax of the rows of scores, over what each may see.
-fn softmax<B: Backend>(mut scores: FloatTensor<B>, block: Block) -> FloatTensor<B> {
+pub(super) fn softmax<B: Backend>(mut scores: FloatTensor<B>, block: Block) -> FloatTensor<B> {
     if let Some(first) = block.causal_from {
         let mask = future_mask::<B>(&scores, first);
         scores = B::float_mask_fill(scores, mask, f32::NEG_INFINITY.into());

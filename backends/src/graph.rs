@@ -1,0 +1,219 @@
+//! Work that a card does again and again on the same tensors: recorded once, then replayed.
+//!
+//! A step of a model is some hundred launches, each of which the host prepares. Recorded, they are one (CUDA and HIP graphs), or
+//! a list that only has to be sent (wgpu). What is replayed reads and writes the very memory that it had when it was recorded.
+
+use std::sync::OnceLock;
+use std::thread::{self, ThreadId};
+
+use burn::tensor::{Device, Graph, Tensor, capture};
+
+/// The environment variable that, set to `off`, has every step launched anew.
+pub const GRAPH_VARIABLE: &str = "QWEN3_VL_GRAPH";
+
+/// Whether steps are recorded where that is possible.
+pub fn graphs_on() -> bool {
+    static ON: OnceLock<bool> = OnceLock::new();
+    *ON.get_or_init(|| !std::env::var(GRAPH_VARIABLE).is_ok_and(|v| v.eq_ignore_ascii_case("off")))
+}
+
+/// Recorded work, and all that it may touch.
+pub struct Recording<'a, T> {
+    /// Owns the work, and through it the tensors; those that the work borrows live for `'a`.
+    graph: Graph<T, Box<dyn FnMut() -> T + Send + 'a>>,
+    /// Whose stream it was recorded on.
+    thread: ThreadId,
+}
+
+impl<'a, T> Recording<'a, T> {
+    /// Does `work` a few times, so that kernels are compiled and memory is there, and records it. Its launches must be the same each
+    /// time, read nothing back and upload nothing, and what it writes for the next time must be written in place, as by
+    /// [`crate::ops::fixed::write_rows`].
+    ///
+    /// Nothing where the device records nothing, or the recording failed; then what `work` writes to is not to be read any more.
+    pub fn of(device: &Device, work: impl FnMut() -> T + Send + 'a) -> Option<Self> {
+        let work: Box<dyn FnMut() -> T + Send + 'a> = Box::new(work);
+        let graph = capture(device, work);
+        let thread = thread::current().id();
+        graph.is_hardware().then_some(Self { graph, thread })
+    }
+
+    /// Whether this is the thread that recorded. On another one nothing is replayed, and what was is not to be read.
+    pub fn is_here(&self) -> bool {
+        thread::current().id() == self.thread
+    }
+
+    /// Has the work done again, without waiting for it. What it gives lies where it lay before: the last values are overwritten.
+    /// Nothing, and nothing is done, on another thread than that which recorded it.
+    pub fn replay(&mut self) -> Option<&T> {
+        if !self.is_here() {
+            return None;
+        }
+        // SAFETY: everything that was read or written when the work was recorded still exists: it belongs to the closure and
+        // to the output, which the graph owns, or is borrowed by the closure for longer than the graph lives; memory that the
+        // work took and gave back while it was recorded is kept for the graph by the runtime. A stream belongs to a thread, and
+        // this is the thread that recorded, so that whatever the same thread launches before or after keeps its order.
+        Some(unsafe { self.graph.replay() })
+    }
+}
+
+/// Values on their way to the host.
+pub struct Reading(Values);
+
+enum Values {
+    Here(Vec<f32>),
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    Coming(coming::Coming),
+}
+
+impl Reading {
+    /// Begins to read `tensor`, in f32, as it is now: work that is launched from now on may overwrite it. Cards go on; elsewhere
+    /// the values are there at once.
+    pub fn of<const D: usize>(tensor: Tensor<D>) -> Self {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        let tensor = match coming::begin(tensor) {
+            Ok(coming) => return Self(Values::Coming(coming)),
+            Err(tensor) => tensor,
+        };
+        let data = tensor.into_data();
+        Self(Values::Here(data.try_to_vec().expect("what is read is in f32")))
+    }
+
+    /// Waits for the values.
+    pub fn wait(self) -> Vec<f32> {
+        match self.0 {
+            Values::Here(values) => values,
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            Values::Coming(coming) => coming::wait(coming),
+        }
+    }
+}
+
+/// Burn's own reading of a card's tensor looks at the memory when the values are first wanted, which would be too late.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod coming {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use burn::backend::{BackendTensor, DispatchTensorKind};
+    use burn::tensor::{DType, Tensor};
+    use burn_cubecl::cubecl::bytes::Bytes;
+    use burn_cubecl::cubecl::future::block_on;
+    use burn_cubecl::cubecl::server::{CopyDescriptor, ServerError};
+
+    type Found = Result<Bytes, ServerError>;
+
+    /// What came, or comes. It is waited for in any case: wgpu takes the memory that it is copied to for the next reading.
+    pub(super) struct Coming {
+        found: Option<Found>,
+        copy: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
+    }
+
+    impl Drop for Coming {
+        fn drop(&mut self) {
+            if let Some(copy) = self.copy.take() {
+                drop(block_on(copy));
+            }
+        }
+    }
+
+    /// The tensor again where it is not on a card.
+    pub(super) fn begin<const D: usize>(tensor: Tensor<D>) -> Result<Coming, Tensor<D>> {
+        let dispatch = tensor.into_dispatch();
+        let DispatchTensorKind::Cube(BackendTensor::Float(found)) = &dispatch.kind else {
+            return Err(Tensor::from_dispatch(dispatch));
+        };
+        assert_eq!(found.dtype, DType::F32, "what is read is in f32");
+        let found = burn_cubecl::kernel::into_contiguous_aligned(found.clone());
+        let mut copy = Box::pin(async move {
+            let (shape, strides) = (found.meta.shape().clone(), found.meta.strides().clone());
+            let from = found.handle.clone().binding();
+            let from = CopyDescriptor::new(from, shape, strides, size_of::<f32>());
+            found.client.read_one_tensor_async(from).await
+        });
+        // The copy is put on the stream when it is first asked for.
+        Ok(match copy.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(found) => Coming { found: Some(found), copy: None },
+            Poll::Pending => Coming { found: None, copy: Some(copy) },
+        })
+    }
+
+    pub(super) fn wait(mut coming: Coming) -> Vec<f32> {
+        let found = coming.found.take().or_else(|| coming.copy.take().map(block_on));
+        let found = found.expect("what is read came or comes");
+        let bytes = found.unwrap_or_else(|error| panic!("reading from the card: {error}"));
+        let word = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        bytes.chunks_exact(size_of::<f32>()).map(word).collect()
+    }
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use super::*;
+    use crate::device::{self, BackendKind};
+    use crate::ops::fixed::write_rows;
+    use burn::tensor::DType;
+
+    /// A graphics adapter; nothing, with the reason, where there is none.
+    fn card() -> Option<Device> {
+        let found = device::present().into_iter().find(|found| found.kind == BackendKind::Wgpu);
+        if found.is_none() {
+            println!("skipped: no graphics adapter on this machine");
+        }
+        found.map(|found| found.device)
+    }
+
+    fn filled(value: f32, device: &Device) -> Tensor<4> {
+        Tensor::full([1, 1, 1, 4], value, (device, DType::F32))
+    }
+
+    /// Three times the counter plus one, in place.
+    fn grow(counter: &mut Tensor<4>, top: &Tensor<1>) {
+        let next = counter.clone() * 3.0 + 1.0;
+        *counter = write_rows(counter.clone(), next, top.clone());
+    }
+
+    #[test]
+    fn replays_go_on_from_what_lies_there_and_readings_are_of_their_time() {
+        let Some(device) = card() else { return };
+        let (counter, top) = (filled(0.0, &device), Tensor::zeros([1], (&device, DType::F32)));
+        let (mut mine, at) = (counter.clone(), top.clone());
+        let mut recording = Recording::of(&device, move || grow(&mut mine, &at)).expect("a graph");
+        let counter = write_rows(counter, filled(0.5, &device), top.clone());
+        let mut readings = Vec::new();
+        for _ in 0..5 {
+            recording.replay().expect("the same thread");
+            readings.push(Reading::of(counter.clone()));
+        }
+        let mut expected = 0.5;
+        for reading in readings {
+            expected = expected * 3.0 + 1.0;
+            assert_eq!(reading.wait(), [expected; 4]);
+        }
+        let elsewhere = thread::scope(|scope| {
+            scope.spawn(|| recording.replay().is_none()).join().expect("the thread ends")
+        });
+        assert!(elsewhere, "another thread has another stream");
+        assert_eq!(Reading::of(counter).wait(), [expected; 4]);
+    }
+
+    /// Reading back cannot be recorded: there is no recording, and the device goes on.
+    #[test]
+    fn what_cannot_be_recorded_is_not() {
+        let Some(device) = card() else { return };
+        let upload = {
+            let device = device.clone();
+            move || Tensor::<1>::from_data([1.0f32, 2.0], &device) + 1.0
+        };
+        assert!(Recording::of(&device, upload).is_none());
+        assert_eq!(Reading::of(filled(2.0, &device) * 2.0).wait(), [4.0; 4]);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn processors_record_nothing_and_read_at_once() {
+        let device = Device::flex();
+        assert!(Recording::of(&device, || ()).is_none());
+        assert_eq!(Reading::of(filled(1.5, &device)).wait(), [1.5; 4]);
+    }
+}

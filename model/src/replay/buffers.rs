@@ -1,0 +1,195 @@
+//! What a step of several sequences reads and writes when nothing of it may move, and the step itself.
+
+use std::ops::Range;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::ops::{self, fixed};
+
+use crate::cache::KvCache;
+use crate::model::Qwen3VlModel;
+use crate::probe::Probe;
+use crate::rope::Rotary;
+use crate::text::positions::Position;
+use crate::text::{Flow, Past, TextContext};
+
+/// Positions that the tables have beyond the last slot: recording runs a few steps ahead.
+const BEYOND: usize = 8;
+
+/// A token that is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Next {
+    pub id: u32,
+    /// The slot that its keys and values take: the tokens held before it.
+    pub place: usize,
+    /// Its position on all axes, which pictures make smaller than the place.
+    pub position: u32,
+}
+
+impl Next {
+    /// What a row runs that has nothing to do: a token that sees no other.
+    pub const IDLE: Self = Self { id: 0, place: 0, position: 0 };
+}
+
+/// Keys, values and the next tokens of `rows` sequences. A clone is the same memory where steps write in place.
+#[derive(Debug, Clone)]
+pub(crate) struct Buffers {
+    layers: Vec<Held>,
+    /// `[rows, 1, 1, 2k + 2]` in f32: what the last step found, as [`ops::largest_of_rows`] gives it, and behind it place and
+    /// position of the next token, whose id is the best of what was found.
+    board: Tensor<4>,
+    /// The place of a row on the board, `[rows]`.
+    top: Tensor<1>,
+    /// Of every position, `[slots + BEYOND, 1, half]`, in the compute dtype.
+    tables: Rotary,
+    k: usize,
+}
+
+/// Keys and values of a layer, `[rows, kv_heads, slots, head_dim]` each.
+pub(crate) type Held = [Tensor<4>; 2];
+
+/// The past of a step, which goes on in place: one token of every sequence.
+#[derive(Debug)]
+pub struct FixedPast<'a> {
+    layers: &'a mut [Held],
+    /// The slot of every row's token, `[rows]` in f32.
+    at: Tensor<1>,
+}
+
+impl FixedPast<'_> {
+    /// Attention of `q [rows, heads, dim]` over the past and `k, v [rows, kv_heads, dim]`, which join it; `[rows, heads · dim]`.
+    pub(crate) fn attend(
+        &mut self,
+        layer: usize,
+        q: Tensor<3>,
+        [k, v]: [Tensor<3>; 2],
+    ) -> Tensor<2> {
+        let row = |x: Tensor<3>| x.unsqueeze_dim::<4>(2);
+        for (held, new) in self.layers[layer].iter_mut().zip([k, v]) {
+            *held = fixed::write_rows(held.clone(), row(new), self.at.clone());
+        }
+        let [keys, values] = self.layers[layer].clone();
+        let out = fixed::attention_up_to(row(q), keys, values, self.at.clone());
+        out.squeeze_dim::<3>(2).flatten::<2>(1, 2)
+    }
+}
+
+impl Buffers {
+    /// Buffers of `slots` tokens that begin with what `caches` hold, and of idle rows up to a power of two, for a model whose `k`
+    /// largest logits decide.
+    pub fn of(model: &Qwen3VlModel, caches: &[&KvCache], slots: usize, k: usize) -> Self {
+        let layer = |layer| {
+            let held = caches.iter().map(|cache| cache.held(layer));
+            let (keys, values): (Vec<_>, Vec<_>) = held.unzip();
+            [keys, values].map(|rows| stacked(rows, slots))
+        };
+        let layers: Vec<Held> = (0..model.config().text.layers).map(layer).collect();
+        Self::with(model, layers, k)
+    }
+
+    /// The same with room for `slots` tokens, elsewhere.
+    pub fn grown(&self, model: &Qwen3VlModel, slots: usize) -> Self {
+        let layer = |held: &Held| held.clone().map(|rows| widened(vec![rows], slots));
+        Self::with(model, self.layers.iter().map(layer).collect(), self.k)
+    }
+
+    fn with(model: &Qwen3VlModel, layers: Vec<Held>, k: usize) -> Self {
+        let ([rows, _, slots, _], device) = (layers[0][0].dims(), model.device());
+        let positions: Vec<_> = (0..(slots + BEYOND) as u32).map(|at| Position([at; 3])).collect();
+        let tables = model.mrope.rotary(&positions, model.precision().compute, &device);
+        let on = (&device, DType::F32);
+        Self {
+            layers,
+            board: Tensor::zeros([rows, 1, 1, 2 * k + 2], on),
+            top: Tensor::zeros([rows], on),
+            tables,
+            k,
+        }
+    }
+
+    /// Sequences that there is room for.
+    pub fn lanes(&self) -> usize {
+        self.layers[0][0].dims()[0]
+    }
+
+    /// Tokens that there is room for.
+    pub fn slots(&self) -> usize {
+        self.layers[0][0].dims()[2]
+    }
+
+    /// Writes the tokens that the next step runs onto the board.
+    pub fn put(&mut self, next: &[Next]) {
+        let row = |next: &Next| {
+            let mut row = vec![0.0; 2 * self.k + 2];
+            row[self.k] = next.id as f32;
+            row[2 * self.k] = next.place as f32;
+            row[2 * self.k + 1] = next.position as f32;
+            row
+        };
+        let values: Vec<f32> = next.iter().flat_map(row).collect();
+        let data = TensorData::new(values, self.board.dims());
+        self.write(Tensor::from_data(data, (&self.board.device(), DType::F32)));
+    }
+
+    fn write(&mut self, board: Tensor<4>) {
+        self.board = fixed::write_rows(self.board.clone(), board, self.top.clone());
+    }
+
+    /// What the host reads: of every row the largest logits, their ids, and two numbers more.
+    pub fn board(&self) -> Tensor<4> {
+        self.board.clone()
+    }
+
+    /// How many of the largest logits are on the board.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The slots `range` of keys and values of a layer and a sequence, `[1, kv_heads, n, head_dim]` each.
+    pub fn rows(&self, layer: usize, lane: usize, range: Range<usize>) -> Held {
+        let part = |rows: Tensor<4>| rows.narrow(0, lane, 1).narrow(2, range.start, range.len());
+        self.layers[layer].clone().map(part)
+    }
+}
+
+/// The parts of every sequence as [`widened`], and zeros for idle ones, up to a power of two of them.
+fn stacked(rows: Vec<Vec<Tensor<4>>>, slots: usize) -> Tensor<4> {
+    let idle = rows.len().next_power_of_two() - rows.len();
+    let mut all: Vec<Tensor<4>> = rows.into_iter().map(|parts| widened(parts, slots)).collect();
+    if idle > 0 {
+        let [_, heads, slots, dim] = all[0].dims();
+        all.push(Tensor::zeros([idle, heads, slots, dim], (&all[0].device(), all[0].dtype())));
+    }
+    if all.len() == 1 { all.remove(0) } else { Tensor::cat(all, 0) }
+}
+
+/// `parts [rows, heads, n, dim]`, one after the other, with zeros behind them up to `slots`.
+fn widened(mut parts: Vec<Tensor<4>>, slots: usize) -> Tensor<4> {
+    let [rows, heads, _, dim] = parts[0].dims();
+    let held: usize = parts.iter().map(|part| part.dims()[2]).sum();
+    let like = (&parts[0].device(), parts[0].dtype());
+    parts.push(Tensor::zeros([rows, heads, slots - held, dim], like));
+    Tensor::cat(parts, 2)
+}
+
+impl Qwen3VlModel {
+    /// Runs the tokens on the board, and writes there what comes after them; logits are `[rows, vocabulary]`. Nothing is read
+    /// back or uploaded on the way, and the same is launched every time.
+    pub(crate) fn step_in_place(&self, buffers: &mut Buffers) -> Tensor<2> {
+        let (k, rows) = (buffers.k, buffers.top.dims()[0]);
+        let column = |i: usize| buffers.board.clone().narrow(3, i, 1).reshape([rows]);
+        let (id, at, position) = (column(k), column(2 * k), column(2 * k + 1));
+        let places = position.clone().int();
+        let row = |table: &Tensor<3>| table.clone().select(0, places.clone());
+        let rotary = Rotary { cos: row(&buffers.tables.cos), sin: row(&buffers.tables.sin) };
+        let context = TextContext { rotary, lengths: vec![1; rows], deepstack: Vec::new() };
+        let flow = Flow { hidden: self.language_model.embed(id.int()), context };
+        let past = FixedPast { layers: &mut buffers.layers, at: at.clone() };
+        let hidden = self.through(flow, &mut Past::Fixed(past), &mut Probe::off());
+        let logits = self.logits(hidden);
+        let found = ops::largest_of_rows(logits.clone(), k);
+        let further = |x: Tensor<1>| (x + 1.0).unsqueeze_dim::<2>(1);
+        let board = Tensor::cat(vec![found, further(at), further(position)], 1);
+        buffers.write(board.reshape([rows as i32, 1, 1, -1]));
+        logits
+    }
+}

@@ -1,0 +1,79 @@
+//! What sequences bring to fixed buffers, and what they are there.
+
+use std::ops::Range;
+
+use super::Stepping;
+use super::buffers::Next;
+use crate::cache::KvCache;
+
+/// Shortest rest of an answer that is worth a recording, which runs a step four times.
+const SHORTEST: usize = 8;
+
+/// Fewest slots.
+const FEWEST: usize = 64;
+
+/// Tokens of an answer for which there is room from the start.
+const FORESEEN: usize = 128;
+
+/// A sequence that is to be run on fixed buffers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entrant<'c> {
+    /// What it holds.
+    pub cache: &'c KvCache,
+    /// Its next token, and the position of that.
+    pub id: u32,
+    pub position: u32,
+    /// Tokens that its answer may still have.
+    pub room: usize,
+}
+
+impl Entrant<'_> {
+    /// Whether its answer is long enough for a recording.
+    pub fn is_worth_it(&self) -> bool {
+        self.room >= SHORTEST
+    }
+
+    /// Slots that it needs at first.
+    pub fn slots(&self) -> usize {
+        (self.cache.len() + self.room.min(FORESEEN)).next_power_of_two().max(FEWEST)
+    }
+}
+
+/// How sequences run on fixed buffers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub stepping: Stepping,
+    /// Most bytes of keys and values there.
+    pub most: u64,
+}
+
+/// What is asked of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// How many of the largest logits decide the next tokens.
+    pub deciding: usize,
+    /// Whether there is another step after this one, as far as is known.
+    pub goes_on: bool,
+}
+
+/// A sequence that runs on fixed buffers.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    /// The first token that was run here.
+    pub first: Next,
+    /// The tokens that were run here and that the answer has.
+    pub ids: Vec<u32>,
+}
+
+impl Lane {
+    /// The token `id` behind those that were run.
+    pub fn next(&self, id: u32) -> Next {
+        let Next { place, position, .. } = self.first;
+        Next { id, place: place + self.ids.len(), position: position + self.ids.len() as u32 }
+    }
+
+    /// The slots of what was run.
+    pub fn slots(&self) -> Range<usize> {
+        self.first.place..self.first.place + self.ids.len()
+    }
+}

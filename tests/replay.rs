@@ -1,0 +1,261 @@
+//! Steps on fixed buffers, launched anew or recorded once and replayed, give the tokens of ordinary ones, and leave the session as
+//! these do.
+
+mod common;
+
+use burn::tensor::{DType, Tensor};
+use qwen3_vl::Qwen3Vl;
+use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
+use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
+use qwen3_vl::model::inputs::ModelInputs;
+use qwen3_vl::model::replay::Stepping;
+use qwen3_vl::model::sample::SamplingParams;
+use qwen3_vl::model::session::Session;
+
+fn load(model: &str, device: &str) -> Qwen3Vl {
+    common::load(&common::fixtures().join(model), device)
+}
+
+fn text() -> ModelInputs {
+    ModelInputs::text((0..37).map(|i| 3 + (i * 13 % 200)).collect())
+}
+
+fn of_length(max_new_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_new_tokens, ..GenerateOptions::default() }
+}
+
+/// The devices that record steps.
+fn cards() -> Vec<String> {
+    common::devices().into_iter().filter(|name| name == "wgpu").collect()
+}
+
+/// The ids of an answer, and how many of its tokens were replayed.
+fn answer(
+    loaded: &Qwen3Vl,
+    session: SessionSlot<'_>,
+    inputs: &ModelInputs,
+    options: &GenerateOptions,
+    stepping: Stepping,
+) -> (Vec<u32>, usize) {
+    let begun = Generation::start(loaded.model(), session, inputs, options.clone()).unwrap();
+    let mut answer = begun.stepping(stepping);
+    let ids = answer.by_ref().map(|token| token.unwrap().id).collect();
+    (ids, answer.timings().replayed_tokens)
+}
+
+/// As [`answer`], in a session of its own.
+fn alone(
+    loaded: &Qwen3Vl,
+    inputs: &ModelInputs,
+    options: &GenerateOptions,
+    stepping: Stepping,
+) -> (Vec<u32>, usize) {
+    let session = SessionSlot::Owned(Box::new(Session::new(loaded.model())));
+    answer(loaded, session, inputs, options, stepping)
+}
+
+#[test]
+fn fixed_steps_give_the_tokens_of_ordinary_ones_on_every_device() {
+    for device in common::devices() {
+        for name in ["dense_tied", "moe", "dense_yarn"] {
+            let loaded = load(name, &device);
+            for inputs in [text(), common::two_images(loaded.model(), name)] {
+                let told = |stepping| alone(&loaded, &inputs, &of_length(24), stepping);
+                let (expected, none) = told(Stepping::Ordinary);
+                assert_eq!(told(Stepping::Fixed), (expected, none), "{name} on {device}");
+            }
+        }
+    }
+}
+
+#[test]
+fn replayed_steps_give_the_tokens_of_ordinary_ones() {
+    let sampled = SamplingParams { do_sample: true, seed: Some(5), ..SamplingParams::greedy() };
+    let sampled = SamplingParams { temperature: 0.9, top_k: 6, top_p: 0.9, ..sampled };
+    for device in cards() {
+        for name in ["dense_tied", "moe", "dense_yarn"] {
+            let loaded = load(name, &device);
+            for inputs in [text(), common::two_images(loaded.model(), name)] {
+                for sampling in [SamplingParams::greedy(), sampled.clone()] {
+                    let options = GenerateOptions { sampling, ..of_length(32) };
+                    let told = |stepping| alone(&loaded, &inputs, &options, stepping);
+                    let (expected, _) = told(Stepping::Ordinary);
+                    let what = format!("{name} on {device}: {:?}", options.sampling);
+                    assert_eq!(told(Stepping::Auto), (expected.clone(), 31), "{what}");
+                    assert_eq!(told(Stepping::Fixed), (expected, 0), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// There is room for 256 tokens at first, then for 512.
+#[test]
+fn answers_that_outgrow_their_buffers_go_on() {
+    for device in common::devices().into_iter().filter(|name| name != "ndarray") {
+        let loaded = load("dense_tied", &device);
+        let inputs = common::two_images(loaded.model(), "dense_tied");
+        let told = |stepping| alone(&loaded, &inputs, &of_length(300), stepping);
+        let (expected, _) = told(Stepping::Ordinary);
+        assert_eq!(told(Stepping::Fixed).0, expected, "on {device}");
+        let replayed = if device == "wgpu" { 299 } else { 0 };
+        assert_eq!(told(Stepping::Auto), (expected, replayed), "on {device}");
+    }
+}
+
+/// What has one use for the host at every token is run in ordinary steps, and so are short answers.
+#[test]
+fn other_answers_are_not_replayed() {
+    for device in cards() {
+        let loaded = load("dense_tied", &device);
+        let penalised = SamplingParams { repetition_penalty: 1.3, ..SamplingParams::greedy() };
+        let cases = [
+            of_length(5),
+            GenerateOptions { logprobs: Some(2), ..of_length(12) },
+            GenerateOptions { sampling: penalised, ..of_length(12) },
+        ];
+        for options in cases {
+            let told = |stepping| alone(&loaded, &text(), &options, stepping);
+            assert_eq!(told(Stepping::Auto), told(Stepping::Ordinary), "{options:?}");
+        }
+    }
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().convert_dtype(DType::F32).try_to_vec().unwrap()
+}
+
+/// The logits of a second question behind the answer, and how many tokens were reused for it.
+fn asked_again(
+    loaded: &Qwen3Vl,
+    session: &mut Session,
+    first: &[u32],
+    said: &[u32],
+) -> (Vec<f32>, usize) {
+    let model = loaded.model();
+    let next = ModelInputs::text([first, said, &[9, 8]].concat());
+    let found = session.prefill(model, &next, usize::MAX).unwrap();
+    let logits = [values(found.logits), values(session.step(model, &[40]))].concat();
+    (logits, found.reused)
+}
+
+/// The answer ends by its length, by an end-of-sequence token, or because nobody reads on; a step was launched ahead each time.
+#[test]
+fn a_session_goes_on_behind_an_answer() {
+    let (stepped, inputs) = ([Stepping::Ordinary, Stepping::Fixed, Stepping::Auto], text());
+    for device in common::devices() {
+        let loaded = load("dense_tied", &device);
+        let (all, _) = alone(&loaded, &inputs, &of_length(20), Stepping::Ordinary);
+        let eos = GenerateOptions { eos_token_ids: vec![all[11]], ..of_length(20) };
+        for (options, read) in
+            [(of_length(20), 20), (eos, 20), (of_length(20), 7), (of_length(20), 1)]
+        {
+            let mut expected: Option<(Vec<u32>, Vec<f32>, usize)> = None;
+            for stepping in stepped {
+                let mut session = Session::new(loaded.model());
+                let slot = SessionSlot::Borrowed(&mut session);
+                let begun = Generation::start(loaded.model(), slot, &inputs, options.clone());
+                let begun = begun.unwrap().stepping(stepping).take(read);
+                let said: Vec<u32> = begun.map(|token| token.unwrap().id).collect();
+                assert_eq!(session.len(), inputs.ids.len() + said.len() - 1);
+                let (logits, reused) = asked_again(&loaded, &mut session, &inputs.ids, &said);
+                let (ids, right, before) =
+                    expected.get_or_insert_with(|| (said.clone(), logits.clone(), reused));
+                assert_eq!((&*ids, *before), (&said, reused), "{stepping:?} on {device}");
+                let size = right.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+                let far = right.iter().zip(&logits).map(|(a, b)| (a - b).abs());
+                let far = far.fold(0.0, f32::max) / size;
+                assert!(far < 1e-4, "{stepping:?} on {device}: {far}");
+            }
+        }
+    }
+}
+
+/// A stream of launches belongs to a thread.
+#[test]
+fn an_answer_may_change_its_thread() {
+    for device in cards() {
+        let loaded = load("dense_tied", &device);
+        let (expected, _) = alone(&loaded, &text(), &of_length(24), Stepping::Ordinary);
+        let session = SessionSlot::Owned(Box::new(Session::new(loaded.model())));
+        let mut begun = Generation::start(loaded.model(), session, &text(), of_length(24)).unwrap();
+        let mut said: Vec<u32> = begun.by_ref().take(10).map(|token| token.unwrap().id).collect();
+        assert_eq!(begun.timings().replayed_tokens, 9);
+        std::thread::scope(|scope| {
+            let rest =
+                scope.spawn(move || begun.map(|token| token.unwrap().id).collect::<Vec<_>>());
+            said.extend(rest.join().unwrap());
+        });
+        assert_eq!(said, expected, "on {device}");
+    }
+}
+
+/// What a batch wrote, in order of submission, and how many tokens were replayed in all.
+#[derive(Debug, Default, PartialEq)]
+struct Written {
+    answers: Vec<Vec<u32>>,
+    replayed: usize,
+}
+
+/// Three sequences, later a fourth, which is forgotten, and one that begins like the first with its answer.
+fn batch(loaded: &Qwen3Vl, name: &str, sampling: &SamplingParams, stepping: Stepping) -> Written {
+    let model = loaded.model();
+    let options = BatchOptions { stepping, prefix_bytes: 1 << 24, ..BatchOptions::default() };
+    let (mut batch, mut written) = (Batch::new(model, options), Written::default());
+    let mut ids = Vec::new();
+    let submit = |batch: &mut Batch<'_>, written: &mut Written, inputs: &ModelInputs, length| {
+        let options = GenerateOptions { sampling: sampling.clone(), ..of_length(length) };
+        written.answers.push(Vec::new());
+        batch.submit(inputs, options).unwrap()
+    };
+    let late = ModelInputs::text((0..21).map(|i| 9 + (i * 7 % 150)).collect());
+    let looked = common::two_images(model, name);
+    let first = [(text(), 40), (looked, 25), (ModelInputs::text(vec![5, 6, 7]), 90)];
+    for (inputs, length) in &first {
+        ids.push(submit(&mut batch, &mut written, inputs, *length));
+    }
+    let mut step = 0;
+    while !batch.is_empty() {
+        step += 1;
+        if step == 20 {
+            ids.push(submit(&mut batch, &mut written, &late, 30));
+        }
+        if step == 34 {
+            assert!(batch.cancel(ids[3]));
+        }
+        for (id, event) in batch.step() {
+            let BatchEvent::Token { token, finish } = event else { panic!("{event:?}") };
+            let index = ids.iter().position(|known| *known == id).unwrap();
+            written.answers[index].push(token.id);
+            if finish.is_some() {
+                written.replayed += batch.answer(id).unwrap().1.replayed_tokens;
+            }
+            if finish.is_some() && index == 0 {
+                let more = [&text().ids[..], &written.answers[0], &[8, 9]].concat();
+                ids.push(submit(&mut batch, &mut written, &ModelInputs::text(more), 20));
+            }
+        }
+    }
+    assert!(batch.stats().reused_tokens > 0, "what lanes ran is in the cache that is kept");
+    written
+}
+
+#[test]
+fn a_batch_writes_on_fixed_buffers_what_it_writes_otherwise() {
+    let sampled = SamplingParams { do_sample: true, seed: Some(5), ..SamplingParams::greedy() };
+    let sampled = SamplingParams { temperature: 0.9, top_k: 6, ..sampled };
+    for device in common::devices() {
+        for name in ["dense_tied", "moe"] {
+            let loaded = load(name, &device);
+            for sampling in [SamplingParams::greedy(), sampled.clone()] {
+                let written = |stepping| batch(&loaded, name, &sampling, stepping);
+                let expected = written(Stepping::Ordinary);
+                assert_eq!(expected.answers.iter().map(Vec::len).max(), Some(90));
+                assert_eq!(written(Stepping::Fixed), expected, "{name} on {device}");
+                let Written { answers, replayed } = written(Stepping::Auto);
+                assert_eq!(answers, expected.answers, "{name} on {device}");
+                assert_eq!(replayed > 60, device == "wgpu", "{replayed} replayed on {device}");
+            }
+        }
+    }
+}
