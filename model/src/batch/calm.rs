@@ -29,8 +29,7 @@ impl Sequence {
 impl Batch<'_> {
     /// The logits of all sequences, where the step could be one on fixed buffers; else none of them is there any more.
     pub(super) fn replayed(&mut self) -> Option<Vec<Logits>> {
-        let writing =
-            |s: &Sequence| s.rows == 1 && s.open_prompt() == 0 && s.answer.deciding().is_some();
+        let writing = |s: &Sequence| s.is_writing() && s.answer.deciding().is_some();
         let calm = !self.running.is_empty() && self.running.iter().all(writing);
         self.calm = if calm { self.calm + 1 } else { 0 };
         let few = self.replay.as_ref().is_some_and(|r| 4 * self.running.len() <= r.lanes());

@@ -198,7 +198,8 @@ impl<'m> Batch<'m> {
         self.encode();
         self.share_out();
         let start = Instant::now();
-        let logits = self.replayed().unwrap_or_else(|| self.forward());
+        let replayed = self.replayed().map(|all| all.into_iter().map(Some).collect());
+        let logits: Vec<Option<Logits>> = replayed.unwrap_or_else(|| self.forward());
         let elapsed = start.elapsed();
         let mut events = Vec::new();
         for (sequence, logits) in self.running.iter_mut().zip(logits) {

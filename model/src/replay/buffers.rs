@@ -182,7 +182,7 @@ impl Qwen3VlModel {
         let row = |table: &Tensor<3>| table.clone().select(0, places.clone());
         let rotary = Rotary { cos: row(&buffers.tables.cos), sin: row(&buffers.tables.sin) };
         let context = TextContext { rotary, lengths: vec![1; rows], deepstack: Vec::new() };
-        let flow = Flow { hidden: self.language_model.embed(id.int()), context };
+        let flow = Flow { hidden: self.language_model.embed(id.int()), context, steps: rows };
         let past = FixedPast { layers: &mut buffers.layers, at: at.clone() };
         let hidden = self.through(flow, &mut Past::Fixed(past), &mut Probe::off());
         let logits = self.logits(hidden);
