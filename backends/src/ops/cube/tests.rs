@@ -2,6 +2,7 @@
 
 mod largest;
 mod mixture;
+mod rounded;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
