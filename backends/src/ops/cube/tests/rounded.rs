@@ -95,9 +95,10 @@ fn schemes() -> [QuantScheme; 10] {
     ]
 }
 
-/// The dtypes that scales may have there.
+/// The dtypes that scales may have there: what it computes in, and bf16, which kernels read as words.
 fn scale_dtypes(dtypes: &[DType]) -> Vec<DType> {
-    dtypes.to_vec()
+    let others = dtypes.iter().copied().filter(|dtype| *dtype != DType::BF16);
+    others.chain([DType::BF16]).collect()
 }
 
 #[test]
