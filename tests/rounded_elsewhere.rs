@@ -204,6 +204,36 @@ fn rounded_checkpoints_hold_the_numbers_of_their_programs() {
     }
 }
 
+/// GPUs keep the codes too, and take activations as they are, as ndarray does.
+#[test]
+fn gpus_compute_with_the_codes_of_other_programs() {
+    if !common::devices().iter().any(|name| name == "wgpu") {
+        println!("skipped: no graphics adapter, or no such backend");
+        return;
+    }
+    let folders = METHODS.map(|method| (method, rounded(method)));
+    let folders = folders.iter().map(|(method, folder)| (*method, folder.path().to_owned()));
+    for (case, path) in folders.chain([("gguf", gguf("model.gguf"))]) {
+        let [expected, found] = ["ndarray", "wgpu"].map(|device| load(&path, device).unwrap());
+        let schemes = |loaded: &Qwen3Vl| -> Vec<_> {
+            let mut model = loaded.model().clone();
+            let all = model.roundable_mut().into_iter();
+            all.map(|(path, weight)| (path, weight.scheme())).collect()
+        };
+        assert_eq!(schemes(&found), schemes(&expected), "{case}");
+        let (values, numbers) = (weights(expected.model()), weights(found.model()));
+        for (name, values) in values {
+            let size = largest(values.iter().copied());
+            let far = largest(values.iter().zip(&numbers[&name]).map(|(a, b)| a - b));
+            assert!(far <= 1e-6 * size, "{case}, {name}: {far} of {size}");
+        }
+        let (expected, found) = (logits(expected.model()), logits(found.model()));
+        let size = largest(expected.iter().copied());
+        let far = largest(found.iter().zip(&expected).map(|(a, b)| a - b));
+        assert!(far <= 1e-3 * size, "{case}: {far} of {size}");
+    }
+}
+
 /// compressed-tensors stores E4M3 under the same names, and says it otherwise.
 #[test]
 fn float_quantized_weights_are_read_as_fp8() {

@@ -34,7 +34,7 @@ pub struct LoadOptions {
     pub hub: Option<HubOptions>,
     pub media: MediaLimits,
     /// Rounds weights as they are read, by default the linear ones and the experts of the language model. For checkpoints that
-    /// are not rounded yet; experts on the CPU.
+    /// are not rounded yet; experts not on devices of other machines.
     pub quant: Option<Rounding>,
     /// Leaves the experts of a mixture in the memory of the host, with as many bytes of them on the devices: those that tokens
     /// went to last.

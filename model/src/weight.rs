@@ -140,12 +140,15 @@ impl Weight {
 impl Quantised {
     /// Each share of rows times the matrix of its expert.
     pub(crate) fn product_in_shares(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
+        ops::linear_of_rounded_experts(x, self.matrices(), self.scheme, shares)
+    }
+
+    /// Codes and scales, `[matrices, out, ..]`.
+    pub(crate) fn matrices(&self) -> (Tensor<3, Int>, Tensor<3>) {
         let [matrices, rows, _] = self.shape_of_matrices();
         let (codes, scales) = (self.codes.val(), self.scales.val());
         let (bytes, columns) = (codes.dims()[1], scales.dims()[1]);
-        let stack =
-            (codes.reshape([matrices, rows, bytes]), scales.reshape([matrices, rows, columns]));
-        ops::linear_of_rounded_experts(x, stack, self.scheme, shares)
+        (codes.reshape([matrices, rows, bytes]), scales.reshape([matrices, rows, columns]))
     }
 
     /// The numbers of all matrices in f32.

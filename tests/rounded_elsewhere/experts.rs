@@ -310,7 +310,7 @@ fn experts_that_llama_cpp_rounded_stay_rounded() {
     let (original, config) = of_whole_blocks();
     let weights = original.path().join("model.safetensors");
     let folder = written(&weights, &config, Form { whole_qkv: true, rounded: true });
-    for device in common::cpu_devices() {
+    for device in common::devices() {
         let loaded = load(folder.path(), &device).unwrap();
         assert!(loaded.report().unexpected.is_empty(), "{:?}", loaded.report());
         let mut model = loaded.model().clone();
@@ -329,7 +329,7 @@ fn experts_that_llama_cpp_rounded_stay_rounded() {
         let size = largest(expected.iter().copied());
         let far = largest(found.iter().zip(&expected).map(|(a, b)| a - b));
         // Flex rounds the activations of few rows.
-        let bound = if device == "ndarray" { 1e-5 } else { 0.05 };
+        let bound = if device == "flex" { 0.05 } else { 1e-5 };
         assert!(far <= bound * size, "{device}: {far} of {size}");
     }
 }

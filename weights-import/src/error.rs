@@ -49,7 +49,7 @@ pub enum LoadError {
     )]
     Rounded { folder: PathBuf, scheme: QuantScheme },
     #[error(
-        "rounded experts are computed on flex and ndarray, and not on `{device}` yet, which is to hold {part}; use --device cpu, keep them as they are by --quant-exclude '*.experts.*', or leave --quant out and take the original checkpoint"
+        "rounded experts are computed on the devices of this machine, and not on `{device}` yet, which is to hold {part}; use --device cpu, keep them as they are by --quant-exclude '*.experts.*', or leave --quant out and take the original checkpoint"
     )]
     QuantDevice { device: String, part: String },
     #[error(

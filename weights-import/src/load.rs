@@ -43,7 +43,7 @@ impl Progress for () {
 ///
 /// On Flex, tensors whose dtype is kept are used where they lie in the mapped file; in every other case a tensor
 /// is read, converted and handed to the device before the next one is touched. Linear weights that other programs rounded
-/// keep their codes on CPU devices, in our order; elsewhere, and where they are no linear weights, they are expanded.
+/// keep their codes, in our order; on devices of other machines, and where they are no linear weights, they are expanded.
 ///
 /// # Errors
 /// When a tensor is missing, has another shape than the configuration says or a dtype that weights cannot have.
@@ -62,7 +62,7 @@ pub fn load_model(
 ///
 /// # Errors
 /// As [`load_model`], and when the checkpoint is rounded already, a pattern names no layer, a weight is not finite, the
-/// device of rounded experts is none of the CPU's, there are no experts to be left on the host, or a device is lost.
+/// device of rounded experts is one of another machine, there are no experts to be left on the host, or a device is lost.
 ///
 /// # Panics
 /// When `placement` is one of another number of layers.
@@ -142,6 +142,24 @@ impl Item<'_> {
             Stored::Round { scheme } | Stored::Codes { scheme, .. } => Some(scheme),
         }
     }
+
+    /// Bytes of its largest buffer on `device`.
+    fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
+        // Experts that stay on the host come one by one.
+        let alone = how.expert_memory.is_some() && parts::is_of_experts(&self.path);
+        let shape = &self.entry.shape[usize::from(alone)..];
+        let count: u64 = shape.iter().map(|side| *side as u64).product();
+        match &self.stored {
+            Stored::Codes { .. } => count,
+            Stored::Round { scheme } => count * scheme.bits() as u64 / 8,
+            Stored::Foreign(foreign) if parts::keeps_codes(device) => match self.entry.dtype() {
+                // Blocks are counted by the numbers that they hold, and others by words or bytes.
+                None => count * foreign.scheme().bits() as u64 / 8,
+                Some(_) => self.entry.bytes(),
+            },
+            _ => count * how.precision.of_rank(shape.len()).size() as u64,
+        }
+    }
 }
 
 struct LoadPlan<'c> {
@@ -191,18 +209,14 @@ impl<'c> LoadPlan<'c> {
         Ok(())
     }
 
-    /// Refuses rounded experts where nothing computes with them, and a tensor that is larger than the largest buffer.
+    /// Refuses rounded experts where nothing computes with them, and what is larger than the largest buffer.
     fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
         for item in &self.items {
             let (device, part) = home(placement, &item.path);
             if item.scheme().is_some() {
                 computes_rounded(device, &item.path, part)?;
             }
-            // Experts that stay on the host come one by one.
-            let alone = how.expert_memory.is_some() && parts::is_of_experts(&item.path);
-            let shape = &item.entry.shape[usize::from(alone)..];
-            let count: u64 = shape.iter().map(|side| *side as u64).product();
-            let bytes = count * how.precision.of_rank(shape.len()).size() as u64;
+            let bytes = item.buffer(device, how);
             if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
                 let (tensor, device) = (item.name.clone(), device.name.clone());
                 return Err(LoadError::Buffer { tensor, bytes, device, limit });
@@ -469,26 +483,27 @@ mod tests {
         assert_eq!(swapped, [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
     }
 
-    /// The card is a processor that is called one; nothing is computed on it.
+    /// Both are processors that are called something else; nothing is computed on them.
     #[test]
-    fn rounded_experts_are_refused_on_a_card_and_other_layers_are_not() {
+    fn rounded_experts_are_refused_on_another_machine_and_nothing_on_a_card() {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/");
         let cpu = device::select(Some("cpu")).unwrap();
-        let card = SelectedDevice { kind: BackendKind::Cuda, name: "cuda:0".into(), ..cpu.clone() };
-        let load = |name: &str, exclude: &[&str]| {
+        let load = |name: &str, kind: BackendKind, exclude: &[&str]| {
+            let other = SelectedDevice { kind, name: format!("{}:0", kind.name()), ..cpu.clone() };
             let checkpoint = Checkpoint::open(format!("{fixtures}{name}").as_ref()).unwrap();
             let layers = checkpoint.config().text.layers;
             let mut placement = Placement::whole(&cpu, layers);
             placement.stages[0].layers = 0..1;
-            placement.stages.push(Stage { layers: 1..layers, device: card.clone() });
+            placement.stages.push(Stage { layers: 1..layers, device: other });
             let exclude = exclude.iter().map(|pattern| pattern.to_string()).collect();
             let rounding = Rounding { exclude, ..Rounding::new("int8".parse().unwrap()) };
             let how = LoadHow::new(Precision::F32, Some(&rounding));
             load_placed(&checkpoint, &placement, how, &mut ()).map(|_| ())
         };
-        let message = load("moe", &[]).unwrap_err().to_string();
-        assert!(message.contains("`cuda:0` yet, which is to hold layer 2;"), "{message}");
-        load("moe", &["*.experts.*"]).unwrap();
-        load("dense_untied", &[]).unwrap();
+        let message = load("moe", BackendKind::Remote, &[]).unwrap_err().to_string();
+        assert!(message.contains("`remote:0` yet, which is to hold layer 2;"), "{message}");
+        load("moe", BackendKind::Remote, &["*.experts.*"]).unwrap();
+        load("dense_untied", BackendKind::Remote, &[]).unwrap();
+        load("moe", BackendKind::Cuda, &[]).unwrap();
     }
 }

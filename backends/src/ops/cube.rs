@@ -27,7 +27,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 
-use super::{ModelOps, Parts, reference};
+use super::{ModelOps, Parts, RoundedStack, Share, reference};
 use crate::quant::QuantScheme;
 use codes::Rounded;
 use launch::usable;
@@ -44,13 +44,35 @@ impl ModelOps for CubeBackend {
         scales: FloatTensor<Self>,
         scheme: QuantScheme,
     ) -> FloatTensor<Self> {
-        let [rows, inputs] = x.shape().dims();
+        let inputs = x.shape()[1];
         let rounded = Rounded::new(&codes, &scales, scheme, inputs).filter(|_| usable([&x]));
         let Some(weight) = rounded else {
             return reference::linear_of_codes::<Self>(x, codes, scales, scheme);
         };
-        let few = (rows <= rows::FEW_ROWS).then(|| weight.few_rows(x.clone())).flatten();
-        few.unwrap_or_else(|| product_by_blocks(&x, &weight))
+        product_of_codes(x, &weight)
+    }
+
+    fn linear_of_codes_in_shares(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scheme: QuantScheme,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        let (inputs, n) = (x.shape()[1], codes.shape()[1]);
+        let rounded = Rounded::stack(&codes, &scales, scheme, inputs).filter(|_| usable([&x]));
+        let Some(stack) = rounded else {
+            return reference::linear_of_codes_in_shares::<Self>(
+                x,
+                (codes, scales),
+                scheme,
+                &shares,
+            );
+        };
+        // Experts that nobody goes to are not read.
+        reference::by_shares::<Self>(x, n, &shares, |x, expert| {
+            product_of_codes(x, &stack.part(expert * n..(expert + 1) * n))
+        })
     }
 
     fn matrix_of_codes(
@@ -199,6 +221,17 @@ impl ModelOps for CubeBackend {
         found.unwrap_or_else(|| reference::mixture::<Self>(x, routes, gate_up, down))
     }
 
+    fn mixture_of_codes(
+        x: FloatTensor<Self>,
+        routes: FloatTensor<Self>,
+        gate_up: RoundedStack<Self>,
+        down: RoundedStack<Self>,
+    ) -> FloatTensor<Self> {
+        let fits = usable([&x, &routes]) && routes.dtype == DType::F32;
+        let found = fits.then(|| mixture::of_codes(&x, &routes, &gate_up, &down)).flatten();
+        found.unwrap_or_else(|| reference::mixture_of_codes::<Self>(x, routes, gate_up, down))
+    }
+
     fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
         if !usable([&x]) {
             return reference::gelu_tanh::<Self>(x);
@@ -209,6 +242,12 @@ impl ModelOps for CubeBackend {
             [2.0, 2.0 * reference::GELU_CUBE].map(|f| f * reference::GELU_SLOPE),
         )
     }
+}
+
+fn product_of_codes(x: FloatTensor<CubeBackend>, weight: &Rounded) -> FloatTensor<CubeBackend> {
+    let few = x.shape()[0] <= rows::FEW_ROWS;
+    let few = few.then(|| weight.few_rows(x.clone())).flatten();
+    few.unwrap_or_else(|| product_by_blocks(&x, weight))
 }
 
 /// The product with many rows: blocks of the weight are expanded one after the other.

@@ -14,6 +14,7 @@ mod autodiff;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+mod mixture;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod parts;
@@ -28,7 +29,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
-pub use parts::Parts;
+pub use mixture::{mixture, rounded_mixture};
+pub use parts::{Parts, RoundedStack};
 pub use products::{
     Chosen, Products, choose_products, choose_steps, products, set_products, steps,
 };
@@ -210,6 +212,16 @@ pub trait ModelOps: Backend {
         down: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         reference::mixture::<Self>(x, routes, gate_up, down)
+    }
+
+    /// [`Self::mixture_of_routes`] with rounded weights, see [`rounded_mixture`].
+    fn mixture_of_codes(
+        x: FloatTensor<Self>,
+        routes: FloatTensor<Self>,
+        #[extension_type] gate_up: RoundedStack<Self>,
+        #[extension_type] down: RoundedStack<Self>,
+    ) -> FloatTensor<Self> {
+        reference::mixture_of_codes::<Self>(x, routes, gate_up, down)
     }
 
     /// Cross-entropy of each row of `hidden [n, k]` under the head `weight [v, k]`, see [`cross_entropy`].
@@ -394,17 +406,6 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `[n, 2k]` in f32, which holds places below 2²⁴ exactly. NaN counts as infinity.
 pub fn largest_of_rows(x: Tensor<2>, k: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::largest_of_rows(x.into_dispatch(), k))
-}
-
-/// A mixture of experts: each row of `x [rows, hidden]` goes to `k` of them, which are never read back. `routes [rows, 2k]` are
-/// their logits and behind these their numbers, as [`largest_of_rows`] gives them. SwiGLU with `gate_up [experts, 2 · inner,
-/// hidden]` (gate rows first), `down [experts, hidden, inner]`, and the sum by the softmax of the logits; in the dtype of `x`.
-///
-/// For few rows: kernels read the matrices of an expert once for a few of its rows, and the reference body copies them for each.
-pub fn mixture(x: Tensor<2>, routes: Tensor<2>, gate_up: Tensor<3>, down: Tensor<3>) -> Tensor<2> {
-    let (x, routes) = (x.into_dispatch(), routes.into_dispatch());
-    let (gate_up, down) = (gate_up.into_dispatch(), down.into_dispatch());
-    Tensor::from_dispatch(Dispatch::mixture_of_routes(x, routes, gate_up, down))
 }
 
 /// `-log softmax(hidden · weightᵀ)[target]` of each row of `hidden [n, k]`, `[n]` in f32; `weight` is `[v, k]`,

@@ -1,10 +1,13 @@
-//! Keys and values that lie in several tensors, as one argument of an operation.
+//! Several tensors as one argument of an operation: keys and values in parts, and codes with their scales.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{
     Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
     ExtensionType,
 };
+use burn::tensor::{Int, Tensor};
+
+use crate::quant::QuantScheme;
 
 /// Keys and values `[b, g, t, d]` of consecutive positions; each tensor of `keys` belongs to that of `values` with the same
 /// index, and there is at least one.
@@ -54,5 +57,21 @@ impl<B: Backend> ExtensionType<B> for Parts<B> {
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let all = target.keys.iter().chain(&target.values).map(|tensor| tensor.autodiff);
         all.fold(DispatchAutodiffContext::Disabled, DispatchAutodiffContext::merge)
+    }
+}
+
+/// Matrices of experts that were rounded: `codes [experts, n, ..]` and `scales [experts, n, ..]`, as
+/// [`super::linear_quantised`] takes those of one.
+#[derive(Debug, Clone, ExtensionType)]
+pub struct RoundedStack<B: Backend> {
+    pub codes: IntTensor<B>,
+    pub scales: FloatTensor<B>,
+    pub scheme: QuantScheme,
+}
+
+impl RoundedStack<Dispatch> {
+    /// Of tensors.
+    pub fn new(codes: Tensor<3, Int>, scales: Tensor<3>, scheme: QuantScheme) -> Self {
+        Self { codes: codes.into_dispatch(), scales: scales.into_dispatch(), scheme }
     }
 }

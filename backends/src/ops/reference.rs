@@ -13,7 +13,7 @@ pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
 pub use fixed::{attention_up_to, write_rows};
 pub use largest::largest_of_rows;
-pub use mixture::mixture;
+pub use mixture::{mixture, mixture_of_codes};
 
 use super::Share;
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};
@@ -75,7 +75,7 @@ fn one(index: usize) -> Slice {
 }
 
 /// What `product` makes of each share's rows, `[.., width]`, one after the other.
-fn by_shares<B: Backend>(
+pub(super) fn by_shares<B: Backend>(
     x: FloatTensor<B>,
     width: usize,
     shares: &[Share],

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use qwen3_vl_backends::device::lost;
-use qwen3_vl_backends::ops::{self, Share};
+use qwen3_vl_backends::ops::{self, RoundedStack, Share};
 use qwen3_vl_backends::threads::is_processor;
 
 use crate::config::MoeConfig;
@@ -13,6 +13,7 @@ use crate::linear::Linear;
 use crate::pack::index_tensor;
 use crate::probe::Probe;
 use crate::stack::Stack;
+use crate::weight::Quantised;
 
 /// Most rows of a mixture that is computed without the host.
 const ROWS_ON_CARD: usize = 128;
@@ -85,18 +86,26 @@ impl MoeBlock {
 
     /// Few rows on a card: nobody waits for what the router says. Nothing where the host must know it.
     fn on_card(&self, x: &Tensor<2>, logits: &Tensor<2>) -> Option<Tensor<2>> {
-        let (Stack::Dense(gate_up), Stack::Dense(down)) =
-            (&self.experts.gate_up_proj, &self.experts.down_proj)
-        else {
-            return None;
-        };
         let device = x.device();
         let on_card = ops::kernels_on() && !device.is_autodiff() && !is_processor(&device);
         let most = if lost::is_remote(&device) { ROWS_FAR_AWAY } else { ROWS_ON_CARD };
-        (on_card && x.dims()[0] <= most).then(|| {
-            let routes = ops::largest_of_rows(logits.clone(), self.experts_per_token);
-            ops::mixture(x.clone(), routes, gate_up.val(), down.val())
-        })
+        if !on_card || x.dims()[0] > most {
+            return None;
+        }
+        let routes = || ops::largest_of_rows(logits.clone(), self.experts_per_token);
+        let stack = |weight: &Quantised| {
+            let (codes, scales) = weight.matrices();
+            RoundedStack::new(codes, scales, weight.scheme())
+        };
+        match (&self.experts.gate_up_proj, &self.experts.down_proj) {
+            (Stack::Dense(gate_up), Stack::Dense(down)) => {
+                Some(ops::mixture(x.clone(), routes(), gate_up.val(), down.val()))
+            }
+            (Stack::Quantised(gate_up), Stack::Quantised(down)) => {
+                Some(ops::rounded_mixture(x.clone(), routes(), stack(gate_up), stack(down)))
+            }
+            _ => None,
+        }
     }
 
     /// All experts together, their rows sorted by expert once. What a row gets does not depend on the others.
@@ -242,6 +251,7 @@ impl Routing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qwen3_vl_backends::quant::QuantScheme;
     use qwen3_vl_backends::{Precision, device};
 
     const HIDDEN: usize = 24;
@@ -307,6 +317,44 @@ mod tests {
                 for y in alone.into_iter().chain([values(block.forward(x, 0, &mut Probe::off()))]) {
                     let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
                     assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{count} rows");
+                }
+            }
+        }
+    }
+
+    /// The same experts, rounded.
+    fn rounded(stack: &Stack, scheme: QuantScheme) -> Stack {
+        let ([experts, rows, inputs], device) = (stack.shape(), stack.values().device());
+        let values = stack.values().into_data().try_to_vec::<f32>().unwrap();
+        let found = scheme.round(&values, inputs).unwrap();
+        let shape = vec![experts * rows, scheme.row_bytes(inputs)];
+        let codes = TensorData::from_bytes_vec(found.codes, shape, scheme.code_dtype());
+        let scales = TensorData::new(found.scales, [experts * rows, scheme.groups(inputs)]);
+        let scales = scales.convert_dtype(DType::F32);
+        let codes = Tensor::from_data(codes, (&device, scheme.code_dtype()));
+        let scales = Tensor::from_data(scales, (&device, DType::F32));
+        Stack::Quantised(Quantised::new(codes, scales, scheme, inputs).stacked(experts))
+    }
+
+    #[test]
+    fn a_card_computes_with_rounded_experts_without_the_host_too() {
+        let cards = device::present().into_iter().filter(|found| !found.kind.is_cpu());
+        for (found, scheme) in cards.flat_map(|found| {
+            ["int8-g64", "int4-g32"].map(|name| (found.clone(), name.parse().unwrap()))
+        }) {
+            let mut block = block(&found.device);
+            block.experts.gate_up_proj = rounded(&block.experts.gate_up_proj, scheme);
+            block.experts.down_proj = rounded(&block.experts.down_proj, scheme);
+            for count in [1, 37, ROWS_ON_CARD + 1] {
+                let x = rows(count, &found.device);
+                let logits = block.gate.forward(x.clone());
+                let alone = block.on_card(&x, &logits).map(values);
+                assert_eq!(alone.is_some(), count <= ROWS_ON_CARD, "{scheme}, {count} rows");
+                let expected = values(block.one_by_one(x.clone(), &Routing::new(logits, 3)));
+                let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                for y in alone.into_iter().chain([values(block.forward(x, 0, &mut Probe::off()))]) {
+                    let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+                    assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{scheme}, {count} rows");
                 }
             }
         }

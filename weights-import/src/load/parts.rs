@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use qwen3_vl_backends::{PartSizes, Placement, Precision, SelectedDevice, device};
+use qwen3_vl_backends::{BackendKind, PartSizes, Placement, Precision, SelectedDevice, device};
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 
@@ -83,13 +83,18 @@ pub(crate) fn is_of_experts(path: &str) -> bool {
     path.contains(".moe.experts.")
 }
 
-/// Refuses what `device`, which is to hold `part`, cannot compute with when it is rounded: experts, on GPUs.
+/// Whether weights that other programs rounded keep their codes on `device`; those of other machines get the numbers themselves.
+pub(crate) fn keeps_codes(device: &SelectedDevice) -> bool {
+    device.kind != BackendKind::Remote
+}
+
+/// Refuses what `device`, which is to hold `part`, cannot compute with when it is rounded: experts, on devices of other machines.
 pub(crate) fn computes_rounded(
     device: &SelectedDevice,
     path: &str,
     part: String,
 ) -> Result<(), LoadError> {
-    match is_of_experts(path) && !device.kind.is_cpu() {
+    match is_of_experts(path) && device.kind == BackendKind::Remote {
         true => Err(LoadError::QuantDevice { device: device.name.clone(), part }),
         false => Ok(()),
     }
@@ -173,7 +178,8 @@ pub(crate) fn home<'p>(placement: &'p Placement, path: &str) -> (&'p SelectedDev
     (device, place.name())
 }
 
-/// Bytes of the weights of each part of a checkpoint on CPU devices, in the form that `how` says, but for what that rounds.
+/// Bytes of the weights of each part of a checkpoint on devices of this machine, in the form that `how` says, but for what that
+/// rounds.
 ///
 /// # Errors
 /// When what belongs to a rounded weight is missing or has another shape.

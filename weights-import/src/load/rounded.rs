@@ -8,6 +8,7 @@ use qwen3_vl_model::config::{Method, Quantisation};
 use qwen3_vl_model::weight::Quantised;
 use safetensors::Dtype;
 
+use super::parts::keeps_codes;
 use super::{Item, Loader, Stored, as_matrix, home, swap_last_axes};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
@@ -102,7 +103,7 @@ impl<'c> Loader<'_, 'c> {
         for (path, mut weight) in model.roundable_mut() {
             let of_layer = |item: &Item<'c>| {
                 let foreign = matches!(item.stored, Stored::Foreign(_))
-                    && home(self.placement, &item.path).0.kind.is_cpu();
+                    && keeps_codes(home(self.placement, &item.path).0);
                 item.path == path && (foreign || item.scheme().is_some())
             };
             let Some(index) = items.iter().position(of_layer) else { continue };

@@ -10,6 +10,7 @@ use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::experts::{ExpertCache, ExpertMatrix, HostStack, Streamed};
 use qwen3_vl_model::roundable::Roundable;
 
+use super::parts::keeps_codes;
 use super::rounded::placed;
 use super::{Item, Loader, Stored, home};
 use crate::checkpoint::TensorEntry;
@@ -186,7 +187,7 @@ impl<'c> Loader<'_, 'c> {
                 let parts = ranges.map(|range| file.map.part(range.clone())).collect();
                 Arc::new(plain(parts, item.transposed, item.dtype))
             }
-            Stored::Foreign(foreign) if !self.device.kind.is_cpu() => {
+            Stored::Foreign(foreign) if !keeps_codes(self.device) => {
                 let wanted = (&shape[..], self.precision.weights);
                 let data = self.expanded(item, foreign, wanted)?;
                 let bytes = HostBytes::from(data.as_bytes().to_vec());

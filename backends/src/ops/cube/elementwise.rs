@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use super::launch::{element, elementwise, empty, vector_size};
 
 /// Exponents beyond this give sigmoids that are 0 in f32; larger ones would overflow.
-pub(super) const STEEP: f32 = 80.0;
+const STEEP: f32 = 80.0;
 
 /// `1 / (1 + exp(-x))`.
 #[cube]
@@ -21,7 +21,14 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     one / (one + exponent.exp())
 }
 
-/// The product with `up` follows a rounding, as in HF.
+/// `gate · σ(gate) · up`; the product with `up` follows a rounding, as in HF.
+#[cube]
+pub(super) fn gated_silu<F: Float, N: Size>(gate: Vector<F, N>, up: Vector<F, N>) -> Vector<F, N> {
+    let x = Vector::<f32, N>::cast_from(gate);
+    let share = Vector::<F, N>::cast_from(x * sigmoid::<N>(x));
+    Vector::cast_from(Vector::<f32, N>::cast_from(share) * Vector::<f32, N>::cast_from(up))
+}
+
 #[cube(launch_unchecked)]
 fn gated_silu_kernel<F: Float, N: Size>(
     gate: &[Vector<F, N>],
@@ -32,10 +39,7 @@ fn gated_silu_kernel<F: Float, N: Size>(
 ) {
     let at = CUBE_POS * CUBE_DIM as usize + UNIT_POS as usize;
     if at < count {
-        let x = Vector::<f32, N>::cast_from(gate[at]);
-        let share = Vector::<F, N>::cast_from(x * sigmoid::<N>(x));
-        let product = Vector::<f32, N>::cast_from(share) * Vector::<f32, N>::cast_from(up[at]);
-        out[at] = Vector::cast_from(product);
+        out[at] = gated_silu::<F, N>(gate[at], up[at]);
     }
 }
 

@@ -1,63 +1,60 @@
 //! A mixture of experts for few rows: which experts these go to is read on the device, where the router's sums left it.
 //!
-//! Every weight of a chosen expert is read once for a tile of rows that go to it, in 16 bytes at a time, for 2 operations a
-//! row, so that memory decides. With very few rows each is a tile of its own, and the second kernel sums the experts of a row,
-//! so that their products never lie in memory.
+//! Every weight of a chosen expert, or its code, is read once for a tile of rows that go to it, in 16 bytes at a time, for 2
+//! operations a row, so that memory decides. With very few rows each is a tile of its own, and the second kernel sums the experts
+//! of a row, so that their products never lie in memory.
 
+mod dense;
 mod kernels;
+mod rounded;
 mod tiles;
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::cubecl;
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::*;
 
 use super::launch::{element, elementwise, empty};
-use super::rows::{CUBE_OUTPUTS, RowsLaunch, UNITS};
-use kernels::{
-    CUBE_PAIRS, StackLaunch, combine_kernel, down_kernel, down_tiles_kernel, gate_up_kernel,
-};
-use tiles::{MOST_EXPERTS, TILE, Tiles};
+use crate::ops::RoundedStack;
+use dense::Matrices;
+use kernels::combine_kernel;
+use rounded::Coded;
+use tiles::{MOST_EXPERTS, Tiles};
 
 /// Most pairs of a row and an expert that are not sorted.
 const UNSORTED: usize = 32;
 
-/// A stack as the kernels take it.
-struct Matrices<'a> {
-    tensor: &'a CubeTensor,
-    /// Values of a vector.
-    size: usize,
-}
-
-impl<'a> Matrices<'a> {
-    /// Nothing where its rows do not lie in whole vectors one after the other, or those of `x` do not.
-    fn new(tensor: &'a CubeTensor, x: &CubeTensor) -> Option<Self> {
-        let [_, outputs, inputs] = tensor.shape().dims();
-        let bytes = tensor.dtype.size().max(x.dtype.size());
-        let size = tensor.client.io_optimized_vector_sizes(bytes).max()?;
-        let starts = |t: &CubeTensor| {
-            let bytes = (size * t.dtype.size()) as u64;
-            t.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
-        };
-        let plain = tensor.meta.strides().to_vec() == [outputs * inputs, inputs, 1];
-        let whole = inputs.is_multiple_of(size) && starts(tensor) && starts(x);
-        (plain && whole && !tensor.meta.is_tiled()).then_some(Self { tensor, size })
-    }
-
-    fn stack(&self) -> StackLaunch {
-        let [experts, outputs, inputs] = self.tensor.shape().dims();
-        StackLaunch::new(experts, outputs, inputs / self.size)
-    }
-}
-
-/// Rows, and where they go.
-struct Rows {
+/// Rows `[count, hidden]`, and where they go.
+struct Routed {
     x: CubeTensor,
     routes: CubeTensor,
-    count: usize,
+    /// Experts of each.
     k: usize,
+}
+
+/// The matrices of all experts, as kernels multiply with them.
+trait Multiplied {
+    /// Experts, and the outputs of each.
+    fn size(&self) -> [usize; 2];
+
+    /// What the pairs of a row and an expert have between gate and down; those of `tiles`, where they are sorted.
+    fn gate_up(&self, rows: &Routed, tiles: Option<&Tiles>, out: &CubeTensor);
+
+    /// The products of rows summed over their experts.
+    fn down(&self, rows: &Routed, between: &CubeTensor, out: &CubeTensor);
+
+    /// The products of all pairs in f32.
+    fn down_tiles(&self, tiles: &Tiles, between: &CubeTensor, out: &CubeTensor);
+}
+
+/// The expert and the pairs of each tile, and how many tiles there are; what is not sorted has a tile for each pair, and no tables.
+fn tables(tiles: Option<&Tiles>, pairs: usize, like: &CubeTensor) -> ([CubeTensor; 2], usize) {
+    let unused = || empty(like, Shape::new([1]), DType::U32);
+    tiles.map_or_else(
+        || ([unused(), unused()], pairs),
+        |tiles| ([tiles.owners.clone(), tiles.order.clone()], tiles.count),
+    )
 }
 
 /// [`crate::ops::mixture`] of few rows; nothing where no kernel fits.
@@ -67,105 +64,65 @@ pub(super) fn mixture(
     gate_up: &CubeTensor,
     down: &CubeTensor,
 ) -> Option<CubeTensor> {
-    let ([count, _], k) = (x.shape().dims(), routes.shape()[1] / 2);
-    let (x, routes) = (into_contiguous(x.clone()), into_contiguous(routes.clone()));
-    let ([experts, double, _], [_, hidden, inner]) = (gate_up.shape().dims(), down.shape().dims());
-    let between = empty(&x, Shape::new([count * k, inner]), x.dtype);
-    let (up, down) = (Matrices::new(gate_up, &x)?, Matrices::new(down, &between)?);
-    if double != 2 * inner || k == 0 || experts > MOST_EXPERTS {
-        return None;
-    }
-    let rows = Rows { x, routes, count, k };
-    let out = empty(&rows.x, Shape::new([count, hidden]), rows.x.dtype);
-    let tiles = match count * k <= UNSORTED {
-        true => None,
-        false => Some(Tiles::sorted(&rows.routes, [count * k, k, experts])),
-    };
-    rows.gate_up(&up, tiles.as_ref(), &between);
-    match &tiles {
-        None => rows.down(&down, &between, &out),
-        Some(tiles) => rows.combine(&rows.down_tiles(&down, tiles, &between), &out),
-    }
-    Some(out)
+    let rows = Routed::new(x, routes);
+    let between = rows.between(down.shape()[2]);
+    let (up, down) = (Matrices::new(gate_up, &rows.x)?, Matrices::new(down, &between)?);
+    rows.through([&up, &down], &between)
 }
 
-impl Rows {
-    fn gate_up(&self, up: &Matrices<'_>, tiles: Option<&Tiles>, out: &CubeTensor) {
-        let [pairs, inner] = out.shape().dims();
-        // What is not sorted has no tables.
-        let unused = || empty(out, Shape::new([1]), DType::U32);
-        let (owners, order) =
-            tiles.map_or_else(|| (unused(), unused()), |t| (t.owners.clone(), t.order.clone()));
-        let count = tiles.map_or(pairs, |tiles| tiles.count);
-        // SAFETY: outputs behind the last are read as the last and not written, and so are experts and pairs that a tile lacks;
-        // there is a cube for each tile, or for each pair.
-        unsafe {
-            gate_up_kernel::launch_unchecked(
-                &out.client,
-                CubeCount::Static(inner.div_ceil(CUBE_PAIRS) as u32, count as u32, 1),
-                CubeDim::new_1d(UNITS as u32),
-                up.size,
-                self.x.clone().into_buffer_arg(),
-                self.routes.clone().into_buffer_arg(),
-                owners.into_buffer_arg(),
-                order.into_buffer_arg(),
-                up.tensor.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                up.stack(),
-                self.k,
-                if tiles.is_some() { TILE } else { 1 },
-                [element(out.dtype), element(up.tensor.dtype)],
-            );
-        }
+/// [`crate::ops::rounded_mixture`] of few rows; nothing where no kernel fits.
+pub(super) fn of_codes(
+    x: &CubeTensor,
+    routes: &CubeTensor,
+    gate_up: &RoundedStack<CubeBackend>,
+    down: &RoundedStack<CubeBackend>,
+) -> Option<CubeTensor> {
+    let rows = Routed::new(x, routes);
+    let between = rows.between(gate_up.codes.shape()[1] / 2);
+    let (up, down) = (Coded::new(gate_up, &rows.x)?, Coded::new(down, &between)?);
+    rows.through([&up, &down], &between)
+}
+
+impl Routed {
+    fn new(x: &CubeTensor, routes: &CubeTensor) -> Self {
+        let k = routes.shape()[1] / 2;
+        Self { x: into_contiguous(x.clone()), routes: into_contiguous(routes.clone()), k }
     }
 
-    fn down(&self, down: &Matrices<'_>, between: &CubeTensor, out: &CubeTensor) {
-        let hidden = out.shape()[1];
-        // SAFETY: as above, with a cube for each row.
-        unsafe {
-            down_kernel::launch_unchecked(
-                &out.client,
-                CubeCount::Static(hidden.div_ceil(CUBE_OUTPUTS) as u32, self.count as u32, 1),
-                CubeDim::new_1d(UNITS as u32),
-                down.size,
-                between.clone().into_buffer_arg(),
-                self.routes.clone().into_buffer_arg(),
-                down.tensor.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                down.stack(),
-                RowsLaunch::new(self.count, 1),
-                self.k,
-                [element(out.dtype), element(down.tensor.dtype)],
-            );
-        }
+    /// Room for what pairs have between gate and down.
+    fn between(&self, inner: usize) -> CubeTensor {
+        let pairs = self.x.shape()[0] * self.k;
+        empty(&self.x, Shape::new([pairs, inner]), self.x.dtype)
     }
 
-    /// The products of all pairs in f32.
-    fn down_tiles(&self, down: &Matrices<'_>, tiles: &Tiles, between: &CubeTensor) -> CubeTensor {
-        let (pairs, hidden) = (self.count * self.k, down.tensor.shape()[1]);
-        let out = empty(between, Shape::new([pairs, hidden]), DType::F32);
-        // SAFETY: as above, with a cube for each tile.
-        unsafe {
-            down_tiles_kernel::launch_unchecked(
-                &out.client,
-                CubeCount::Static(hidden.div_ceil(CUBE_OUTPUTS) as u32, tiles.count as u32, 1),
-                CubeDim::new_1d(UNITS as u32),
-                down.size,
-                between.clone().into_buffer_arg(),
-                tiles.owners.clone().into_buffer_arg(),
-                tiles.order.clone().into_buffer_arg(),
-                down.tensor.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                down.stack(),
-                [element(between.dtype), element(down.tensor.dtype)],
-            );
+    fn through(
+        &self,
+        [up, down]: [&dyn Multiplied; 2],
+        between: &CubeTensor,
+    ) -> Option<CubeTensor> {
+        let ([experts, double], [_, hidden]) = (up.size(), down.size());
+        let [pairs, inner] = between.shape().dims();
+        if double != 2 * inner || pairs == 0 || experts > MOST_EXPERTS {
+            return None;
         }
-        out
+        let tiles =
+            (pairs > UNSORTED).then(|| Tiles::sorted(&self.routes, [pairs, self.k, experts]));
+        up.gate_up(self, tiles.as_ref(), between);
+        let out = empty(&self.x, Shape::new([self.x.shape()[0], hidden]), self.x.dtype);
+        match &tiles {
+            None => down.down(self, between, &out),
+            Some(tiles) => {
+                let products = empty(between, Shape::new([pairs, hidden]), DType::F32);
+                down.down_tiles(tiles, between, &products);
+                self.combine(&products, &out);
+            }
+        }
+        Some(out)
     }
 
     fn combine(&self, products: &CubeTensor, out: &CubeTensor) {
-        let [_, hidden] = out.shape().dims();
-        let (cubes, dim) = elementwise(&out.client, self.count * hidden);
+        let [count, hidden] = out.shape().dims();
+        let (cubes, dim) = elementwise(&out.client, count * hidden);
         // SAFETY: units behind the last value do nothing.
         unsafe {
             combine_kernel::launch_unchecked(
@@ -175,7 +132,7 @@ impl Rows {
                 products.clone().into_buffer_arg(),
                 self.routes.clone().into_buffer_arg(),
                 out.clone().into_buffer_arg(),
-                self.count * hidden,
+                count * hidden,
                 hidden,
                 self.k,
                 element(out.dtype),

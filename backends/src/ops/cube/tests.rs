@@ -3,6 +3,7 @@
 mod fixed;
 mod largest;
 mod mixture;
+mod rounded;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;

@@ -4,7 +4,7 @@ use burn_cubecl::cubecl;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::super::elementwise::STEEP;
+use super::super::elementwise::gated_silu;
 use super::super::rows::{LANES, OUTPUTS, Rows, UNITS, first_output, write_sums};
 use super::super::split::horizontal;
 use super::tiles::{NONE, TILE};
@@ -18,12 +18,12 @@ const TEAMS: usize = UNITS / LANES;
 /// Values between gate and down of a cube.
 pub(super) const CUBE_PAIRS: usize = TEAMS * PAIRS;
 
-/// The matrices of all experts: their number, rows and columns, the latter in vectors.
+/// The matrices of all experts: their number, rows and columns, the latter in vectors or packs of codes.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Stack {
-    experts: usize,
-    outputs: usize,
-    inputs: usize,
+    pub experts: usize,
+    pub outputs: usize,
+    pub inputs: usize,
 }
 
 /// The expert of a pair: behind the logits of a row stand its `k` experts.
@@ -35,7 +35,7 @@ pub(super) fn expert_of(routes: &[f32], pair: usize, k: usize, experts: usize) -
 
 /// The share of a choice of a row among those of the others, times the sum of all.
 #[cube]
-fn part_of(routes: &[f32], row: usize, choice: usize, k: usize) -> f32 {
+pub(super) fn part_of(routes: &[f32], row: usize, choice: usize, k: usize) -> f32 {
     let start = row * 2 * k;
     // The first is the largest.
     (routes[start + choice] - routes[start]).exp()
@@ -44,15 +44,14 @@ fn part_of(routes: &[f32], row: usize, choice: usize, k: usize) -> f32 {
 /// `gate · σ(gate) · up`, rounded as the sums and their parts are in HF.
 #[cube]
 fn gated<F: Float>(gate: f32, up: f32) -> F {
-    let gate = f32::cast_from(F::cast_from(gate));
-    let up = f32::cast_from(F::cast_from(up));
-    let share = gate / (1.0f32 + min(0.0f32 - gate, STEEP).exp());
-    F::cast_from(f32::cast_from(F::cast_from(share)) * up)
+    let gate = Vector::<F, Const<1>>::new(F::cast_from(gate));
+    let up = Vector::<F, Const<1>>::new(F::cast_from(up));
+    gated_silu::<F, Const<1>>(gate, up).extract(0usize)
 }
 
 /// Pair `r` of a cube's tile, or [`NONE`]; the only one where pairs are not sorted.
 #[cube]
-fn pair_of(order: &[u32], r: usize, #[comptime] block: usize) -> u32 {
+pub(super) fn pair_of(order: &[u32], r: usize, #[comptime] block: usize) -> u32 {
     let tile = CUBE_POS_Y as usize;
     let mut pair = tile as u32;
     if comptime!(block > 1) {
@@ -63,7 +62,7 @@ fn pair_of(order: &[u32], r: usize, #[comptime] block: usize) -> u32 {
 
 /// The expert of a cube's tile.
 #[cube]
-fn owner_of(
+pub(super) fn owner_of(
     routes: &[f32],
     owners: &[u32],
     k: usize,
@@ -78,20 +77,21 @@ fn owner_of(
     }
 }
 
-/// What a cube multiplies: the matrix of an expert, its columns, and rows of activations, which `sharers` pairs share.
+/// What a cube multiplies: the matrix of an expert from its first row on, its columns, and rows of activations, which `sharers`
+/// pairs share.
 #[derive(CubeType)]
-struct Task {
-    start: usize,
-    inputs: usize,
-    sharers: usize,
+pub(super) struct Task {
+    pub first: usize,
+    pub inputs: usize,
+    pub sharers: usize,
 }
 
 #[cube]
-fn task_of(owner: u32, stack: &Stack, sharers: usize) -> Task {
+pub(super) fn task_of(owner: u32, stack: &Stack, sharers: usize) -> Task {
     // Tiles behind the last have no expert.
     let expert = select(owner == NONE, 0usize, owner as usize);
     Task {
-        start: expert * stack.outputs * stack.inputs,
+        first: expert * stack.outputs,
         inputs: select(owner == NONE, 0usize, stack.inputs),
         sharers,
     }
@@ -99,7 +99,7 @@ fn task_of(owner: u32, stack: &Stack, sharers: usize) -> Task {
 
 /// One of four rows of a matrix that a team takes: neighbours, or with `gates` two of gate and two of up.
 #[cube]
-fn matrix_row(stack: &Stack, #[comptime] o: usize, #[comptime] gates: bool) -> usize {
+pub(super) fn matrix_row(stack: &Stack, #[comptime] o: usize, #[comptime] gates: bool) -> usize {
     let mut row = min(first_output() + o, stack.outputs - 1);
     if comptime!(gates) {
         let inner = stack.outputs / 2;
@@ -107,6 +107,15 @@ fn matrix_row(stack: &Stack, #[comptime] o: usize, #[comptime] gates: bool) -> u
             + comptime!(o / PAIRS) * inner;
     }
     row
+}
+
+/// The row of activations of pair `r` of a tile. A place without a pair computes with the first one, and its result is not
+/// written.
+#[cube]
+pub(super) fn input_row(order: &[u32], task: &Task, r: usize, #[comptime] block: usize) -> usize {
+    let found = pair_of(order, r, block);
+    let pair = select(found == NONE, pair_of(order, 0usize, block), found);
+    pair as usize / task.sharers
 }
 
 /// Adds the products of a tile's pairs, as far as this unit sums them: `all` has a sum for each row of the matrix and pair.
@@ -132,14 +141,11 @@ fn add_products<F: Float, W: Float, N: Size>(
         #[unroll]
         for o in 0..OUTPUTS {
             let row = matrix_row(stack, o, gates);
-            weights[o] = Vector::cast_from(weight[task.start + row * stack.inputs + place]);
+            weights[o] = Vector::cast_from(weight[(task.first + row) * stack.inputs + place]);
         }
         #[unroll]
         for r in 0..block {
-            // A place without a pair computes with the first one, and its result is not written.
-            let found = pair_of(order, r, block);
-            let pair = select(found == NONE, pair_of(order, 0usize, block), found);
-            let from = pair as usize / task.sharers * stack.inputs + place;
+            let from = input_row(order, task, r, block) * stack.inputs + place;
             let value = Vector::<f32, N>::cast_from(x[from]);
             #[unroll]
             for o in 0..OUTPUTS {
@@ -172,6 +178,53 @@ fn total_of(sums: &Shared<[f32]>, sum: usize, team: usize) -> f32 {
     total
 }
 
+/// Writes what the pairs of a tile have between gate and down, of sums for each of four rows of the matrix and pair.
+#[cube]
+pub(super) fn write_between<F: Float>(
+    all: &Array<f32>,
+    order: &[u32],
+    out: &mut [F],
+    task: &Task,
+    stack: &Stack,
+    #[comptime] block: usize,
+) {
+    let sums = shared_sums(all, comptime!(OUTPUTS * block));
+    let (inner, unit) = (stack.outputs / 2, UNIT_POS as usize);
+    if task.inputs > 0 && unit < comptime!(TEAMS * PAIRS * block) {
+        let team = unit / comptime!(PAIRS * block);
+        let own = unit % comptime!(PAIRS * block);
+        let gate = total_of(&sums, own, team);
+        let up = total_of(&sums, comptime!(PAIRS * block) + own, team);
+        let output = (CUBE_POS_X as usize * TEAMS + team) * PAIRS + own / block;
+        let pair = pair_of(order, own % block, block);
+        if output < inner && pair != NONE {
+            out[pair as usize * inner + output] = gated::<F>(gate, up);
+        }
+    }
+}
+
+/// Writes the products of the pairs of a tile.
+#[cube]
+pub(super) fn write_products(
+    all: &Array<f32>,
+    order: &[u32],
+    out: &mut [f32],
+    task: &Task,
+    stack: &Stack,
+) {
+    let sums = shared_sums(all, comptime!(OUTPUTS * TILE));
+    let unit = UNIT_POS as usize;
+    if task.inputs > 0 && unit < comptime!(TEAMS * OUTPUTS * TILE) {
+        let team = unit / comptime!(OUTPUTS * TILE);
+        let own = unit % comptime!(OUTPUTS * TILE);
+        let output = (CUBE_POS_X as usize * TEAMS + team) * OUTPUTS + own / TILE;
+        let pair = pair_of(order, own % TILE, TILE);
+        if output < stack.outputs && pair != NONE {
+            out[pair as usize * stack.outputs + output] = total_of(&sums, own, team);
+        }
+    }
+}
+
 /// Cube `(x, y)`: eight values from `8 · x` on of what the pairs of tile `y` have between gate and down.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments)]
@@ -191,19 +244,7 @@ pub(super) fn gate_up_kernel<F: Float, W: Float, N: Size>(
     let task = task_of(owner, &stack, k);
     let mut all = Array::<f32>::new(comptime!(OUTPUTS * block));
     add_products::<F, W, N>(x, weight, order, &task, &stack, &mut all, block, true);
-    let sums = shared_sums(&all, comptime!(OUTPUTS * block));
-    let (inner, unit) = (stack.outputs / 2, UNIT_POS as usize);
-    if task.inputs > 0 && unit < comptime!(TEAMS * PAIRS * block) {
-        let team = unit / comptime!(PAIRS * block);
-        let own = unit % comptime!(PAIRS * block);
-        let gate = total_of(&sums, own, team);
-        let up = total_of(&sums, comptime!(PAIRS * block) + own, team);
-        let output = (CUBE_POS_X as usize * TEAMS + team) * PAIRS + own / block;
-        let pair = pair_of(order, own % block, block);
-        if output < inner && pair != NONE {
-            out[pair as usize * inner + output] = gated::<F>(gate, up);
-        }
-    }
+    write_between::<F>(&all, order, out, &task, &stack, block);
 }
 
 /// Cube `(x, y)`: sixteen outputs from `16 · x` on of row `y`, summed over its experts.
@@ -266,17 +307,7 @@ pub(super) fn down_tiles_kernel<F: Float, W: Float, N: Size>(
     let task = task_of(owners[CUBE_POS_Y as usize], &stack, 1usize);
     let mut all = Array::<f32>::new(comptime!(OUTPUTS * TILE));
     add_products::<F, W, N>(between, weight, order, &task, &stack, &mut all, TILE, false);
-    let sums = shared_sums(&all, comptime!(OUTPUTS * TILE));
-    let unit = UNIT_POS as usize;
-    if task.inputs > 0 && unit < comptime!(TEAMS * OUTPUTS * TILE) {
-        let team = unit / comptime!(OUTPUTS * TILE);
-        let own = unit % comptime!(OUTPUTS * TILE);
-        let output = (CUBE_POS_X as usize * TEAMS + team) * OUTPUTS + own / TILE;
-        let pair = pair_of(order, own % TILE, TILE);
-        if output < stack.outputs && pair != NONE {
-            out[pair as usize * stack.outputs + output] = total_of(&sums, own, team);
-        }
-    }
+    write_products(&all, order, out, &task, &stack);
 }
 
 /// A unit sums one value of a row over its experts.

@@ -74,8 +74,10 @@ fn sort_kernel(
     while expert < experts {
         let first = firsts[expert] as usize;
         let end = firsts[expert + 1] as usize;
-        for tile in first..end {
-            owners[tile] = expert as u32;
+        let mut own = first;
+        while own < end {
+            owners[own] = expert as u32;
+            own += 1;
         }
         let mut to = first * TILE;
         for pair in 0..pairs {
