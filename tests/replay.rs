@@ -4,16 +4,28 @@
 mod common;
 
 use burn::tensor::{DType, Tensor};
-use qwen3_vl::Qwen3Vl;
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::ModelInputs;
 use qwen3_vl::model::replay::Stepping;
 use qwen3_vl::model::sample::SamplingParams;
 use qwen3_vl::model::session::Session;
+use qwen3_vl::weights::Rounding;
+use qwen3_vl::{LoadOptions, Qwen3Vl};
 
 fn load(model: &str, device: &str) -> Qwen3Vl {
     common::load(&common::fixtures().join(model), device)
+}
+
+/// With weights of four bits, those of experts too.
+fn rounded(model: &str, device: &str) -> Qwen3Vl {
+    let options = LoadOptions {
+        device: Some(device.to_owned()),
+        dtype: "f32".parse().unwrap(),
+        quant: Some(Rounding::new("int4-g32".parse().unwrap())),
+        ..LoadOptions::default()
+    };
+    Qwen3Vl::load(common::fixtures().join(model).to_str().unwrap(), options).unwrap()
 }
 
 fn text() -> ModelInputs {
@@ -85,6 +97,18 @@ fn replayed_steps_give_the_tokens_of_ordinary_ones() {
                     assert_eq!(told(Stepping::Fixed), (expected, 0), "{what}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn rounded_weights_and_experts_are_replayed_too() {
+    for device in cards() {
+        for name in ["dense_tied", "moe"] {
+            let loaded = rounded(name, &device);
+            let told = |stepping| alone(&loaded, &text(), &of_length(32), stepping);
+            let (expected, _) = told(Stepping::Ordinary);
+            assert_eq!(told(Stepping::Auto), (expected, 31), "{name} on {device}");
         }
     }
 }

@@ -28,6 +28,30 @@ impl Batch<'_> {
         }
     }
 
+    /// Keeps the cache of a sequence that is over, as far as memory allows.
+    pub(super) fn retire(&mut self, mut sequence: Sequence) {
+        sequence.come_back(self.replay.as_mut());
+        if !self.shares() {
+            return;
+        }
+        let (trace, cache) = sequence.into_trace();
+        self.prefixes.keep(trace, cache);
+        self.shrink_prefixes();
+    }
+
+    /// Frees kept caches until they fit beside what runs; false where not even none would.
+    pub(super) fn shrink_prefixes(&mut self) -> bool {
+        let blocks = self.blocks();
+        let free = match self.options.kv_bytes {
+            Some(budget) => budget.checked_sub(self.used(&blocks)),
+            None => Some(u64::MAX),
+        };
+        if let Some(free) = free {
+            self.prefixes.shrink_to(free.min(self.options.prefix_bytes), &blocks);
+        }
+        free.is_some()
+    }
+
     /// Takes back what the sequence that was admitted last has borrowed.
     fn give_back(&mut self) {
         if let Some(last) = self.running.last_mut() {

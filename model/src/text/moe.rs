@@ -78,10 +78,11 @@ impl MoeBlock {
         }
     }
 
-    /// Whether all experts are there as they were trained, so that cards can choose among them.
+    /// Whether all experts are there, as they were trained or rounded, so that cards can choose among them.
     pub(super) fn is_whole(&self) -> bool {
-        let stacks = [&self.experts.gate_up_proj, &self.experts.down_proj];
-        stacks.iter().all(|stack| matches!(stack, Stack::Dense(_)))
+        use Stack::{Dense, Quantised};
+        let stacks = (&self.experts.gate_up_proj, &self.experts.down_proj);
+        matches!(stacks, (Dense(_), Dense(_)) | (Quantised(_), Quantised(_)))
     }
 
     /// Few rows on a card: nobody waits for what the router says. Nothing where the host must know it.

@@ -128,7 +128,8 @@ fn rounded_experts_agree_in_shares() {
         for scheme in schemes() {
             for (rows, n, k) in [([1, 0, 2, 1], 17, 64), ([3, 40, 0, 1], 9, 33)] {
                 let experts = [0, 1, 3, 4].into_iter().zip(rows).filter(|(_, rows)| *rows > 0);
-                let shares: Vec<_> = experts.map(|(expert, rows)| Share { expert, rows }).collect();
+                let shares: Vec<_> =
+                    experts.map(|(expert, rows)| Share { expert, rows, steps: None }).collect();
                 let x = values([rows.iter().sum(), k], 0.3, dtype);
                 let stack = Stack::new(scheme, [6, n, k], 5, DType::F32);
                 let found = ops::linear_of_rounded_experts(
