@@ -41,8 +41,8 @@ pub struct WarmupArgs {
     #[arg(short, long, value_name = "N", default_value_t = 2048,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     prompt_tokens: u32,
-    /// Tokens written behind each prompt
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 8,
+    /// Tokens written behind each prompt; the steps of shorter answers may be none that are recorded and replayed
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 24,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     tokens: u32,
     /// Most answers written together: 2, 4, 8 and so on up to this
