@@ -127,33 +127,32 @@ fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p 
         .map(move |(part, first)| (part, part.rows.min(seen - first)))
 }
 
-/// Keys and values of the positions in `range`: a view where they lie in one part, else gathered in `room`, with zeros behind them
-/// where there are very few.
-fn block_of<'r>(
-    parts: &[(Matrix<'r>, Matrix<'r>)],
-    range: Range<usize>,
-    room: &'r mut [Vec<f32>; 2],
-) -> (Matrix<'r>, Matrix<'r>) {
+/// Keys and values.
+type Pair<'k> = (Matrix<'k>, Matrix<'k>);
+
+/// Keys and values of the positions in `range`, where they lie.
+fn pieces_of<'k>(parts: &[Pair<'k>], range: Range<usize>) -> Vec<Pair<'k>> {
     let mut end = 0;
-    let mut pieces = parts.iter().filter_map(|(keys, values)| {
+    let pieces = parts.iter().filter_map(|(keys, values)| {
         let first = end;
         end += keys.rows;
         let own = range.start.max(first)..range.end.min(end);
-        let piece = |matrix: &Matrix<'r>| matrix.part(own.start - first, own.len());
+        let piece = |matrix: &Matrix<'k>| matrix.part(own.start - first, own.len());
         (!own.is_empty()).then(|| (piece(keys), piece(values)))
     });
-    let (keys, values) = pieces.next().expect("a block of positions that there are");
-    if keys.rows == range.len() && keys.rows >= LEAST_KEYS {
-        return (keys, values);
-    }
+    pieces.collect()
+}
+
+/// The pieces of a block as one, with zeros behind it where it is very small.
+fn joined<'r>(pieces: &[Pair<'_>], room: &'r mut [Vec<f32>; 2]) -> Pair<'r> {
     room.iter_mut().for_each(Vec::clear);
-    for (keys, values) in std::iter::once((keys, values)).chain(pieces) {
+    for (keys, values) in pieces {
         keys.append_to(&mut room[0]);
         values.append_to(&mut room[1]);
     }
-    let least = LEAST_KEYS * keys.columns;
-    room.iter_mut().for_each(|room| room.resize(room.len().max(least), 0.0));
-    let [keys, values] = room.each_ref().map(|room| Matrix::rows(room, keys.columns));
+    let d = pieces[0].0.columns;
+    room.iter_mut().for_each(|room| room.resize(room.len().max(LEAST_KEYS * d), 0.0));
+    let [keys, values] = room.each_ref().map(|room| Matrix::rows(room, d));
     (keys, values)
 }
 
@@ -177,9 +176,18 @@ fn attend<'k>(
         (parts.iter().map(|(keys, _)| keys.rows).sum(), [const { Vec::new() }; 2]);
     for first in (0..total).step_by(KEYS) {
         let count = KEYS.min(total - first);
-        let (keys, values) = block_of(&parts, first..first + count, &mut room);
-        let width = keys.rows;
-        multiply(&mut scores, width, scale, (q, keys.transposed()), Into::Replace);
+        let mut pieces = pieces_of(&parts, first..first + count);
+        // The sums of a single row go on from piece to piece as in one.
+        let apart = q.rows == 1 || pieces.len() == 1;
+        if !apart || pieces.iter().any(|(keys, _)| keys.rows < LEAST_KEYS) {
+            pieces = vec![joined(&pieces, &mut room)];
+        }
+        let width = pieces.iter().map(|(keys, _)| keys.rows).sum();
+        let mut at = 0;
+        for (keys, _) in &pieces {
+            multiply(&mut scores[at..], width, scale, (q, keys.transposed()), Into::Replace);
+            at += keys.rows;
+        }
         for (i, (row, (top, sum))) in scores.chunks_mut(width).zip(&mut rows).enumerate() {
             let seen = past.map_or(count, |past| (past + i + 1).saturating_sub(first).min(count));
             let (row, future) = row.split_at_mut(seen);
@@ -191,9 +199,14 @@ fn attend<'k>(
                 out[i * stride..][..d].iter_mut().for_each(|value| *value *= factor);
             }
         }
-        let into = if first == 0 { Into::Replace } else { Into::Add };
-        let weights = Matrix::rows(&scores[..q.rows * width], width);
-        multiply(out, stride, 1.0, (weights, values), into);
+        let mut at = 0;
+        for (keys, values) in &pieces {
+            let into = if first + at == 0 { Into::Replace } else { Into::Add };
+            let (all, columns) = (Matrix::rows(&scores, width), keys.rows);
+            let weights = Matrix { values: &scores[at..], rows: q.rows, columns, ..all };
+            multiply(out, stride, 1.0, (weights, *values), into);
+            at += keys.rows;
+        }
     }
     for (out, (_, sum)) in out.chunks_mut(stride).zip(&rows) {
         let inverse = 1.0 / sum;
