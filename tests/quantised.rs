@@ -155,7 +155,7 @@ fn gpus_answer_with_rounded_experts_as_the_reference_does() {
             for position in 0..8 {
                 let next = *tokens.last().unwrap();
                 let logits = loaded.model().decode(&[(next, position)], &mut [&mut cache]);
-                let logits = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap();
+                let logits = logits.into_data().convert::<f32>().try_to_vec::<f32>().unwrap();
                 let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
                 tokens.push(best.unwrap() as u32);
             }
