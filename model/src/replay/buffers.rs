@@ -183,8 +183,8 @@ impl Qwen3VlModel {
         let rotary = Rotary { cos: row(&buffers.tables.cos), sin: row(&buffers.tables.sin) };
         let context = TextContext { rotary, lengths: vec![1; rows], deepstack: Vec::new() };
         let flow = Flow { hidden: self.language_model.embed(id.int()), context, steps: rows };
-        let past = FixedPast { layers: &mut buffers.layers, at: at.clone() };
-        let hidden = self.through(flow, &mut Past::Fixed(past), &mut Probe::off());
+        let mut past = FixedPast { layers: &mut buffers.layers, at: at.clone() };
+        let hidden = self.through(flow, &mut Past::Fixed(&mut past), &mut Probe::off());
         let logits = self.logits(hidden);
         let found = ops::largest_of_rows(logits.clone(), k);
         let further = |x: Tensor<1>| (x + 1.0).unsqueeze_dim::<2>(1);

@@ -92,7 +92,7 @@ pub enum Past<'a, 'c> {
     /// Held in one cache per sequence, which is extended.
     Cached(&'a mut [&'c mut KvCache]),
     /// Held in place, one token of every sequence at a time.
-    Fixed(FixedPast<'a>),
+    Fixed(&'a mut FixedPast<'c>),
     /// None: every sequence begins with its first row (training).
     Empty,
 }
