@@ -5,6 +5,7 @@ mod common;
 
 use burn::tensor::{DType, Tensor};
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
+use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::ModelInputs;
 use qwen3_vl::model::replay::Stepping;
@@ -280,6 +281,31 @@ fn a_batch_writes_on_fixed_buffers_what_it_writes_otherwise() {
                 assert_eq!(answers, expected.answers, "{name} on {device}");
                 assert_eq!(replayed > 60, device == "wgpu", "{replayed} replayed on {device}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_plan_counts_the_keys_and_values_of_recorded_steps() {
+    let path = common::fixtures().join("dense_tied");
+    let planned = |device: &str, graph: &str, more: &[&str]| -> serde_json::Value {
+        let mut command = common::program(device);
+        command.env("QWEN3_VL_GRAPH", graph).args(["plan", path.to_str().unwrap(), "-p", "Hello"]);
+        let output = command.args(["-n", "600", "--dtype", "f32", "--json"]).args(more).output();
+        serde_json::from_slice(&output.unwrap().stdout).unwrap()
+    };
+    for device in common::devices() {
+        let plan = planned(&device, "on", &[]);
+        let config = &load("dense_tied", &device).model().config().text.clone();
+        let token = KvCache::bytes_per_token(config, DType::F32, KvDtype::Auto);
+        // 1,024 slots for some 620 tokens, and 512 before them.
+        let expected = if device == "wgpu" { 1536 * token } else { 0 };
+        assert_eq!(plan["recorded_step_bytes"], expected, "{device}");
+        let parts = ["weight_bytes", "kv_cache_bytes", "recorded_step_bytes", "activation_bytes"];
+        let sum: u64 = parts.iter().map(|part| plan[part].as_u64().unwrap()).sum();
+        assert_eq!(plan["total_bytes"], sum, "{device}");
+        for (graph, more) in [("off", &[][..]), ("on", &["--kv-cache-dtype", "int8"])] {
+            assert_eq!(planned(&device, graph, more)["recorded_step_bytes"], 0, "{device}");
         }
     }
 }

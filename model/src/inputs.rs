@@ -196,6 +196,32 @@ impl ModelInputs {
         });
     }
 
+    /// Whether a model of `config` can read this.
+    ///
+    /// # Errors
+    /// When the prompt is empty, an id lies outside the vocabulary or spans and pixels disagree.
+    pub(crate) fn check(&self, config: &Qwen3VlConfig) -> Result<(), InputError> {
+        if self.ids.is_empty() {
+            return Err(InputError::Empty);
+        }
+        let vocabulary = config.text.vocab_size;
+        if let Some(position) = self.ids.iter().position(|id| *id as usize >= vocabulary) {
+            return Err(InputError::Vocabulary { id: self.ids[position], position, vocabulary });
+        }
+        let area = config.vision.merge_area();
+        for (kind, what) in [(MediaKind::Image, "images"), (MediaKind::Video, "videos")] {
+            let items = &self.pixels(kind).items;
+            let expected = items.iter().map(|item| item.grid.patches() / area).sum();
+            let found = self.placeholders(kind);
+            let frames: usize = items.iter().map(|item| item.grid.t).sum();
+            let spans = self.spans.iter().filter(|span| span.kind == kind).count();
+            if found != expected || frames != spans {
+                return Err(InputError::PlaceholderCount { what, found, expected });
+            }
+        }
+        Ok(())
+    }
+
     /// Placeholder tokens of one modality.
     pub fn placeholders(&self, kind: MediaKind) -> usize {
         self.spans.iter().filter(|s| s.kind == kind).map(VisionSpan::len).sum()

@@ -24,9 +24,6 @@ use crate::vision::{VisionFeatures, VisionTower};
 /// Patches that run through the vision tower at once, unless one frame has more.
 pub const VISION_CHUNK: usize = 4096;
 
-/// The two modalities and what errors and probes call them.
-const KINDS: [(MediaKind, &str); 2] = [(MediaKind::Image, "images"), (MediaKind::Video, "videos")];
-
 /// HF `Qwen3VLForConditionalGeneration` / `Qwen3VLMoeForConditionalGeneration`.
 #[derive(Module, Debug)]
 pub struct Qwen3VlModel {
@@ -180,10 +177,10 @@ impl Qwen3VlModel {
     /// # Errors
     /// When the prompt is empty, an id lies outside the vocabulary or spans and pixels disagree.
     pub fn prepare(&self, inputs: &ModelInputs, probe: &mut Probe) -> Result<Prompt, InputError> {
-        self.check(inputs)?;
+        inputs.check(&self.config)?;
         let mut prompt = Prompt::new(inputs);
         if probe.is_on() {
-            for (kind, _) in KINDS {
+            for kind in [MediaKind::Image, MediaKind::Video] {
                 probe.enter(&format!("vision.{kind}."));
                 if let Some(features) = self.encode(prompt.pixels(kind), probe) {
                     prompt.fill(&prompt.frames_of(kind), self.at_embedding(features));
@@ -277,27 +274,5 @@ impl Qwen3VlModel {
             .as_ref()
             .map_or(&self.language_model.embed_tokens.weight, |head| &head.weight)
             .values()
-    }
-
-    pub(crate) fn check(&self, inputs: &ModelInputs) -> Result<(), InputError> {
-        if inputs.ids.is_empty() {
-            return Err(InputError::Empty);
-        }
-        let vocabulary = self.config.text.vocab_size;
-        if let Some(position) = inputs.ids.iter().position(|id| *id as usize >= vocabulary) {
-            return Err(InputError::Vocabulary { id: inputs.ids[position], position, vocabulary });
-        }
-        let area = self.config.vision.merge_area();
-        for (kind, name) in KINDS {
-            let items = &inputs.pixels(kind).items;
-            let expected = items.iter().map(|item| item.grid.patches() / area).sum();
-            let found = inputs.placeholders(kind);
-            let frames: usize = items.iter().map(|item| item.grid.t).sum();
-            let spans = inputs.spans.iter().filter(|span| span.kind == kind).count();
-            if found != expected || frames != spans {
-                return Err(InputError::PlaceholderCount { what: name, found, expected });
-            }
-        }
-        Ok(())
     }
 }

@@ -70,7 +70,7 @@ impl Qwen3VlModel {
     ) -> Result<PackedInputs, InputError> {
         let mut packed = PackedInputs::default();
         for inputs in samples {
-            self.check(inputs)?;
+            inputs.check(self.config())?;
             packed.push(inputs);
         }
         Ok(packed)

@@ -10,6 +10,7 @@ use qwen3_vl::backends::{DtypeRequest, Placement, Precision, dtype};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::{PlannedChat, PlannedMedia};
+use qwen3_vl::model::replay::recorded_bytes;
 use qwen3_vl::weights::checkpoint::stored_dtype;
 use qwen3_vl::weights::load::{check_expert_memory, checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::media::OpenedMedia;
@@ -83,9 +84,18 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
         (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, options.how(precision, None))?,
         _ => part_sizes(&config, options.how(precision, options.rounding(&config).as_ref())),
     };
+    let recorded = match options.expert_memory {
+        // Such steps ask the host for experts.
+        Some(_) => 0,
+        None => {
+            let lengths = [chat.tokens(), args.max_tokens as usize];
+            recorded_bytes(&config.text, &placement, (compute, storage), lengths)
+        }
+    };
     let needs = Needs {
         sizes: held,
         cache: KvCache::bytes(&config.text, tokens, compute, storage),
+        recorded,
         activations: Activations::of(&config, &chat, precision),
     };
     let memory = Memory::of(&placement, &needs);
@@ -202,6 +212,7 @@ impl Plan {
             "dtype": dtype::name(self.precision.weights),
             "weight_bytes": all.weights,
             "kv_cache_bytes": all.cache,
+            "recorded_step_bytes": all.recorded,
             "activation_bytes": all.activations,
             "total_bytes": all.total(),
             "available_bytes": self.memory.available(),

@@ -3,6 +3,7 @@
 mod foreign;
 mod how;
 mod parts;
+mod plan;
 mod repack;
 pub(crate) mod rounded;
 mod streamed;
@@ -12,21 +13,18 @@ use std::iter::Peekable;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::device::lost;
-use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, Precision, SelectedDevice, dtype};
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::config::Quantisation;
 
-use crate::checkpoint::{Checkpoint, TensorEntry};
+use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
-use crate::names::{Layout, stored_name};
-use crate::report::{LoadReport, Misshapen};
-use crate::rounding::Rounding;
-use foreign::Foreign;
+use crate::report::LoadReport;
+use plan::{Item, LoadPlan, Stored};
 
 pub use how::{LoadHow, check_expert_memory};
 pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
 pub(crate) use parts::{as_matrix, computes_rounded, home, parameters, unloaded};
+pub(crate) use plan::fit;
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -109,236 +107,6 @@ pub fn load_placed(
 /// Compares a checkpoint with its model without reading a tensor.
 pub fn check_checkpoint(checkpoint: &Checkpoint) -> Result<LoadReport, LoadError> {
     LoadPlan::compare(checkpoint, &unloaded(checkpoint.config())).map(|plan| plan.report)
-}
-
-/// A parameter and the tensor that fills it.
-struct Item<'c> {
-    /// Module path of the parameter.
-    path: String,
-    name: String,
-    entry: &'c TensorEntry,
-    /// Whether the last two axes must be swapped.
-    transposed: bool,
-    dtype: DType,
-    stored: Stored<'c>,
-}
-
-/// What becomes of a tensor.
-enum Stored<'c> {
-    /// The parameter holds it.
-    Plain,
-    /// It is rounded as it is read.
-    Round { scheme: QuantScheme },
-    /// It holds the codes of a rounded weight.
-    Codes { scales: &'c TensorEntry, scheme: QuantScheme },
-    /// Another program rounded it.
-    Foreign(Foreign<'c>),
-}
-
-impl Item<'_> {
-    fn scheme(&self) -> Option<QuantScheme> {
-        match self.stored {
-            Stored::Plain | Stored::Foreign(_) => None,
-            Stored::Round { scheme } | Stored::Codes { scheme, .. } => Some(scheme),
-        }
-    }
-
-    /// Bytes of its largest buffer on `device`.
-    fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
-        // Experts that stay on the host come one by one.
-        let alone = how.expert_memory.is_some() && parts::is_of_experts(&self.path);
-        let shape = &self.entry.shape[usize::from(alone)..];
-        let count: u64 = shape.iter().map(|side| *side as u64).product();
-        match &self.stored {
-            Stored::Codes { .. } => count,
-            Stored::Round { scheme } => count * scheme.bits() as u64 / 8,
-            Stored::Foreign(foreign) if parts::keeps_codes(device) => match self.entry.dtype() {
-                // Blocks are counted by the numbers that they hold, and others by words or bytes.
-                None => count * foreign.scheme().bits() as u64 / 8,
-                Some(_) => self.entry.bytes(),
-            },
-            _ => count * how.precision.of_rank(shape.len()).size() as u64,
-        }
-    }
-}
-
-struct LoadPlan<'c> {
-    /// In the order in which the module is traversed.
-    items: Vec<Item<'c>>,
-    report: LoadReport,
-}
-
-impl<'c> LoadPlan<'c> {
-    fn new(checkpoint: &'c Checkpoint, model: &Qwen3VlModel) -> Result<Self, LoadError> {
-        let plan = Self::compare(checkpoint, model)?;
-        if plan.report.is_complete() {
-            return Ok(plan);
-        }
-        let folder = checkpoint.folder().to_owned();
-        Err(LoadError::Mismatch { folder, report: Box::new(plan.report) })
-    }
-
-    fn compare(checkpoint: &'c Checkpoint, model: &Qwen3VlModel) -> Result<Self, LoadError> {
-        let mut plan = Self { items: Vec::new(), report: LoadReport::default() };
-        let seen = |path: &str| checkpoint.sees() || !path.starts_with("visual.");
-        for (path, shape) in parameters(model).into_iter().filter(|(path, _)| seen(path)) {
-            let (name, layout) = stored_name(&path)
-                .unwrap_or_else(|| panic!("module path {path} is not in the names table"));
-            plan.add(checkpoint, (path, name, layout), &shape)?;
-        }
-        plan.add_unexpected(checkpoint);
-        plan.report.loaded = plan.items.len();
-        plan.report.add_hints();
-        Ok(plan)
-    }
-
-    /// Marks what is to be rounded.
-    fn round(
-        &mut self,
-        checkpoint: &Checkpoint,
-        model: &mut Qwen3VlModel,
-        rounding: &Rounding,
-    ) -> Result<(), LoadError> {
-        if let Some(Quantisation { scheme, .. }) = checkpoint.config().quantisation {
-            return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
-        }
-        let chosen = rounding.choose(model)?;
-        for item in self.items.iter_mut().filter(|item| chosen.contains(&item.path)) {
-            item.stored = Stored::Round { scheme: rounding.scheme_of(&item.path) };
-        }
-        Ok(())
-    }
-
-    /// Refuses rounded experts where nothing computes with them, and what is larger than the largest buffer.
-    fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
-        for item in &self.items {
-            let (device, part) = home(placement, &item.path);
-            if item.scheme().is_some() {
-                computes_rounded(device, &item.path, part)?;
-            }
-            let bytes = item.buffer(device, how);
-            if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
-                let (tensor, device) = (item.name.clone(), device.name.clone());
-                return Err(LoadError::Buffer { tensor, bytes, device, limit });
-            }
-        }
-        Ok(())
-    }
-
-    fn add(
-        &mut self,
-        checkpoint: &'c Checkpoint,
-        (path, name, layout): (String, String, Layout),
-        shape: &[usize],
-    ) -> Result<(), LoadError> {
-        if let Some((entry, foreign)) = foreign::find(checkpoint, &name, shape)? {
-            // Whatever its codes are, what is checked here is the shape of blocks; that of others was checked already.
-            let stored = entry.dtype().map_or(&entry.shape[..], |_| shape);
-            match fit(layout, stored, shape) {
-                Some(false) => self.items.push(Item {
-                    path,
-                    name,
-                    entry,
-                    transposed: false,
-                    dtype: DType::U8,
-                    stored: Stored::Foreign(foreign),
-                }),
-                _ => self.add_misshapen(name, entry, shape),
-            }
-            return Ok(());
-        }
-        let Some(entry) = checkpoint.tensors().get(&name) else {
-            self.report.missing.push((name, None));
-            return Ok(());
-        };
-        if let Some(stored) = rounded::stored(checkpoint, (&name, entry), shape)? {
-            self.add_codes(
-                Item { path, name, entry, transposed: false, dtype: DType::U8, stored },
-                shape,
-            );
-            return Ok(());
-        }
-        if rounded::lacks_scales(checkpoint, &name, entry) {
-            self.report.missing.push((rounded::scales_name(&name), None));
-            return Ok(());
-        }
-        let Some(dtype) = entry.burn_dtype() else {
-            return Err(LoadError::Dtype {
-                path: checkpoint.file(entry).path.clone(),
-                tensor: name,
-                dtype: entry.storage.to_string(),
-            });
-        };
-        match fit(layout, &entry.shape, shape) {
-            Some(transposed) => {
-                let stored = Stored::Plain;
-                self.items.push(Item { path, name, entry, transposed, dtype, stored });
-            }
-            None => self.add_misshapen(name, entry, shape),
-        }
-        Ok(())
-    }
-
-    fn add_misshapen(&mut self, name: String, entry: &TensorEntry, shape: &[usize]) {
-        let (found, expected) = (entry.shape.clone(), shape.to_vec());
-        self.report.misshapen.push(Misshapen { name, found, expected });
-    }
-
-    /// A rounded weight of `shape`.
-    fn add_codes(&mut self, item: Item<'c>, shape: &[usize]) {
-        let [_, inputs] = as_matrix(shape);
-        let mut expected = shape.to_vec();
-        expected.splice(shape.len() - 1.., item.scheme().map(|scheme| scheme.row_bytes(inputs)));
-        match item.entry.shape == expected {
-            true => self.items.push(item),
-            false => {
-                let found = item.entry.shape.clone();
-                self.report.misshapen.push(Misshapen { name: item.name, found, expected });
-            }
-        }
-    }
-
-    fn add_unexpected(&mut self, checkpoint: &Checkpoint) {
-        let name = |item: &Item<'_>| match item.stored {
-            Stored::Codes { .. } => vec![item.name.clone(), rounded::scales_name(&item.name)],
-            Stored::Foreign(_) => {
-                let mut names = foreign::side_names(&item.name);
-                names.push(item.name.clone());
-                names
-            }
-            _ => vec![item.name.clone()],
-        };
-        let mut known: Vec<String> = self.items.iter().flat_map(name).collect();
-        known.extend(self.report.misshapen.iter().map(|m| m.name.clone()));
-        known.sort_unstable();
-        for name in checkpoint.tensors().keys() {
-            if name == "lm_head.weight" && checkpoint.config().tie_word_embeddings {
-                self.report.ignored_head = true;
-            } else if known.binary_search(name).is_err() {
-                self.report.unexpected.push(name.clone());
-            }
-        }
-    }
-}
-
-/// Whether a stored shape can fill a parameter, and if so whether its last two axes are swapped.
-pub(crate) fn fit(layout: Layout, stored: &[usize], parameter: &[usize]) -> Option<bool> {
-    match layout {
-        _ if stored == parameter => Some(false),
-        Layout::ConvAsMatrix
-            if stored.len() == 5
-                && stored[0] == parameter[0]
-                && stored[1..].iter().product::<usize>() == parameter[1] =>
-        {
-            Some(false)
-        }
-        Layout::Experts
-            if stored.len() == 3 && [stored[0], stored[2], stored[1]] == parameter[..] =>
-        {
-            Some(true)
-        }
-        _ => None,
-    }
 }
 
 struct Loader<'a, 'c> {
@@ -466,15 +234,7 @@ mod tests {
     use qwen3_vl_backends::{BackendKind, Stage, device};
 
     use super::*;
-
-    #[test]
-    fn experts_fit_in_both_orientations_and_nothing_else_is_turned() {
-        assert_eq!(fit(Layout::Experts, &[6, 48, 40], &[6, 40, 48]), Some(true));
-        assert_eq!(fit(Layout::Experts, &[6, 40, 48], &[6, 40, 48]), Some(false));
-        assert_eq!(fit(Layout::Same, &[48, 40], &[40, 48]), None);
-        assert_eq!(fit(Layout::ConvAsMatrix, &[32, 3, 2, 8, 8], &[32, 384]), Some(false));
-        assert_eq!(fit(Layout::ConvAsMatrix, &[32, 3, 2, 8, 9], &[32, 384]), None);
-    }
+    use crate::rounding::Rounding;
 
     #[test]
     fn axes_are_swapped_element_by_element() {

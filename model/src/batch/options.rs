@@ -48,7 +48,7 @@ impl BatchOptions {
         inputs: &ModelInputs,
         options: &GenerateOptions,
     ) -> Result<usize, GenerateError> {
-        model.check(inputs)?;
+        inputs.check(model.config())?;
         let most = inputs.ids.len().saturating_add(options.max_new_tokens);
         let tokens = most.min(options.context);
         let needed = model.cache_bytes(tokens);

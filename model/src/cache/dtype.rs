@@ -23,6 +23,15 @@ impl KvDtype {
             Self::Int8 => (head_dim.next_multiple_of(4) + 4) as u64,
         }
     }
+
+    /// Whether keys and values are kept as they are computed with.
+    pub(crate) fn is_plain(self, compute: DType) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Float(dtype) => dtype == compute,
+            Self::Int8 => false,
+        }
+    }
 }
 
 impl std::str::FromStr for KvDtype {

@@ -35,8 +35,20 @@ impl Entrant<'_> {
 
     /// Slots that it needs at first.
     pub fn slots(&self) -> usize {
-        (self.cache.len() + self.room.min(FORESEEN)).next_power_of_two().max(FEWEST)
+        first_slots(self.cache.len(), self.room)
     }
+}
+
+/// Slots for a prompt, and for as much of its answer as is foreseen.
+fn first_slots(prompt: usize, answer: usize) -> usize {
+    prompt.saturating_add(answer.min(FORESEEN)).next_power_of_two().max(FEWEST)
+}
+
+/// The most slots that exist at one time until an answer of so many tokens is over.
+pub(super) fn most_slots(prompt: usize, answer: usize) -> usize {
+    let last = prompt.saturating_add(answer).next_power_of_two().max(FEWEST);
+    // Those that there was room for first are there for a while when the last come.
+    if last > first_slots(prompt, answer) { last + last / 2 } else { last }
 }
 
 /// How sequences run on fixed buffers.
@@ -75,5 +87,21 @@ impl Lane {
     /// The slots of what was run.
     pub fn slots(&self) -> Range<usize> {
         self.first.place..self.first.place + self.ids.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_what_is_foreseen_and_twice_as_much_comes_beside_it() {
+        assert_eq!(first_slots(10, 20), 64);
+        assert_eq!(first_slots(10, 4000), 256);
+        assert_eq!(most_slots(10, 20), 64);
+        assert_eq!(most_slots(100, 156), 256);
+        // 256 slots become 512, and both are there while the rows move.
+        assert_eq!(most_slots(100, 157), 768);
+        assert_eq!(most_slots(100, 4000), 8192 + 4096);
     }
 }

@@ -8,11 +8,12 @@
 mod buffers;
 mod lane;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::graph::{Reading, Recording, graphs_on};
 use qwen3_vl_backends::ops::kernels_on;
 use qwen3_vl_backends::threads::is_processor;
+use qwen3_vl_backends::{BackendKind, Placement};
 
 pub use buffers::FixedPast;
 use buffers::{Buffers, Held, Next};
@@ -20,6 +21,7 @@ use lane::Lane;
 pub(crate) use lane::{Asked, Entrant, Terms};
 
 use crate::cache::{KvCache, KvDtype};
+use crate::config::TextConfig;
 use crate::generate::Logits;
 use crate::model::Qwen3VlModel;
 use crate::text::TextLayer;
@@ -202,6 +204,24 @@ fn bytes(model: &Qwen3VlModel, lanes: usize, slots: usize) -> u64 {
     token.saturating_mul(lanes.saturating_mul(slots) as u64)
 }
 
+/// The most bytes that keys and values of recorded steps take, beside the cache of one session, while an answer of `answer` tokens
+/// to a prompt of `prompt` is written; 0 where steps are never recorded: on processors and on devices of other machines, in maps,
+/// and where the cache has another dtype than the computation.
+pub fn recorded_bytes(
+    config: &TextConfig,
+    placement: &Placement,
+    (compute, storage): (DType, KvDtype),
+    [prompt, answer]: [usize; 2],
+) -> u64 {
+    let kind = placement.embed.kind;
+    let on_card = !kind.is_cpu() && kind != BackendKind::Remote && placement.is_whole();
+    if !(graphs_on() && kernels_on() && on_card && storage.is_plain(compute)) {
+        return 0;
+    }
+    let slots = lane::most_slots(prompt, answer) as u64;
+    slots.saturating_mul(KvCache::bytes_per_token(config, compute, KvDtype::Auto))
+}
+
 /// Records a step over the memory of `buffers`, which it may leave with other tokens on the board.
 fn record<'m>(
     model: &'m Qwen3VlModel,
@@ -217,11 +237,7 @@ impl Qwen3VlModel {
     /// Whether all of it is on one device, which holds keys and values as it computes with them.
     fn runs_on_fixed_buffers(&self) -> bool {
         let compute = self.precision().compute;
-        let plain = match self.cache_dtype() {
-            KvDtype::Auto => true,
-            KvDtype::Float(dtype) => dtype == compute,
-            KvDtype::Int8 => false,
-        };
+        let plain = self.cache_dtype().is_plain(compute);
         let tracked = self.language_model.embed_tokens.weight.device().is_autodiff();
         plain && !tracked && self.placement().is_none()
     }

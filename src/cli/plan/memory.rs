@@ -35,6 +35,8 @@ struct Holding {
 pub struct Bytes {
     pub weights: u64,
     pub cache: u64,
+    /// Keys and values of steps that are recorded, beside those of the cache.
+    pub recorded: u64,
     pub activations: u64,
 }
 
@@ -43,6 +45,8 @@ pub struct Needs {
     pub sizes: PartSizes,
     /// Keys and values of all layers.
     pub cache: u64,
+    /// The same, of recorded steps.
+    pub recorded: u64,
     pub activations: Activations,
 }
 
@@ -57,13 +61,15 @@ pub struct Activations {
 
 impl Bytes {
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.cache).saturating_add(self.activations)
+        let all = [self.weights, self.cache, self.recorded, self.activations];
+        all.into_iter().fold(0, u64::saturating_add)
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
             weights: self.weights.saturating_add(other.weights),
             cache: self.cache.saturating_add(other.cache),
+            recorded: self.recorded.saturating_add(other.recorded),
             activations: self.activations.saturating_add(other.activations),
         }
     }
@@ -130,6 +136,8 @@ impl Holding {
         let bytes = Bytes {
             weights: weights.into_iter().fold(0, u64::saturating_add),
             cache: needs.cache / sizes.layers.len() as u64 * layers as u64,
+            // Only where one device holds everything.
+            recorded: needs.recorded,
             activations: needs.activations.on(vision, embed, layers > 0),
         };
         Self { device: device.name.clone(), on_host: device.kind.is_cpu(), parts, bytes }
@@ -173,10 +181,13 @@ impl Memory {
             let lines = [
                 ("weights", all.weights),
                 ("cache", all.cache),
+                ("recorded steps", all.recorded),
                 ("activations, about", all.activations),
                 ("in all", all.total()),
             ];
-            return table(&lines.map(|(name, n)| vec![format!("  {name}"), bytes(n)]));
+            let shown = lines.into_iter().filter(|(name, n)| *n > 0 || *name != "recorded steps");
+            let rows: Vec<_> = shown.map(|(name, n)| vec![format!("  {name}"), bytes(n)]).collect();
+            return table(&rows);
         }
         let head =
             ["  DEVICE", "HOLDS", "WEIGHTS", "CACHE", "ACTIVATIONS, ABOUT", "IN ALL", "FREE"];
@@ -224,6 +235,7 @@ impl Memory {
                 "parts": held.parts,
                 "weight_bytes": held.bytes.weights,
                 "kv_cache_bytes": held.bytes.cache,
+                "recorded_step_bytes": held.bytes.recorded,
                 "activation_bytes": held.bytes.activations,
                 "total_bytes": held.bytes.total(),
                 "available_bytes": self.free(held),

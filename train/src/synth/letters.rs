@@ -63,9 +63,11 @@ impl Face {
             j: *dice.pick(&[Hook::Bow, Hook::Headed, Hook::Low]),
         };
         let serifs = dice.chance(0.3);
-        let bowl = if dice.chance(0.4) { 1.0 } else { dice.real(0.95, 1.25) as f32 };
+        // Typefaces whose zero has no mark have a wide O.
+        let bowl = if marks.zero { dice.real(0.95, 1.3) } else { dice.real(1.05, 1.45) };
         // At most 0.78 times as wide as the O.
-        let zero = dice.real(0.95, 1.3).min(1.12 * f64::from(bowl)) as f32;
+        let zero = dice.real(0.95, 1.5).min(1.12 * bowl) as f32;
+        let bowl = bowl as f32;
         Self::Strokes { marks, serifs, bowl, zero }
     }
 }

@@ -8,11 +8,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::matmul::{Into, Matrix, least_rows, multiply};
+use super::products::Kind;
 use super::softmax::exponentials;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::{TILE_ROWS, panel};
-use crate::ops::{Products, choose_products, products, steps};
+use crate::ops::{Products, choose_products, products};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
@@ -65,20 +66,22 @@ const LEAST_ROWS: usize = least_rows(LEAST_KEYS);
 
 /// `softmax(q·kᵀ / sqrt(d)) · v`, `[batch, heads, s, d]`; `q` is contiguous.
 ///
-/// Steps of answers (see [`steps`]) are computed one by one, and rows of prompts so that none depends on how many others there
-/// are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits later would show it.
+/// Steps of answers (see [`crate::ops::steps`]) are computed one by one, and rows of prompts so that none depends on how many
+/// others there are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits later would
+/// show it.
 pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
-    let few = steps().map_or(s < TILE_ROWS, |steps| steps > 0);
+    let kind = Kind::said();
+    let few = kind.map_or(s < TILE_ROWS, |kind| kind == Kind::Steps);
     #[cfg(target_arch = "x86_64")]
     if let Some(tiling) = panel::tiles().filter(|_| !few) {
         in_tiles::attention(&mut out, q, parts, sizes, tiling);
         return out;
     }
     let chosen = if few { Products::Exact } else { products() };
-    let block = if steps().is_some_and(|steps| steps > 0) { 1 } else { BLOCK };
-    let padded = steps() == Some(0);
+    let block = if kind == Some(Kind::Steps) { 1 } else { BLOCK };
+    let padded = kind == Some(Kind::Prompts);
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
