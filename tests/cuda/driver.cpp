@@ -57,6 +57,7 @@ std::map<u64, Allocation> allocations;
 }  // namespace
 
 bool is_device_memory(u64 address, size_t bytes) {
+    if (bytes == 0) return true;
     auto after = allocations.upper_bound(address);
     if (after == allocations.begin()) return false;
     --after;

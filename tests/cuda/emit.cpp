@@ -173,7 +173,7 @@ string FunctionEmitter::emit(const ptx::Function& f) {
     for (const auto& s : f.statements)
         if (s.kind == ptx::Statement::Targets) targets[s.label] = s.targets;
     for (const auto& s : f.statements) statement(s);
-    return head(f) + " {\n" + out + "}\n";
+    return head(f) + " {\n  u32 carry = 0;\n" + out + "}\n";
 }
 
 string FunctionEmitter::head(const ptx::Function& f) {

@@ -24,9 +24,9 @@ void FunctionEmitter::code(const ptx::Instruction& in) {
         return set(in.operands[0], "b32", arithmetic(in, v));
     }
     // Sums of two words with a carry between them.
-    if (op == "addc" || op == "subc" || has(in, "cc")) {
+    bool carried = op == "addc" || op == "subc" || op == "madc";
+    if (carried || has(in, "cc")) {
         string u = "u" + std::to_string(ptx::size_of(type) * 8), wide = ptx::size_of(type) == 8 ? "u128" : "u64";
-        bool carried = op == "addc" || op == "subc" || op == "madc";
         string sum;
         if (starts(op, "mad")) {
             ptx::Instruction product = in;

@@ -141,6 +141,8 @@ bool let_meet(Fiber* const* fibers, u32 count) {
             }
             tried |= together;
             if (fibers[first]->what != ACTIVE && (mask & alive & ~together)) continue;
+            // The matrix instructions need whole warps.
+            if (fibers[first]->what >= WMMA && together != ~0u) continue;
             Waiting* threads[32] = {};
             for (u32 i = 0; i < count; i++)
                 if (together >> i & 1) threads[i] = fibers[i];
