@@ -273,7 +273,11 @@ fn a_batch_writes_on_fixed_buffers_what_it_writes_otherwise() {
                 assert_eq!(written(Stepping::Fixed), expected, "{name} on {device}");
                 let Written { answers, replayed } = written(Stepping::Auto);
                 assert_eq!(answers, expected.answers, "{name} on {device}");
-                assert_eq!(replayed > 60, common::is_card(&device), "{replayed} replayed on {device}");
+                assert_eq!(
+                    replayed > 60,
+                    common::is_card(&device),
+                    "{replayed} replayed on {device}"
+                );
             }
         }
     }

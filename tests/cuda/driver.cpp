@@ -40,6 +40,8 @@ int setting(const char* name, int otherwise) {
 int devices() { return setting("CUDA_EMULATOR_DEVICES", 1); }
 size_t memory_of_device() { return (size_t)setting("CUDA_EMULATOR_MEMORY", 8192) << 20; }
 
+const size_t FILLED_AT_MOST = 64 << 20;
+
 struct Context {
     int device;
     size_t used = 0;
@@ -172,6 +174,8 @@ static CUresult allocate(u64* address, size_t bytes) {
     if (at == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     mprotect(at + 4096, mapped, PROT_READ | PROT_WRITE);
     *address = (u64)at + 4096;
+    // Memory of a card holds whatever was there before: no numbers, so that what is read unwritten shows.
+    memset((void*)*address, 0xff, bytes < FILLED_AT_MOST ? bytes : FILLED_AT_MOST);
     allocations[*address] = {bytes, mapped, current};
     current->used += bytes;
     return CUDA_SUCCESS;

@@ -147,12 +147,11 @@ struct Parser {
 
     void statement(Function& f) {
         skip();
-        size_t start = at;
         // A label is a word with a colon behind it.
         size_t end = at;
         while (end < text.size() && (isalnum((unsigned char)text[end]) || text[end] == '_' || text[end] == '$')) end++;
         Statement s{};
-        if (end > at && text[end] == ':' ) {
+        if (end > at && text[end] == ':') {
             s.label = text.substr(at, end - at);
             at = end + 1;
             skip();
@@ -187,7 +186,6 @@ struct Parser {
             }
             return;
         }
-        (void)start;
         s.kind = Statement::Code;
         s.code = instruction(line);
         f.statements.push_back(s);

@@ -4,6 +4,7 @@ mod foreign;
 mod how;
 mod parts;
 mod repack;
+mod room;
 pub(crate) mod rounded;
 mod streamed;
 
@@ -80,6 +81,7 @@ pub fn load_placed(
         plan.round(checkpoint, &mut model, rounding)?;
     }
     plan.check_devices(placement, how)?;
+    plan.check_room(placement, how)?;
     let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
     let mut loader = Loader {
         checkpoint,

@@ -13,7 +13,7 @@ fn needed() -> i32 {
 /// Why there are no devices, or none that this build can use; nothing where there are.
 pub(super) fn absence() -> Option<String> {
     #[cfg(target_os = "linux")]
-    return driver::status().err().or_else(|| driver::status().ok().and_then(too_old));
+    return driver::status().map_or_else(Some, too_old);
     #[cfg(not(target_os = "linux"))]
     None
 }
@@ -48,54 +48,112 @@ pub(super) fn missing_library() -> Option<String> {
     })
 }
 
+/// Memory of a card, and what of it is free at the moment.
+pub(super) fn memory(index: usize) -> Option<super::MemoryInfo> {
+    #[cfg(target_os = "linux")]
+    return driver::memory(index);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = index;
+        None
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod driver {
     use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+    use std::ptr::null_mut;
 
-    /// The newest CUDA that the driver knows, or why it cannot be used.
-    pub(super) fn status() -> Result<i32, String> {
+    use crate::device::MemoryInfo;
+
+    type Context = *mut c_void;
+
+    /// A function of the driver.
+    ///
+    /// # Safety
+    /// `F` must be a pointer to a function with the signature that CUDA's driver interface gives to this name.
+    unsafe fn function<F: Copy>(name: &CStr) -> Result<F, String> {
+        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
         let names = [c"libcuda.so", c"libcuda.so.1"];
         // SAFETY: opening the driver's library runs its constructors, as Burn would do next; it stays open.
         let open = |name: &CStr| unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
         let library = names.into_iter().map(open).find(|library| !library.is_null());
         let library = library.ok_or("no NVIDIA driver was found (there is no libcuda.so.1)")?;
-        let named = |name: &CStr| {
-            // SAFETY: the library is open.
-            let found = unsafe { libc::dlsym(library, name.as_ptr()) };
-            if found.is_null() { Err("libcuda.so.1 is not a CUDA driver".to_owned()) } else { Ok(found) }
-        };
-        type Init = unsafe extern "C" fn(c_uint) -> c_int;
-        type OfInt = unsafe extern "C" fn(*mut c_int) -> c_int;
-        // SAFETY: these are the signatures of CUDA's driver interface, which do not change.
-        let init = unsafe { std::mem::transmute::<*mut c_void, Init>(named(c"cuInit")?) };
-        let version = unsafe { std::mem::transmute::<*mut c_void, OfInt>(named(c"cuDriverGetVersion")?) };
-        let count = unsafe { std::mem::transmute::<*mut c_void, OfInt>(named(c"cuDeviceGetCount")?) };
-        let (mut known, mut devices) = (0, 0);
-        // SAFETY: the pointers are of variables that outlive the calls.
-        let error = match unsafe { init(0) } {
-            0 => unsafe { version(&mut known).max(count(&mut devices)) },
-            error => error,
+        // SAFETY: the library is open.
+        let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+        if found.is_null() {
+            return Err(format!("the NVIDIA driver has no {}; update it", name.to_string_lossy()));
+        }
+        // SAFETY: both are pointers, and the caller vouches for the signature.
+        Ok(unsafe { std::mem::transmute_copy(&found) })
+    }
+
+    /// The newest CUDA that the driver knows, or why it cannot be used.
+    pub(super) fn status() -> Result<i32, String> {
+        let (mut version, mut devices) = (0, 0);
+        // SAFETY: these are the signatures, and the pointers are of variables that outlive the calls.
+        let error = unsafe {
+            let init: unsafe extern "C" fn(c_uint) -> c_int = function(c"cuInit")?;
+            let get_version: unsafe extern "C" fn(*mut c_int) -> c_int =
+                function(c"cuDriverGetVersion")?;
+            let get_count: unsafe extern "C" fn(*mut c_int) -> c_int =
+                function(c"cuDeviceGetCount")?;
+            match init(0) {
+                0 => get_version(&mut version).max(get_count(&mut devices)),
+                error => error,
+            }
         };
         match error {
-            0 if devices > 0 => Ok(known),
+            0 if devices > 0 => Ok(version),
             0 | 100 => Err("the NVIDIA driver finds no GPU".to_owned()),
-            803 => Err("parts of the NVIDIA driver are of different versions; restart the machine".to_owned()),
-            error => Err(format!("the NVIDIA driver cannot be used: {}", text(named(c"cuGetErrorString"), error))),
+            803 => Err("parts of the NVIDIA driver are of different versions; restart the machine"
+                .to_owned()),
+            error => Err(format!("the NVIDIA driver cannot be used: error {error}{}", text(error))),
         }
     }
 
-    fn text(function: Result<*mut c_void, String>, error: c_int) -> String {
-        type ErrorText = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
-        let mut text = std::ptr::null();
-        if let Ok(function) = function {
-            // SAFETY: the signature is CUDA's, and the pointer is of a variable that outlives the call.
-            unsafe { std::mem::transmute::<*mut c_void, ErrorText>(function)(error, &mut text) };
+    /// What the driver calls an error.
+    fn text(error: c_int) -> String {
+        let mut text: *const c_char = std::ptr::null();
+        // SAFETY: this is the signature, and the driver sets the pointer to text that stays, or to null.
+        unsafe {
+            type Get = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+            if let Ok(get) = function::<Get>(c"cuGetErrorString") {
+                get(error, &mut text);
+            }
+            if text.is_null() {
+                String::new()
+            } else {
+                format!(", {}", CStr::from_ptr(text).to_string_lossy())
+            }
         }
-        if text.is_null() {
-            return format!("error {error}");
+    }
+
+    pub(super) fn memory(index: usize) -> Option<MemoryInfo> {
+        let (mut device, mut free, mut total) = (0, 0, 0);
+        let (mut context, mut before): (Context, Context) = (null_mut(), null_mut());
+        // SAFETY: these are the signatures, and the pointers are of variables that outlive the calls. The context is the one
+        // that Burn computes in, which therefore need not be given back; this thread keeps the one that it had.
+        unsafe {
+            let get: unsafe extern "C" fn(*mut c_int, c_int) -> c_int =
+                function(c"cuDeviceGet").ok()?;
+            let retain: unsafe extern "C" fn(*mut Context, c_int) -> c_int =
+                function(c"cuDevicePrimaryCtxRetain").ok()?;
+            let current: unsafe extern "C" fn(*mut Context) -> c_int =
+                function(c"cuCtxGetCurrent").ok()?;
+            let set: unsafe extern "C" fn(Context) -> c_int = function(c"cuCtxSetCurrent").ok()?;
+            let info: unsafe extern "C" fn(*mut usize, *mut usize) -> c_int =
+                function(c"cuMemGetInfo_v2").ok()?;
+            let opened = get(&mut device, index as c_int) == 0
+                && retain(&mut context, device) == 0
+                && current(&mut before) == 0
+                && set(context) == 0;
+            let told = opened && info(&mut free, &mut total) == 0;
+            if opened {
+                set(before);
+            }
+            told.then_some(MemoryInfo { total: total as u64, available: free as u64 })
         }
-        // SAFETY: the driver returns text that ends in a zero and stays.
-        format!("error {error}, {}", unsafe { CStr::from_ptr(text) }.to_string_lossy())
     }
 }
 

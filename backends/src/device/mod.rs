@@ -195,8 +195,35 @@ impl SelectedDevice {
             name: self.name.clone(),
             hardware: hardware_name(self),
             dtypes: self.dtypes().into_iter().map(crate::dtype::name).collect(),
-            memory: host_memory().filter(|_| self.kind.is_cpu()),
+            memory: self.memory(),
             max_buffer: self.max_buffer(),
+        }
+    }
+
+    /// Memory of the device, or of the host where it is the processor; nothing where that is not known.
+    pub fn memory(&self) -> Option<MemoryInfo> {
+        match self.kind {
+            kind if kind.is_cpu() => host_memory(),
+            #[cfg(feature = "cuda")]
+            BackendKind::Cuda => {
+                let index = self.name.rsplit(':').next()?;
+                cuda::memory(index.parse().ok()?)
+            }
+            _ => None,
+        }
+    }
+
+    /// Memory of the device, or of the host where it is the processor; nothing where that is not known.
+    pub fn memory(&self) -> Option<MemoryInfo> {
+        match self.kind {
+            kind if kind.is_cpu() => host_memory(),
+            #[cfg(feature = "cuda")]
+            BackendKind::Cuda => {
+                let index = self.name.rsplit(':').next()?.parse().ok()?;
+                memory::give_back(&self.device);
+                cuda::memory(index)
+            }
+            _ => None,
         }
     }
 
