@@ -18,7 +18,7 @@ const ROUTER_AUX: f64 = 0.001;
 /// Bound on differences, relative to the largest value of a gradient. The shader language promises less of `tanh` and
 /// `exp` than a CPU's mathematics library.
 fn bound(device: &str) -> f32 {
-    if device == "wgpu" { 5e-3 } else { 1e-4 }
+    if common::is_card(device) { 5e-3 } else { 1e-4 }
 }
 
 /// Values of one gradient that the reference stores.

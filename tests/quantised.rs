@@ -130,13 +130,13 @@ fn gpus_compute_with_the_same_rounded_numbers() {
         };
         let expected = logits("ndarray");
         let size = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-        for device in common::devices().iter().filter(|name| *name == "wgpu") {
+        for device in &common::cards() {
             let pairs = logits(device).into_iter().zip(&expected);
             let worst = pairs.fold(0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(worst < 1e-3 * size, "{model} {scheme} on {device}: {worst} of {size}");
         }
     }
-    for device in common::devices().iter().filter(|name| *name == "wgpu") {
+    for device in &common::cards() {
         let options = LoadOptions { quant: None, ..options(device, Some("int8")) };
         let kept = Rounding { exclude: vec!["*.experts.*".into()], ..rounding("int8") };
         let options = LoadOptions { quant: Some(kept), ..options };
@@ -162,7 +162,7 @@ fn gpus_answer_with_rounded_experts_as_the_reference_does() {
             tokens
         };
         let expected = answer("ndarray");
-        for device in common::devices().iter().filter(|name| *name == "wgpu") {
+        for device in &common::cards() {
             assert_eq!(answer(device), expected, "{scheme} on {device}");
         }
     }

@@ -37,11 +37,6 @@ fn of_length(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions { max_new_tokens, ..GenerateOptions::default() }
 }
 
-/// The devices that record steps.
-fn cards() -> Vec<String> {
-    common::devices().into_iter().filter(|name| name == "wgpu").collect()
-}
-
 /// The ids of an answer, and how many of its tokens were replayed.
 fn answer(
     loaded: &Qwen3Vl,
@@ -85,7 +80,7 @@ fn fixed_steps_give_the_tokens_of_ordinary_ones_on_every_device() {
 fn replayed_steps_give_the_tokens_of_ordinary_ones() {
     let sampled = SamplingParams { do_sample: true, seed: Some(5), ..SamplingParams::greedy() };
     let sampled = SamplingParams { temperature: 0.9, top_k: 6, top_p: 0.9, ..sampled };
-    for device in cards() {
+    for device in common::cards() {
         for name in ["dense_tied", "moe", "dense_yarn"] {
             let loaded = load(name, &device);
             for inputs in [text(), common::two_images(loaded.model(), name)] {
@@ -104,7 +99,7 @@ fn replayed_steps_give_the_tokens_of_ordinary_ones() {
 
 #[test]
 fn rounded_weights_and_experts_are_replayed_too() {
-    for device in cards() {
+    for device in common::cards() {
         for name in ["dense_tied", "moe"] {
             let loaded = rounded(name, &device);
             let told = |stepping| alone(&loaded, &text(), &of_length(32), stepping);
@@ -123,7 +118,7 @@ fn answers_that_outgrow_their_buffers_go_on() {
         let told = |stepping| alone(&loaded, &inputs, &of_length(300), stepping);
         let (expected, _) = told(Stepping::Ordinary);
         assert_eq!(told(Stepping::Fixed).0, expected, "on {device}");
-        let replayed = if device == "wgpu" { 299 } else { 0 };
+        let replayed = if common::is_card(&device) { 299 } else { 0 };
         assert_eq!(told(Stepping::Auto), (expected, replayed), "on {device}");
     }
 }
@@ -131,7 +126,7 @@ fn answers_that_outgrow_their_buffers_go_on() {
 /// What has one use for the host at every token is run in ordinary steps, and so are short answers.
 #[test]
 fn other_answers_are_not_replayed() {
-    for device in cards() {
+    for device in common::cards() {
         let loaded = load("dense_tied", &device);
         let penalised = SamplingParams { repetition_penalty: 1.3, ..SamplingParams::greedy() };
         let cases = [
@@ -199,7 +194,7 @@ fn a_session_goes_on_behind_an_answer() {
 /// A stream of launches belongs to a thread.
 #[test]
 fn an_answer_may_change_its_thread() {
-    for device in cards() {
+    for device in common::cards() {
         let loaded = load("dense_tied", &device);
         let (expected, _) = alone(&loaded, &text(), &of_length(24), Stepping::Ordinary);
         let session = SessionSlot::Owned(Box::new(Session::new(loaded.model())));
@@ -279,7 +274,11 @@ fn a_batch_writes_on_fixed_buffers_what_it_writes_otherwise() {
                 assert_eq!(written(Stepping::Fixed), expected, "{name} on {device}");
                 let Written { answers, replayed } = written(Stepping::Auto);
                 assert_eq!(answers, expected.answers, "{name} on {device}");
-                assert_eq!(replayed > 60, device == "wgpu", "{replayed} replayed on {device}");
+                assert_eq!(
+                    replayed > 60,
+                    common::is_card(&device),
+                    "{replayed} replayed on {device}"
+                );
             }
         }
     }

@@ -147,16 +147,17 @@ mod coming {
     }
 }
 
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(all(test, any(feature = "wgpu", feature = "cuda")))]
 mod tests {
     use super::*;
     use crate::device::{self, BackendKind};
     use crate::ops::fixed::write_rows;
     use burn::tensor::DType;
 
-    /// A graphics adapter; nothing, with the reason, where there is none.
+    /// The best card; nothing, with the reason, where there is none.
     fn card() -> Option<Device> {
-        let found = device::present().into_iter().find(|found| found.kind == BackendKind::Wgpu);
+        let mut found = device::present().into_iter();
+        let found = found.find(|d| matches!(d.kind, BackendKind::Cuda | BackendKind::Wgpu));
         if found.is_none() {
             println!("skipped: no graphics adapter on this machine");
         }

@@ -22,20 +22,36 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// The devices of this build that are present, with a printed reason for each that is not tested.
+/// What is tested where it is compiled in and present.
+const DEVICES: [&str; 4] = ["ndarray", "flex", "wgpu", "cuda:0"];
+
+/// The devices of this build that are present, with a printed reason for each that is not tested. Those that
+/// `QWEN3_VL_TEST_DEVICES` names, where it is set: `ndarray,cuda:0`.
 pub fn devices() -> Vec<String> {
+    let wanted = std::env::var("QWEN3_VL_TEST_DEVICES").unwrap_or_else(|_| DEVICES.join(","));
+    let wanted: Vec<&str> = wanted.split(',').filter(|name| DEVICES.contains(name)).collect();
     let present: Vec<String> = device::present().into_iter().map(|d| d.name).collect();
-    for name in ["ndarray", "flex", "wgpu"] {
+    for name in &wanted {
         if !present.iter().any(|found| found == name) {
             println!("skipped on {name}: not compiled in, or no such device on this machine");
         }
     }
-    present.into_iter().filter(|n| ["ndarray", "flex", "wgpu"].contains(&n.as_str())).collect()
+    present.into_iter().filter(|name| wanted.contains(&name.as_str())).collect()
+}
+
+/// Whether a device is not the processor.
+pub fn is_card(device: &str) -> bool {
+    !["ndarray", "flex"].contains(&device)
 }
 
 /// The CPU devices of this build.
 pub fn cpu_devices() -> Vec<String> {
-    devices().into_iter().filter(|name| name != "wgpu").collect()
+    devices().into_iter().filter(|name| !is_card(name)).collect()
+}
+
+/// The others.
+pub fn cards() -> Vec<String> {
+    devices().into_iter().filter(|name| is_card(name)).collect()
 }
 
 /// Loads a checkpoint folder on a device in f32.

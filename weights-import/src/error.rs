@@ -45,6 +45,10 @@ pub enum LoadError {
     )]
     Buffer { tensor: String, bytes: u64, device: String, limit: u64 },
     #[error(
+        "the weights on device `{device}` take {needed} MiB, but only {free} MiB of its {total} MiB are free; take --quant int8 or int4 or a smaller --dtype, end other programs on the device, divide the layers by --device-map, or leave experts on the host by --expert-memory"
+    )]
+    Room { device: String, needed: u64, free: u64, total: u64 },
+    #[error(
         "the checkpoint in {folder} is rounded to {scheme} already; leave --quant out, or take the original"
     )]
     Rounded { folder: PathBuf, scheme: QuantScheme },

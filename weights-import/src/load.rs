@@ -5,6 +5,7 @@ mod how;
 mod parts;
 mod plan;
 mod repack;
+mod room;
 pub(crate) mod rounded;
 mod streamed;
 
@@ -78,6 +79,7 @@ pub fn load_placed(
         plan.round(checkpoint, &mut model, rounding)?;
     }
     plan.check_devices(placement, how)?;
+    plan.check_room(placement, how)?;
     let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
     let mut loader = Loader {
         checkpoint,

@@ -82,8 +82,12 @@ impl BackendKind {
     }
 
     /// What to say when none of its devices is there.
-    pub(super) const fn absence(self) -> &'static str {
-        match self {
+    pub(super) fn absence(self) -> String {
+        #[cfg(feature = "cuda")]
+        if let (Self::Cuda, Some(reason)) = (self, super::cuda::absence()) {
+            return reason;
+        }
+        let reason = match self {
             Self::Cuda => "no NVIDIA driver with a GPU was found",
             Self::Metal => "no Metal device was found (Metal exists on macOS and iOS only)",
             Self::Vulkan | Self::WebGpu | Self::Wgpu => {
@@ -91,7 +95,8 @@ impl BackendKind {
             }
             Self::Flex | Self::NdArray => "it could not be opened",
             Self::Remote => "it is on another machine, whose address it needs",
-        }
+        };
+        reason.to_owned()
     }
 
     /// The devices of this backend on this machine, so none that are remote; empty when the backend is not compiled in.
@@ -101,6 +106,8 @@ impl BackendKind {
             Self::Flex => vec![Device::flex()],
             #[cfg(feature = "ndarray")]
             Self::NdArray => vec![Device::ndarray()],
+            #[cfg(feature = "cuda")]
+            Self::Cuda if super::cuda::absence().is_some() => Vec::new(),
             #[cfg(feature = "cuda")]
             Self::Cuda => probe(DeviceType::Cuda),
             #[cfg(feature = "metal")]

@@ -75,6 +75,20 @@ pub(super) fn max_buffer(device: &Device) -> Option<u64> {
     }
 }
 
+/// Gives the driver back what CubeCL keeps for later tensors and nothing lies in.
+#[cfg(feature = "cuda")]
+pub(super) fn give_back(device: &Device) {
+    match device.as_dispatch() {
+        // Who computes next is told what went wrong.
+        burn::backend::DispatchDevice::Cube(cube) => {
+            let _ = cube.client().memory_cleanup();
+            let _ = device.sync();
+        }
+        #[allow(unreachable_patterns)]
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

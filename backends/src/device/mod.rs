@@ -1,5 +1,7 @@
 //! Which device runs the model: parsed from `--device`, from `QWEN3_VL_DEVICE`, or the best one compiled in.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod kind;
 pub mod lost;
 mod map;
@@ -37,6 +39,8 @@ pub enum DeviceError {
         "`{name}` names no device of another machine; write remote:HOST:PORT, and remote:HOST:PORT/1 for the second device that it lends"
     )]
     RemoteName { name: String },
+    #[error("device `{name}` cannot be used: {reason}")]
+    Unusable { name: String, reason: String },
     #[error("device `{name}` cannot be used: {reason}")]
     Remote { name: String, reason: String },
     #[error("no backend is compiled in; build with `--features flex` (or ndarray, wgpu, cuda)")]
@@ -112,7 +116,7 @@ fn open_here(name: &str, kind: BackendKind, index: usize) -> Result<SelectedDevi
     let count = devices.len();
     if index >= count {
         let reason = match count {
-            0 => kind.absence().to_owned(),
+            0 => kind.absence(),
             n => format!("there are only {n} such devices (numbered from 0)"),
         };
         return Err(DeviceError::NotPresent {
@@ -124,10 +128,14 @@ fn open_here(name: &str, kind: BackendKind, index: usize) -> Result<SelectedDevi
     checked(SelectedDevice { kind, name: kind.label(index), device: devices.swap_remove(index) })
 }
 
-/// A processor must have the instructions that the environment asks for.
+/// A processor must have the instructions that the environment asks for, and a card what its kernels are linked with.
 fn checked(selected: SelectedDevice) -> Result<SelectedDevice, DeviceError> {
     if selected.kind == BackendKind::Flex {
         Level::from_env()?;
+    }
+    #[cfg(feature = "cuda")]
+    if let (BackendKind::Cuda, Some(reason)) = (selected.kind, cuda::missing_library()) {
+        return Err(DeviceError::Unusable { name: selected.name, reason });
     }
     Ok(selected)
 }
@@ -187,8 +195,35 @@ impl SelectedDevice {
             name: self.name.clone(),
             hardware: hardware_name(self),
             dtypes: self.dtypes().into_iter().map(crate::dtype::name).collect(),
-            memory: host_memory().filter(|_| self.kind.is_cpu()),
+            memory: self.memory(),
             max_buffer: self.max_buffer(),
+        }
+    }
+
+    /// Memory of the device, or of the host where it is the processor; nothing where that is not known.
+    pub fn memory(&self) -> Option<MemoryInfo> {
+        match self.kind {
+            kind if kind.is_cpu() => host_memory(),
+            #[cfg(feature = "cuda")]
+            BackendKind::Cuda => {
+                let index = self.name.rsplit(':').next()?;
+                cuda::memory(index.parse().ok()?)
+            }
+            _ => None,
+        }
+    }
+
+    /// Memory of the device, or of the host where it is the processor; nothing where that is not known.
+    pub fn memory(&self) -> Option<MemoryInfo> {
+        match self.kind {
+            kind if kind.is_cpu() => host_memory(),
+            #[cfg(feature = "cuda")]
+            BackendKind::Cuda => {
+                let index = self.name.rsplit(':').next()?.parse().ok()?;
+                memory::give_back(&self.device);
+                cuda::memory(index)
+            }
+            _ => None,
         }
     }
 

@@ -15,7 +15,7 @@ mod mixture;
 mod norms;
 mod rows;
 mod split;
-#[cfg(all(test, feature = "wgpu", feature = "flex"))]
+#[cfg(all(test, feature = "flex"))]
 mod tests;
 mod tile_kernel;
 mod tiles;

@@ -1,4 +1,4 @@
-//! Every kernel against its reference body, which runs on Flex in f32, on the first wgpu device of the machine.
+//! Every kernel against its reference body, which runs on Flex in f32, on the best card of the machine: of CUDA, or else of wgpu.
 
 mod fixed;
 mod largest;
@@ -17,7 +17,8 @@ use crate::quant::QuantScheme;
 
 /// The device and the dtypes that it computes in; nothing, with the reason, where there is none.
 fn card() -> Option<(Device, Vec<DType>)> {
-    let found = device::present().into_iter().find(|d| d.kind == BackendKind::Wgpu);
+    let mut found = device::present().into_iter();
+    let found = found.find(|d| matches!(d.kind, BackendKind::Cuda | BackendKind::Wgpu));
     let Some(found) = found else {
         println!("skipped: no graphics adapter on this machine");
         return None;
