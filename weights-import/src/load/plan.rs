@@ -48,7 +48,7 @@ impl Item<'_> {
     }
 
     /// Bytes of its largest buffer on `device`.
-    fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
+    pub fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
         // Experts that stay on the host come one by one.
         let alone = how.expert_memory.is_some() && parts::is_of_experts(&self.path);
         let shape = &self.entry.shape[usize::from(alone)..];
