@@ -206,19 +206,6 @@ impl SelectedDevice {
             kind if kind.is_cpu() => host_memory(),
             #[cfg(feature = "cuda")]
             BackendKind::Cuda => {
-                let index = self.name.rsplit(':').next()?;
-                cuda::memory(index.parse().ok()?)
-            }
-            _ => None,
-        }
-    }
-
-    /// Memory of the device, or of the host where it is the processor; nothing where that is not known.
-    pub fn memory(&self) -> Option<MemoryInfo> {
-        match self.kind {
-            kind if kind.is_cpu() => host_memory(),
-            #[cfg(feature = "cuda")]
-            BackendKind::Cuda => {
                 let index = self.name.rsplit(':').next()?.parse().ok()?;
                 memory::give_back(&self.device);
                 cuda::memory(index)
