@@ -374,6 +374,16 @@ impl Placement {
     pub fn is_cpu(&self) -> bool {
         self.devices().iter().all(|device| device.kind.is_cpu())
     }
+
+    /// Bytes that are free on the only device, or on the host where all are kinds of the processor; nothing where that is not
+    /// known, or where there are several.
+    pub fn free_memory(&self) -> Option<u64> {
+        let memory = match self.devices()[..] {
+            [only] => only.memory(),
+            _ => host_memory().filter(|_| self.is_cpu()),
+        };
+        memory.map(|memory| memory.available)
+    }
 }
 
 #[cfg(test)]

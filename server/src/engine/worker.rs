@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use qwen3_vl_backends::device::host_memory;
 use qwen3_vl_engine::{Qwen3Vl, Requests, Response};
 use qwen3_vl_model::batch::BatchOptions;
 use qwen3_vl_model::stream::StreamEvent;
@@ -17,8 +16,7 @@ use crate::routes::Metrics;
 
 /// What a batch on `model` may hold, beside the memory that is taken now.
 pub fn limits(model: &Qwen3Vl, config: &Config) -> BatchOptions {
-    let free = host_memory().filter(|_| model.placement().is_cpu()).map(|memory| memory.available);
-    config.batch(free)
+    config.batch(model.placement().free_memory())
 }
 
 /// Runs `model` until the channel is closed. Without requests the thread sleeps.

@@ -25,6 +25,8 @@ struct Holding {
     device: String,
     /// Whether its memory is the host's, which all such devices share.
     on_host: bool,
+    /// Free memory of a card that tells it.
+    own: Option<u64>,
     /// As in a device map: `vision`, `embed`, `0-13`, `head`.
     parts: Vec<String>,
     bytes: Bytes,
@@ -140,7 +142,9 @@ impl Holding {
             recorded: needs.recorded,
             activations: needs.activations.on(vision, embed, layers > 0),
         };
-        Self { device: device.name.clone(), on_host: device.kind.is_cpu(), parts, bytes }
+        let on_host = device.kind.is_cpu();
+        let own = (!on_host).then(|| device.memory()).flatten().map(|memory| memory.available);
+        Self { device: device.name.clone(), on_host, own, parts, bytes }
     }
 }
 
@@ -158,20 +162,32 @@ impl Memory {
         self.holdings.iter().fold(Bytes::default(), |sum, held| sum.plus(held.bytes))
     }
 
-    /// Free memory, where everything lies in the host's.
+    /// Free memory, where everything lies in the host's or on one card.
     pub fn available(&self) -> Option<u64> {
+        if let [only] = &self.holdings[..] {
+            return self.free(only);
+        }
         self.host.filter(|_| self.holdings.iter().all(|held| held.on_host))
     }
 
-    /// Whether what lies in the memory of the host fits it.
+    /// Whether what lies in the memory of the host fits it, and so on the cards that tell theirs.
     pub fn fits(&self) -> bool {
+        self.fits_host() && self.crowded().is_none()
+    }
+
+    /// A card that has no room for what it would hold.
+    fn crowded(&self) -> Option<&Holding> {
+        self.holdings.iter().find(|held| held.own.is_some_and(|free| held.bytes.total() > free))
+    }
+
+    fn fits_host(&self) -> bool {
         let held = self.holdings.iter().filter(|held| held.on_host);
         let needed = held.fold(0, |sum: u64, held| sum.saturating_add(held.bytes.total()));
         self.host.is_none_or(|free| needed <= free)
     }
 
     fn free(&self, holding: &Holding) -> Option<u64> {
-        self.host.filter(|_| holding.on_host)
+        if holding.on_host { self.host } else { holding.own }
     }
 
     /// Who holds what, a table.
@@ -210,6 +226,15 @@ impl Memory {
     pub fn verdict(&self) -> String {
         let (host, cards): (Vec<&Holding>, Vec<_>) =
             self.holdings.iter().partition(|held| held.on_host);
+        let free_on = |held: &Holding| {
+            let free = held.own.map(bytes)?;
+            Some(format!("{free} are free on {}", held.device))
+        };
+        if let Some(told) = self.crowded().and_then(free_on) {
+            return format!("does not fit: only {told}\n");
+        }
+        let told: Vec<_> = cards.iter().filter_map(|held| free_on(held)).collect();
+        let cards: Vec<_> = cards.into_iter().filter(|held| held.own.is_none()).collect();
         let names = |held: &[&Holding]| {
             held.iter().map(|held| held.device.as_str()).collect::<Vec<_>>().join(" and ")
         };
@@ -217,7 +242,10 @@ impl Memory {
             0 | 1 => String::new(),
             _ => format!(", which {} share", names(&host)),
         };
-        match (self.host.map(bytes).filter(|_| !host.is_empty()), self.fits()) {
+        match (self.host.map(bytes).filter(|_| !host.is_empty()), self.fits_host()) {
+            (None, _) if cards.is_empty() && host.is_empty() => {
+                format!("fits: {}\n", told.join(", "))
+            }
             (Some(free), false) => format!("does not fit: only {free} are free{shared}\n"),
             (Some(free), true) if cards.is_empty() => format!("fits: {free} are free{shared}\n"),
             _ => {
