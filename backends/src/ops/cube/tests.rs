@@ -1,5 +1,6 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the first wgpu device of the machine.
 
+mod cores;
 mod fixed;
 mod largest;
 mod mixture;
