@@ -1,11 +1,12 @@
 //! Kernels for every CubeCL device (wgpu, Vulkan, Metal, WebGPU, CUDA), from one source.
 //!
 //! Sums, softmax and products run in f32 whatever the dtype of the tensors, which may be f32, f16 or, where the device has
-//! it, bf16. Matrix products of many rows are Burn's. No kernel uses tensor cores, and none has been measured on a card:
-//! they were proven on a software adapter, and what bounds each of them is counted beside it.
+//! it, bf16. Matrix products of many rows are Burn's, but not with rounded weights on tensor cores, see [`cores`]. No kernel has been
+//! measured on a card: they were proven on a software adapter, and what bounds each of them is counted beside it.
 
 mod attention;
 mod codes;
+mod cores;
 mod elementwise;
 mod fixed;
 mod heads;
@@ -36,6 +37,16 @@ impl ModelOps for CubeBackend {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let few = usable([&x, &weight]).then(|| rows::linear(&x, &weight)).flatten();
         few.unwrap_or_else(|| reference::linear::<Self>(x, weight))
+    }
+
+    fn linear_in_shares(
+        x: FloatTensor<Self>,
+        stack: FloatTensor<Self>,
+        shares: Vec<Share>,
+    ) -> FloatTensor<Self> {
+        let found =
+            usable([&x, &stack]).then(|| cores::many::in_shares(&x, &stack, &shares)).flatten();
+        found.unwrap_or_else(|| reference::linear_in_shares::<Self>(x, stack, &shares))
     }
 
     fn linear_of_codes(
@@ -70,8 +81,10 @@ impl ModelOps for CubeBackend {
             );
         };
         // Experts that nobody goes to are not read.
-        reference::by_shares::<Self>(x, n, &shares, |x, expert| {
-            product_of_codes(x, &stack.part(expert * n..(expert + 1) * n))
+        stack.many_rows_in_shares(&x, n, &shares).unwrap_or_else(|| {
+            reference::by_shares::<Self>(x, n, &shares, |x, expert| {
+                product_of_codes(x, &stack.part(expert * n..(expert + 1) * n))
+            })
         })
     }
 
@@ -245,12 +258,14 @@ impl ModelOps for CubeBackend {
 }
 
 fn product_of_codes(x: FloatTensor<CubeBackend>, weight: &Rounded) -> FloatTensor<CubeBackend> {
-    let few = x.shape()[0] <= rows::FEW_ROWS;
-    let few = few.then(|| weight.few_rows(x.clone())).flatten();
-    few.unwrap_or_else(|| product_by_blocks(&x, weight))
+    let found = match x.shape()[0] {
+        count if count <= rows::FEW_ROWS => weight.few_rows(x.clone()),
+        _ => weight.many_rows(&x),
+    };
+    found.unwrap_or_else(|| product_by_blocks(&x, weight))
 }
 
-/// The product with many rows: blocks of the weight are expanded one after the other.
+/// The product with many rows without tensor cores: blocks of the weight are expanded one after the other.
 fn product_by_blocks(x: &FloatTensor<CubeBackend>, weight: &Rounded) -> FloatTensor<CubeBackend> {
     let (n, inputs) = (weight.outputs(), x.shape()[1]);
     let block = (codes::EXPANDED / inputs.max(1)).clamp(1, n);

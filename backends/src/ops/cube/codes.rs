@@ -19,7 +19,7 @@ use super::launch::{element, elementwise, empty};
 use super::rows::{CUBE_OUTPUTS, RowsLaunch, UNITS, block};
 use crate::ops::kernels_on;
 use crate::quant::QuantScheme;
-pub(super) use kernels::{Matrix, MatrixLaunch, add_pack, sums_of};
+pub(super) use kernels::{Matrix, MatrixLaunch, WORD, add_pack, four_weights, scale_at, sums_of};
 use kernels::{expand_kernel, expand_rows_kernel, few_rows_kernel};
 
 /// Most values of an expanded weight that exist at one time; 128 MiB in f32, as WebGPU promises of a buffer.
@@ -31,7 +31,7 @@ pub(super) struct Rounded {
     pub codes: CubeTensor,
     pub scales: CubeTensor,
     scheme: QuantScheme,
-    inputs: usize,
+    pub inputs: usize,
     rows: Range<usize>,
 }
 

@@ -1,5 +1,6 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the best card of the machine: of CUDA, or else of wgpu.
 
+mod cores;
 mod fixed;
 mod largest;
 mod mixture;

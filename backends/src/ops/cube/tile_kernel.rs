@@ -28,17 +28,17 @@ const PITCH: usize = SLICE + 1;
 /// Numbers that describe a tile, see [`task_of`].
 pub(super) const WORDS: usize = 7;
 
-/// Strides between heads and rows, in vectors.
+/// Strides between heads and rows, in vectors of what they belong to.
 #[derive(CubeType, CubeLaunch)]
 pub(super) struct Steps {
-    q_row: usize,
-    q_head: usize,
-    k_row: usize,
-    k_head: usize,
-    v_row: usize,
-    v_head: usize,
-    out_row: usize,
-    out_head: usize,
+    pub q_row: usize,
+    pub q_head: usize,
+    pub k_row: usize,
+    pub k_head: usize,
+    pub v_row: usize,
+    pub v_head: usize,
+    pub out_row: usize,
+    pub out_head: usize,
 }
 
 /// Rows of a matrix that shared memory gets: where the first lies, how far apart they are, how many there are, and which
@@ -89,20 +89,20 @@ fn dot(a: Vector<f32, Const<4>>, b: Vector<f32, Const<4>>) -> f32 {
 
 /// What a cube works at.
 #[derive(CubeType)]
-struct Task {
+pub(super) struct Task {
     /// Where its queries, keys, values and results begin.
-    q: usize,
-    k: usize,
-    v: usize,
-    out: usize,
-    rows: usize,
-    keys: usize,
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
+    pub out: usize,
+    pub rows: usize,
+    pub keys: usize,
     /// Row `i` sees keys below `seen + i`.
-    seen: i32,
+    pub seen: i32,
 }
 
 #[cube]
-fn task_of(tiles: &[u32], steps: &Steps, repeats: usize) -> Task {
+pub(super) fn task_of(tiles: &[u32], steps: &Steps, repeats: usize) -> Task {
     let tile = CUBE_POS_X as usize * WORDS;
     let head = CUBE_POS_Y as usize;
     let shared = head / repeats;
@@ -119,7 +119,7 @@ fn task_of(tiles: &[u32], steps: &Steps, repeats: usize) -> Task {
 
 /// How many keys any row sees; WGSL wants to be told that all units have the same number.
 #[cube]
-fn seen_by_any(task: &Task) -> usize {
+pub(super) fn seen_by_any(task: &Task) -> usize {
     let mut bound = Shared::<[u32]>::new_slice(1usize);
     if UNIT_POS == 0 {
         let last = min(task.seen + task.rows as i32 - 1, task.keys as i32);

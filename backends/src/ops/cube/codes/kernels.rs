@@ -8,7 +8,7 @@ use super::super::rows::{LANES, OUTPUTS, Rows, first_output, row_of, write_sums}
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 
 /// Bits of a word, and numbers that are multiplied together.
-const WORD: usize = 32;
+pub(in super::super) const WORD: usize = 32;
 const QUAD: usize = 4;
 
 /// Some rows of a matrix of codes: the first of them and how many there are, columns, groups of a row, how many scales and
@@ -29,7 +29,11 @@ pub(in super::super) struct Matrix {
 
 /// A scale or minimum; those in bf16 lie two to a word.
 #[cube]
-fn scale_at<S: Numeric>(scales: &[S], at: usize, #[comptime] words: bool) -> f32 {
+pub(in super::super) fn scale_at<S: Numeric>(
+    scales: &[S],
+    at: usize,
+    #[comptime] words: bool,
+) -> f32 {
     if comptime!(words) {
         let word = u32::cast_from(scales[at / 2]) >> (at % 2 * 16) as u32;
         f32::reinterpret(word << 16u32)
@@ -125,7 +129,7 @@ fn packs_of<N: Size>(matrix: &Matrix) -> usize {
 
 /// Weights of four neighbouring codes from the lowest bits of a word on.
 #[cube]
-fn four_weights(
+pub(in super::super) fn four_weights(
     word: u32,
     scale: f32,
     minimum: f32,

@@ -1,6 +1,7 @@
 //! Products of weights that this program or others rounded, and mixtures of experts with such weights.
 
 use super::*;
+use crate::ops::cube::cores::plain;
 use crate::ops::{RoundedStack, Share};
 use crate::quant::{Codes, QuantScheme};
 
@@ -120,33 +121,68 @@ fn products_agree_for_every_scheme_dtype_of_scales_and_number_of_rows() {
     }
 }
 
-/// Few rows of one expert, many of another, and experts that nobody goes to.
+/// One row more than few, as many as a cube takes and one more, and outputs and inputs that fill no tile.
+const MANY: [[usize; 3]; 7] = [
+    [17, 20, 72],
+    [33, 64, 128],
+    [64, 65, 96],
+    [65, 7, 160],
+    [128, 64, 64],
+    [130, 129, 264],
+    // No whole words: expanded as elsewhere.
+    [20, 9, 33],
+];
+
 #[test]
-fn rounded_experts_agree_in_shares() {
+fn products_of_many_rows_agree_by_tiles() {
     let Some((device, dtypes)) = card() else { return };
-    for dtype in dtypes {
+    let scales = scale_dtypes(&dtypes);
+    for dtype in dtypes.into_iter().filter(|dtype| *dtype != DType::F32) {
+        for (at, scheme) in schemes().into_iter().enumerate() {
+            let scale = scales[at % scales.len()];
+            for shape in MANY {
+                let [m, n, k] = shape;
+                let x = values([m, k], 0.3, dtype);
+                let stack = Stack::new(scheme, [1, n, k], 5, scale);
+                let (codes, scales) = stack.on(&device);
+                let (codes, scales) = (codes.squeeze_dim(0), scales.squeeze_dim(0));
+                let x_on = upload(&x, &device, dtype);
+                plain::with(1, || {
+                    let found = ops::linear_quantised(x_on, codes, scales, scheme);
+                    let difference = far(found, flex(&stack.product(&x, 0)));
+                    let what = format!("{scheme} by {scale:?} {dtype:?} {shape:?}");
+                    assert!(difference < bound(dtype), "{what}: {difference}");
+                });
+            }
+        }
+    }
+}
+
+/// Shares that fill no tile, one tile, and more.
+#[test]
+fn rounded_experts_agree_in_shares_by_tiles() {
+    let Some((device, dtypes)) = card() else { return };
+    for dtype in dtypes.into_iter().filter(|dtype| *dtype != DType::F32) {
         for scheme in schemes() {
-            for (rows, n, k) in [([1, 0, 2, 1], 17, 64), ([3, 40, 0, 1], 9, 33)] {
-                let experts = [0, 1, 3, 4].into_iter().zip(rows).filter(|(_, rows)| *rows > 0);
+            for (rows, n, k) in [([1, 40, 64, 3], 17, 64), ([129, 150, 65, 2], 68, 136)] {
+                let experts = [4, 0, 1, 5].into_iter().zip(rows);
                 let shares: Vec<_> =
                     experts.map(|(expert, rows)| Share { expert, rows, steps: None }).collect();
                 let x = values([rows.iter().sum(), k], 0.3, dtype);
                 let stack = Stack::new(scheme, [6, n, k], 5, DType::F32);
-                let found = ops::linear_of_rounded_experts(
-                    upload(&x, &device, dtype),
-                    stack.on(&device),
-                    scheme,
-                    shares.clone(),
-                );
                 let mut first = 0;
                 let parts = shares.iter().map(|share| {
                     first += share.rows;
-                    stack
-                        .product(&x.clone().narrow(0, first - share.rows, share.rows), share.expert)
+                    let x = x.clone().narrow(0, first - share.rows, share.rows);
+                    stack.product(&x, share.expert)
                 });
                 let expected = Tensor::cat(parts.collect(), 0);
-                let difference = far(found, flex(&expected));
-                assert!(difference < bound(dtype), "{scheme} {dtype:?} {rows:?}: {difference}");
+                let (x_on, stack) = (upload(&x, &device, dtype), stack.on(&device));
+                plain::with(1, || {
+                    let found = ops::linear_of_rounded_experts(x_on, stack, scheme, shares.clone());
+                    let difference = far(found, flex(&expected));
+                    assert!(difference < bound(dtype), "{scheme} {dtype:?} {rows:?}: {difference}");
+                });
             }
         }
     }
