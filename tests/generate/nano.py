@@ -17,7 +17,7 @@ QUESTIONS = [
     (SHAPES, "What color is the square?"),
     (SHAPES, "How many objects are there?"),
     (SHAPES, "Is the circle to the left of the square?"),
-    (SHAPES, "Report the bbox coordinates of the red circle in JSON format."),
+    (SHAPES, "Find the circle."),
     (TEXT, "What does the text say?"),
 ]
 NEW_TOKENS = 160
