@@ -92,13 +92,14 @@ fn rotary_attention_agrees_by_planes() {
     }
 }
 
-/// Shares that fill no tile, one tile and more, and outputs and inputs that fill no tile.
+/// Shares that fill no tile, one tile and more, and outputs that fill none. Rows have whole 512 bytes, as CUDA puts room behind
+/// others, and such matrices go the other way.
 #[test]
 fn experts_agree_in_shares_by_tiles() {
     let Some((device, dtypes)) = card() else { return };
     for dtype in halves(dtypes) {
         for (rows, n, k) in
-            [([1, 40, 64, 3], 17, 64), ([129, 150, 65, 2], 68, 140), ([20, 1, 2, 1], 64, 72)]
+            [([1, 40, 64, 3], 17, 256), ([129, 150, 65, 2], 68, 256), ([20, 1, 2, 1], 64, 512)]
         {
             let experts = [4, 0, 1, 5].into_iter().zip(rows);
             let shares: Vec<_> =
