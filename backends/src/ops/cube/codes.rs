@@ -15,7 +15,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use super::launch::{element, elementwise, empty};
+use super::launch::{element, elementwise, empty, starts_at};
 use super::rows::{CUBE_OUTPUTS, RowsLaunch, UNITS, block};
 use crate::ops::kernels_on;
 use crate::quant::QuantScheme;
@@ -107,14 +107,11 @@ impl Rounded {
     /// The most words that a unit reads at a time: four, or fewer where rows do not have that many or begin between. Nothing
     /// where rows do not have whole words, or `x` does not begin where four values of it may.
     pub fn pack(&self, x: &CubeTensor) -> Option<usize> {
-        let starts = |t: &CubeTensor, bytes: usize| {
-            t.handle.offset_start.unwrap_or(0).is_multiple_of(bytes as u64)
-        };
         let whole = |words: &usize| {
             self.inputs.is_multiple_of(words * 32 / self.scheme.bits())
-                && starts(&self.codes, 4 * words)
+                && starts_at(&self.codes, 4 * words)
         };
-        [4, 2, 1].into_iter().find(whole).filter(|_| starts(x, 4 * x.dtype.size()))
+        [4, 2, 1].into_iter().find(whole).filter(|_| starts_at(x, 4))
     }
 
     /// The weights of some rows.

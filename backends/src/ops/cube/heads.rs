@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{cubes, element, empty};
+use super::launch::{cubes, element, empty, starts_at};
 
 /// Scores of hidden keys, and below all others.
 pub(super) const LOWEST: f32 = -1e30;
@@ -40,10 +40,8 @@ impl Heads {
 
     /// Whether vectors of `size` values can be loaded.
     pub fn splits_into(&self, size: usize) -> bool {
-        let bytes = (size * self.tensor.dtype.size()) as u64;
         let steps = [self.start, self.batch, self.head, self.row];
-        steps.iter().all(|step| step.is_multiple_of(size))
-            && self.tensor.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
+        steps.iter().all(|step| step.is_multiple_of(size)) && starts_at(&self.tensor, size)
     }
 }
 

@@ -34,15 +34,26 @@ pub(super) fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
 }
 
+/// Numbers on the device of a tensor.
+pub(super) fn table(like: &CubeTensor, words: &[u32]) -> CubeTensor {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (client, device) = (like.client.clone(), like.device.clone());
+    let handle = client.create_from_slice(&bytes);
+    CubeTensor::new_contiguous(client, device, Shape::new([words.len()]), handle, DType::U32)
+}
+
+/// Whether a tensor begins where `size` of its values may be loaded at once.
+pub(super) fn starts_at(tensor: &CubeTensor, size: usize) -> bool {
+    let bytes = (size * tensor.dtype.size()) as u64;
+    tensor.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
+}
+
 /// How many values a unit loads at once: as many as the device likes where that divides all `lengths` (in values) and the
 /// start of every tensor, else one.
 pub(super) fn vector_size(tensors: &[&CubeTensor], lengths: &[usize]) -> usize {
     let fits = |size: &usize| {
         lengths.iter().all(|length| length.is_multiple_of(*size))
-            && tensors.iter().all(|tensor| {
-                let bytes = (size * tensor.dtype.size()) as u64;
-                tensor.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
-            })
+            && tensors.iter().all(|tensor| starts_at(tensor, *size))
     };
     let bytes = tensors.iter().map(|tensor| tensor.dtype.size()).max().unwrap_or(4);
     let widest = tensors[0].client.io_optimized_vector_sizes(bytes).max().unwrap_or(1);

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::launch::{element, empty};
+use super::launch::{element, empty, starts_at};
 
 /// Units of a cube, and how many of them share an output.
 pub(super) const UNITS: usize = 128;
@@ -138,10 +138,7 @@ pub(super) fn linear(x: &CubeTensor, weight: &CubeTensor) -> Option<CubeTensor> 
     let (x, steps) = (into_contiguous(x.clone()), weight.meta.strides().to_vec());
     let bytes = weight.dtype.size().max(x.dtype.size());
     let size = weight.client.io_optimized_vector_sizes(bytes).max()?;
-    let starts = |t: &CubeTensor| {
-        let bytes = (size * t.dtype.size()) as u64;
-        t.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
-    };
+    let starts = |t: &CubeTensor| starts_at(t, size);
     let whole = inputs.is_multiple_of(size) && steps[0].is_multiple_of(size) && steps[1] == 1;
     let fits = weight.shape()[1] == inputs && !weight.meta.is_tiled() && size >= 4;
     if count > FEW_ROWS || !whole || !fits || !starts(&x) || !starts(weight) {

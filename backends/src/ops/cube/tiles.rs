@@ -12,7 +12,7 @@ use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::cores::attention::{Plan, cores_kernel};
 use super::heads::{Heads, Sums};
-use super::launch::{element, empty};
+use super::launch::{element, empty, table};
 use super::tile_kernel::{ROWS, StepsLaunch, UNITS, VECTOR, WORDS, tiles_kernel};
 
 /// Rows of one sequence against its keys.
@@ -98,9 +98,7 @@ impl Tiles<'_> {
         let words = self.table(rows, vector, row);
         let client = &self.q.tensor.client;
         let count = words.len() / WORDS;
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let tiles = empty(out, Shape::new([words.len()]), DType::U32);
-        let tiles = CubeTensor { handle: client.create_from_slice(&bytes), ..tiles };
+        let tiles = table(out, &words);
         let [q, k, v] = [self.q, self.k, self.v].map(|heads| heads.tensor.clone());
         let dtypes = [element(q.dtype), element(out.dtype)];
         // Without sums of parts, the kernels have no numbers to write here.

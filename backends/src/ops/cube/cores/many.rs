@@ -8,7 +8,7 @@ use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::super::launch::{CUBES, empty, vector_size};
+use super::super::launch::{CUBES, empty, table, vector_size};
 use super::super::rows::FEW_ROWS;
 use super::product::{ALIGNMENT, EDGE, PLANE, QUAD, SCRATCH, pitch};
 use crate::ops::Share;
@@ -105,10 +105,7 @@ impl Work {
             }
             first = end;
         }
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let table = empty(x, Shape::new([words.len()]), DType::U32);
-        let table = CubeTensor { handle: x.client.create_from_slice(&bytes), ..table };
-        Some(Self { form, shares: table, tiles: words.len() / WORDS })
+        Some(Self { form, shares: table(x, &words), tiles: words.len() / WORDS })
     }
 
     /// Cubes along both axes of a launch with `n` outputs; nothing where there are more than may be.

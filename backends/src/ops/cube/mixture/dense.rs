@@ -5,7 +5,7 @@ use burn_cubecl::cubecl;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
-use super::super::launch::element;
+use super::super::launch::{element, starts_at};
 use super::super::rows::{CUBE_OUTPUTS, RowsLaunch, UNITS};
 use super::kernels::{CUBE_PAIRS, StackLaunch, down_kernel, down_tiles_kernel, gate_up_kernel};
 use super::tiles::{TILE, Tiles};
@@ -24,10 +24,7 @@ impl<'a> Matrices<'a> {
         let [_, outputs, inputs] = tensor.shape().dims();
         let bytes = tensor.dtype.size().max(x.dtype.size());
         let vector = tensor.client.io_optimized_vector_sizes(bytes).max()?;
-        let starts = |t: &CubeTensor| {
-            let bytes = (vector * t.dtype.size()) as u64;
-            t.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
-        };
+        let starts = |t: &CubeTensor| starts_at(t, vector);
         let plain = tensor.meta.strides().to_vec() == [outputs * inputs, inputs, 1];
         let whole = inputs.is_multiple_of(vector) && starts(tensor) && starts(x);
         (plain && whole && !tensor.meta.is_tiled()).then_some(Self { tensor, vector })

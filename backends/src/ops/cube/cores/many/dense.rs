@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
-use super::super::super::launch::{element, empty};
+use super::super::super::launch::{element, empty, starts_at};
 use super::super::product::{ALIGNMENT, QUAD, nothing};
 use super::tiles::{first_output, load, multiply, scratch_of, task_of, write};
 use super::{COLUMNS, Form, OUTPUTS, UNITS, Work, vector, written};
@@ -66,11 +66,8 @@ pub(in super::super::super) fn in_shares(
     let x = into_contiguous(x.clone());
     let work = Work::shared(&x, [experts, n], shares)?;
     let [tiles, columns] = work.cubes(n)?;
-    let starts = |t: &CubeTensor| {
-        let bytes = (QUAD * t.dtype.size()) as u64;
-        t.handle.offset_start.unwrap_or(0).is_multiple_of(bytes)
-    };
-    (inputs.is_multiple_of(QUAD) && starts(&x) && starts(stack)).then_some(())?;
+    let starts = starts_at(&x, QUAD) && starts_at(stack, QUAD);
+    (inputs.is_multiple_of(QUAD) && starts).then_some(())?;
     let out = empty(&x, Shape::new([x.shape()[0], n]), x.dtype);
     // SAFETY: rows, inputs and outputs behind the last are taken as 0 and not written; shares are of rows and matrices that
     // exist. Vectors divide rows and starts. Shared memory is what the device has.
