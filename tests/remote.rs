@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use qwen3_vl::backends::DeviceFailure;
 use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::generate::{GenerateError, GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::ModelInputs;
@@ -361,7 +362,9 @@ fn a_lost_device_is_an_error_of_the_library() {
         let loaded = load("dense_tied", &map.replace('@', &lender.device()));
         let device = lender.device();
         let is_lost = |error: &GenerateError| match error {
-            GenerateError::Device(lost) => assert_eq!(lost.device, device, "{map}"),
+            GenerateError::Device(DeviceFailure::Lost(lost)) => {
+                assert_eq!(lost.device, device, "{map}");
+            }
             other => panic!("{map}: {other}"),
         };
         let text = |n: u32| ModelInputs::text((0..n).map(|i| 3 + i * 13 % 200).collect());

@@ -75,11 +75,14 @@ impl Reading {
             Ok(coming) => return Self(Values::Coming(coming)),
             Err(tensor) => tensor,
         };
-        let data = tensor.into_data();
+        let data = crate::device::lost::read(tensor);
         Self(Values::Here(data.try_to_vec().expect("what is read is in f32")))
     }
 
     /// Waits for the values.
+    ///
+    /// # Panics
+    /// With a [`crate::DeviceFailure`] when the device failed, see [`crate::device::lost::caught`].
     pub fn wait(self) -> Vec<f32> {
         match self.0 {
             Values::Here(values) => values,
@@ -96,15 +99,18 @@ mod coming {
     use std::task::{Context, Poll, Waker};
 
     use burn::backend::{BackendTensor, DispatchTensorKind};
-    use burn::tensor::{DType, Tensor};
+    use burn::tensor::{DType, Device, Tensor};
     use burn_cubecl::cubecl::bytes::Bytes;
     use burn_cubecl::cubecl::future::block_on;
     use burn_cubecl::cubecl::server::{CopyDescriptor, ServerError};
+
+    use crate::device::DeviceFailure;
 
     type Found = Result<Bytes, ServerError>;
 
     /// What came, or comes. It is waited for in any case: wgpu takes the memory that it is copied to for the next reading.
     pub(super) struct Coming {
+        device: Device,
         found: Option<Found>,
         copy: Option<Pin<Box<dyn Future<Output = Found> + Send>>>,
     }
@@ -119,6 +125,7 @@ mod coming {
 
     /// The tensor again where it is not on a card.
     pub(super) fn begin<const D: usize>(tensor: Tensor<D>) -> Result<Coming, Tensor<D>> {
+        let device = tensor.device();
         let dispatch = tensor.into_dispatch();
         let DispatchTensorKind::Cube(BackendTensor::Float(found)) = &dispatch.kind else {
             return Err(Tensor::from_dispatch(dispatch));
@@ -133,15 +140,18 @@ mod coming {
         });
         // The copy is put on the stream when it is first asked for.
         Ok(match copy.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(found) => Coming { found: Some(found), copy: None },
-            Poll::Pending => Coming { found: None, copy: Some(copy) },
+            Poll::Ready(found) => Coming { device, found: Some(found), copy: None },
+            Poll::Pending => Coming { device, found: None, copy: Some(copy) },
         })
     }
 
     pub(super) fn wait(mut coming: Coming) -> Vec<f32> {
         let found = coming.found.take().or_else(|| coming.copy.take().map(block_on));
         let found = found.expect("what is read came or comes");
-        let bytes = found.unwrap_or_else(|error| panic!("reading from the card: {error}"));
+        let bytes = found.unwrap_or_else(|error| {
+            let (poisoned, said) = (error.is_device_poisoned(), error.to_string());
+            DeviceFailure::of(&coming.device, poisoned, &said).leave()
+        });
         let word = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         bytes.chunks_exact(size_of::<f32>()).map(word).collect()
     }
@@ -198,7 +208,7 @@ mod tests {
         assert_eq!(Reading::of(counter).wait(), [expected; 4]);
     }
 
-    /// Reading back cannot be recorded: there is no recording, and the device goes on.
+    /// An upload cannot be recorded but by CUDA, for which it is a copy like others: there is no recording, and the device goes on.
     #[test]
     fn what_cannot_be_recorded_is_not() {
         let Some(device) = card() else { return };
@@ -206,7 +216,10 @@ mod tests {
             let device = device.clone();
             move || Tensor::<1>::from_data([1.0f32, 2.0], &device) + 1.0
         };
-        assert!(Recording::of(&device, upload).is_none());
+        let recorded = Recording::of(&device, upload).is_some();
+        let on_cuda =
+            device::present().iter().any(|d| d.device == device && d.kind == BackendKind::Cuda);
+        assert_eq!(recorded, on_cuda);
         assert_eq!(Reading::of(filled(2.0, &device) * 2.0).wait(), [4.0; 4]);
     }
 

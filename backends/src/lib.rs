@@ -27,7 +27,7 @@ pub mod quant;
 pub mod threads;
 
 pub use device::{
-    BackendKind, DeviceError, DeviceInfo, DeviceLost, DeviceMap, MapError, OpenMap, PartSizes,
-    Placement, SelectedDevice, Stage,
+    BackendKind, DeviceError, DeviceFailure, DeviceInfo, DeviceLost, DeviceMap, MapError, OpenMap,
+    PartSizes, Placement, SelectedDevice, Stage,
 };
 pub use dtype::{DtypeRequest, Precision};

@@ -2,7 +2,7 @@
 
 use crate::grammar::GrammarError;
 use crate::nano::NanoError;
-use qwen3_vl_backends::{DeviceError, DeviceLost};
+use qwen3_vl_backends::{DeviceError, DeviceFailure, DeviceLost};
 use qwen3_vl_model::config::ConfigError;
 use qwen3_vl_model::generate::GenerateError;
 use qwen3_vl_model::processor::ProcessError;
@@ -60,13 +60,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a device did not compute, where that is what went wrong.
+    pub fn device_failure(&self) -> Option<&DeviceFailure> {
+        match self {
+            Self::Generate(GenerateError::Device(failure))
+            | Self::Load(LoadError::Device(failure)) => Some(failure),
+            _ => None,
+        }
+    }
+
     /// The device that was lost, where that is what went wrong. Nothing is computed on it any more.
     pub fn lost_device(&self) -> Option<&DeviceLost> {
-        match self {
-            Self::Generate(GenerateError::Device(lost)) | Self::Load(LoadError::Device(lost)) => {
-                Some(lost)
-            }
-            _ => None,
+        match self.device_failure()? {
+            DeviceFailure::Lost(lost) => Some(lost),
+            DeviceFailure::Refused { .. } => None,
         }
     }
 }

@@ -8,7 +8,7 @@ mod score;
 
 use std::time::{Duration, Instant};
 
-use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::DeviceFailure;
 use qwen3_vl_backends::device::lost::caught;
 
 pub use answer::Answer;
@@ -79,7 +79,7 @@ pub enum GenerateError {
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
     #[error(transparent)]
-    Device(#[from] DeviceLost),
+    Device(#[from] DeviceFailure),
 }
 
 /// Why generation ended.
@@ -163,7 +163,7 @@ impl<'a> Generation<'a> {
     /// Runs the prompt; the tokens come from the iterator.
     ///
     /// # Errors
-    /// When the prompt does not fit the model or its context, a sampling parameter is out of range, or a device is lost.
+    /// When the prompt does not fit the model or its context, a sampling parameter is out of range, or a device fails.
     pub fn start(
         model: &'a Qwen3VlModel,
         mut session: SessionSlot<'a>,
@@ -173,9 +173,9 @@ impl<'a> Generation<'a> {
         let drafts = options.lookup.map(|lookup| Drafts::new(lookup, &inputs.ids));
         let mut answer = Answer::new(options, inputs.ids.clone())?;
         let begun = caught(|| Self::prefill(model, session.get(), inputs, &mut answer));
-        let (logits, timings) = begun.unwrap_or_else(|lost| {
+        let (logits, timings) = begun.unwrap_or_else(|failure| {
             *session.get() = Session::new(model);
-            Err(lost.into())
+            Err(failure.into())
         })?;
         let runner = Runner::new(model, session);
         Ok(Self { runner, answer, logits, drafts, failed: false, timings })
@@ -266,9 +266,9 @@ impl Iterator for Generation<'_> {
         if self.failed || self.answer.finish.is_some() {
             return None;
         }
-        let token = caught(|| self.advance()).unwrap_or_else(|lost| {
+        let token = caught(|| self.advance()).unwrap_or_else(|failure| {
             self.runner.forget();
-            Err(lost.into())
+            Err(failure.into())
         });
         self.failed = token.is_err();
         Some(token)

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::{DeviceFailure, DeviceLost};
 use qwen3_vl_engine::Error as EngineError;
 use qwen3_vl_engine::openai::BodyError;
 use qwen3_vl_model::generate::GenerateError;
@@ -61,6 +61,12 @@ impl ApiError {
         Self { kind: "server_error", ..error }
     }
 
+    /// The device did not compute this request, as for lack of memory, and goes on with others.
+    pub fn device_refused(message: &str) -> Self {
+        let error = Self::of(StatusCode::SERVICE_UNAVAILABLE, "device_refused", message);
+        Self { kind: "server_error", ..error }
+    }
+
     /// Too much is waiting already.
     pub fn busy(message: &str, retry_after: u64) -> Self {
         let error = Self::of(StatusCode::TOO_MANY_REQUESTS, "overloaded", message);
@@ -114,8 +120,10 @@ impl From<BodyError> for ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
-        if let Some(lost) = error.lost_device() {
-            return Self::device_lost(lost);
+        match error.device_failure() {
+            Some(DeviceFailure::Lost(lost)) => return Self::device_lost(lost),
+            Some(refused) => return Self::device_refused(&refused.to_string()),
+            None => (),
         }
         let param = match &error {
             EngineError::Media(MediaError::Stopped { .. }) => {

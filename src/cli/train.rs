@@ -21,7 +21,7 @@ use qwen3_vl::train::lora::{Plan, adapter};
 use qwen3_vl::train::memory::ROWS_MEASURED;
 use qwen3_vl::train::run::{Finished, Trainer};
 use qwen3_vl::train::synth::{
-    Channel, Mixture, Questions, SynthOptions, write_dataset, write_tokenizer,
+    Bounds, Channel, Mixture, Questions, SynthOptions, Typefaces, write_dataset, write_tokenizer,
 };
 use qwen3_vl::weights::adapter::write_adapter;
 use qwen3_vl::weights::checkpoint::read_config;
@@ -88,6 +88,10 @@ struct SynthArgs {
     /// One question per row: of one channel such as color or box, or `each` for all channels in turn
     #[arg(long, value_name = "CHANNEL")]
     channel: Option<String>,
+    /// Write two thirds of the strings in the typefaces of this font file, or of all below this folder; may be given more than
+    /// once
+    #[arg(long, value_name = "PATH")]
+    typefaces: Vec<PathBuf>,
     /// Also learn a tokenizer of 1,024 tokens from the questions and answers of this seed: tokenizer.json
     #[arg(long)]
     tokenizer: bool,
@@ -238,10 +242,11 @@ fn export_adapter(trained: &Trained, args: &ExportArgs) -> anyhow::Result<Outcom
 }
 
 fn synth(args: &SynthArgs) -> anyhow::Result<Outcome> {
+    let bounds = Bounds { typefaces: Typefaces::of(&args.typefaces)?, ..Bounds::default() };
     let options = SynthOptions {
         rows: args.rows,
         seed: args.seed,
-        mixture: Mixture::default(),
+        mixture: Mixture { bounds, ..Mixture::default() },
         questions: args.questions()?,
     };
     let bar = ProgressBar::new(args.rows);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
 use crate::groups::{Group, Parameter};
-use crate::synth::{Bounds, Channel, Mixture, Questions, SynthOptions};
+use crate::synth::{Bounds, Channel, Mixture, Questions, SynthOptions, TypefaceError, Typefaces};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -258,6 +258,10 @@ pub struct Drawing {
     /// Objects of films go left or right or stay, and neither up nor down.
     #[serde(default)]
     pub sideways: bool,
+    /// Font files (.ttf, .otf) and folders of them, in which two thirds of all strings are written; the others, and without
+    /// this all, are in typefaces that are built in.
+    #[serde(default)]
+    pub typefaces: Vec<PathBuf>,
 }
 
 impl Drawing {
@@ -271,6 +275,7 @@ impl Drawing {
             crowded: self.crowded,
             alike: self.alike,
             sideways: self.sideways,
+            typefaces: Typefaces::default(),
         }
     }
 
@@ -294,15 +299,20 @@ impl Drawing {
     }
 }
 
-impl From<&Drawing> for SynthOptions {
-    fn from(drawing: &Drawing) -> Self {
+impl TryFrom<&Drawing> for SynthOptions {
+    type Error = TypefaceError;
+
+    /// Reads the typefaces.
+    fn try_from(drawing: &Drawing) -> Result<Self, TypefaceError> {
         let Drawing { rows, seed, mixture, channels, questions, .. } = drawing;
         let questions = match channels.is_empty() {
             true => Questions::Conversations,
             false => Questions::Of { channels: channels.clone(), each: questions.unwrap_or(1) },
         };
-        let mixture = Mixture { bounds: drawing.bounds(), ..(*mixture).into() };
-        Self { rows: *rows, seed: *seed, mixture, questions }
+        let typefaces = Typefaces::of(&drawing.typefaces)?;
+        let bounds = Bounds { typefaces, ..drawing.bounds() };
+        let mixture = Mixture { bounds, ..(*mixture).into() };
+        Ok(Self { rows: *rows, seed: *seed, mixture, questions })
     }
 }
 
@@ -577,5 +587,8 @@ impl Source {
             self.path = Some(folder.join(path));
         }
         self.root = self.root.as_ref().map(|root| folder.join(root));
+        for path in self.synth.iter_mut().flat_map(|drawing| &mut drawing.typefaces) {
+            *path = folder.join(&path);
+        }
     }
 }

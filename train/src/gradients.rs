@@ -7,6 +7,8 @@ use burn::tensor::{DType, Gradients, Tensor};
 use qwen3_vl_backends::ops::update::sum_of_squares;
 use qwen3_vl_model::Qwen3VlModel;
 
+use crate::pass::value;
+
 /// One flat gradient in f32 per trained parameter. A parameter that no sample reached has none.
 #[derive(Debug, Default)]
 pub struct ModelGradients {
@@ -31,8 +33,7 @@ impl ModelGradients {
 
     /// `sqrt(Σ g²)` over all parameters (torch `clip_grad_norm_`).
     pub fn norm(&self) -> f64 {
-        let squares =
-            self.values.values().map(|g| f64::from(sum_of_squares(g.clone()).into_scalar::<f32>()));
+        let squares = self.values.values().map(|g| f64::from(value(sum_of_squares(g.clone()))));
         // Ids are random; a sum in the order of size is the same in every process.
         let mut squares: Vec<f64> = squares.collect();
         squares.sort_by(f64::total_cmp);

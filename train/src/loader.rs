@@ -262,7 +262,7 @@ pub fn datasets(sources: &[Source]) -> Result<Vec<Dataset>, DataError> {
 fn open(source: &Source) -> Result<Dataset, DataError> {
     let Some(path) = &source.path else {
         let drawing = source.synth.clone().unwrap_or_default();
-        return Ok(data::drawn(SynthOptions::from(&drawing)));
+        return Ok(data::drawn(SynthOptions::try_from(&drawing)?));
     };
     data::read(SourceOptions {
         root: source.root.clone(),

@@ -1,6 +1,7 @@
 //! Loss and gradients of one micro-batch.
 
 use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::device::lost;
 use qwen3_vl_backends::ops;
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::packed::{PackedInputs, PackedPass};
@@ -145,7 +146,7 @@ impl Balance {
         let mut counts = vec![0.0f32; experts];
         let mut rows = 0;
         for layer in logits {
-            let data = layer.clone().inner().cast(DType::F32).into_data();
+            let data = lost::read(layer.clone().inner().cast(DType::F32));
             let data = data.try_to_vec::<f32>().expect("logits read back as f32");
             for row in data.chunks(experts) {
                 let mut order: Vec<usize> = (0..experts).collect();
@@ -174,5 +175,10 @@ impl Balance {
 }
 
 pub(crate) fn values(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.inner().into_data().try_to_vec().expect("losses read back as f32")
+    lost::read(tensor.inner()).try_to_vec().expect("losses read back as f32")
+}
+
+/// The one value of a tensor that is not tracked.
+pub(crate) fn value(tensor: Tensor<1>) -> f32 {
+    lost::read(tensor).try_to_vec().expect("sums read back as f32")[0]
 }

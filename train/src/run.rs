@@ -348,7 +348,7 @@ impl Trainer {
     ) -> TrainError {
         let broken = parameters(&self.model).into_iter().find(|parameter| {
             let sum = gradients.get(parameter.id).map(|g| g.clone().abs().sum());
-            sum.is_some_and(|sum| !sum.into_scalar::<f32>().is_finite())
+            sum.is_some_and(|sum| !pass::value(sum).is_finite())
         });
         let what = match broken {
             Some(parameter) => format!("{what} (first at {})", parameter.path),

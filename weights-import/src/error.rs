@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::DeviceFailure;
 use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::config::ConfigError;
 
@@ -11,7 +11,7 @@ use qwen3_vl_model::config::ConfigError;
 #[non_exhaustive]
 pub enum LoadError {
     #[error(transparent)]
-    Device(#[from] DeviceLost),
+    Device(#[from] DeviceFailure),
     #[error("cannot read {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]

@@ -1,5 +1,8 @@
 //! The backends by name, and what each finds on this machine.
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use std::sync::{Mutex, PoisonError};
+
 use burn::tensor::Device;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use burn::tensor::DeviceType;
@@ -127,7 +130,10 @@ impl BackendKind {
 /// Lists devices; a driver library that is missing makes the runtimes panic, which here means "none".
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn probe(device_type: DeviceType) -> Vec<Device> {
+    // The hook is the process's: of two that exchange it at a time, one would put the silence of the other back for good.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     crate::kernel_cache::settle();
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     // What a device type of Burn's remote protocol holds is not said to be safe to unwind past; none is asked for here.

@@ -1,16 +1,17 @@
-//! Devices that may be gone while a model runs, as those of other machines are.
+//! Devices that may fail while a model runs: those of other machines are gone, cards have no memory left.
 //!
-//! What is computed there is sent without waiting, so that a loss is noticed when something is read back. A forward pass
-//! returns no error; it is left by unwinding, past the panic hook, with a [`DeviceLost`], of which [`caught`] makes an error.
+//! What is computed there is sent without waiting, so that a failure is noticed when something is read back. A forward pass
+//! returns no error; it is left by unwinding, past the panic hook, with a [`DeviceFailure`], of which [`caught`] makes an error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use super::MemoryInfo;
 #[cfg(feature = "remote")]
 use super::remote;
 
-/// A device of another machine that does not answer any more.
+/// A device that computes nothing any more: one of another machine that does not answer, or a card that its driver gave up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("device `{device}` was lost: {reason}")]
 pub struct DeviceLost {
@@ -19,21 +20,72 @@ pub struct DeviceLost {
     pub reason: String,
 }
 
-impl DeviceLost {
+/// Why a device did not compute what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceFailure {
+    #[error(transparent)]
+    Lost(#[from] DeviceLost),
+    /// It goes on with what it is asked next.
+    #[error("device `{device}` could not compute this: {reason}")]
+    Refused {
+        /// As `--device` names it.
+        device: String,
+        reason: String,
+    },
+}
+
+impl DeviceFailure {
     /// Leaves what is being computed, for the nearest [`caught`].
-    #[cfg(feature = "remote")]
-    pub(super) fn leave(self) -> ! {
+    pub(crate) fn leave(self) -> ! {
         resume_unwind(Box::new(self))
+    }
+
+    /// What `device` of this machine said when it was to be read.
+    pub(crate) fn of(device: &Device, poisoned: bool, said: &str) -> Self {
+        let found = super::present().into_iter().find(|present| present.device == *device);
+        let name = found.as_ref().map_or("of this machine".to_owned(), |d| d.name.clone());
+        match poisoned {
+            true => DeviceLost { device: name, reason: gist(said) }.into(),
+            false => {
+                let free = found.and_then(|device| device.memory_as_it_is());
+                let reason = out_of_memory(said, free).unwrap_or_else(|| gist(said));
+                Self::Refused { device: name, reason }
+            }
+        }
     }
 }
 
-/// Runs `work`, which may lose its device. Other panics go on.
+/// What is said of a buffer that a card had no room for, with `free` as its memory is then; nothing where that is not it.
+fn out_of_memory(said: &str, free: Option<MemoryInfo>) -> Option<String> {
+    let bytes = ["out of device memory allocating ", "can't allocate buffer of size: "];
+    let (_, rest) = bytes.iter().find_map(|words| said.split_once(words))?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let wanted = digits.parse::<u64>().ok()?.div_ceil(1 << 20);
+    let mebibytes = |bytes: u64| bytes >> 20;
+    let free = free.map_or(String::new(), |memory| {
+        let (free, total) = (mebibytes(memory.available), mebibytes(memory.total));
+        format!(", of whose {total} MiB {free} are free")
+    });
+    Some(format!(
+        "out of memory: a buffer of {wanted} MiB has no room on the card{free}; shorten the prompt, lower --max-pixels, or load \
+         the weights with --quant"
+    ))
+}
+
+/// The lines of an error before its backtrace, as one.
+fn gist(said: &str) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = lines.take_while(|line| !line.starts_with("Backtrace") && !line.starts_with("0:"));
+    lines.take(6).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs `work`, whose device may fail. Other panics go on.
 ///
 /// # Errors
-/// When it has lost it. Then caches that `work` was extending are half written.
-pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, DeviceLost> {
+/// When it failed. Then caches that `work` was extending are half written.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, DeviceFailure> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| match payload.downcast() {
-        Ok(lost) => *lost,
+        Ok(failure) => *failure,
         Err(other) => resume_unwind(other),
     })
 }
@@ -52,13 +104,16 @@ pub fn is_remote(device: &Device) -> bool {
 /// The values of `tensor` on the host.
 ///
 /// # Panics
-/// With a [`DeviceLost`] when its device is lost, see [`caught`].
+/// With a [`DeviceFailure`] when its device failed, see [`caught`].
 pub fn read<const D: usize>(tensor: Tensor<D>) -> TensorData {
     #[cfg(feature = "remote")]
     if is_remote(&tensor.device()) {
         return remote::read(tensor);
     }
-    tensor.into_data()
+    let device = tensor.device();
+    tensor.try_into_data().unwrap_or_else(|error| {
+        DeviceFailure::of(&device, error.is_device_poisoned(), error.reason()).leave()
+    })
 }
 
 /// `tensor` on `device`. Between two machines it goes through this one.
@@ -111,10 +166,46 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_becomes_an_error() {
+    fn a_failure_becomes_an_error() {
         let lost = DeviceLost { device: "remote:box:3000".into(), reason: "it is gone".into() };
-        let told = lost.clone();
-        let found = caught::<()>(move || resume_unwind(Box::new(told)));
-        assert_eq!(found, Err(lost));
+        let told = DeviceFailure::from(lost.clone());
+        assert_eq!(caught::<()>(move || told.leave()), Err(lost.into()));
+    }
+
+    #[test]
+    fn what_had_no_room_is_told_with_figures() {
+        let said = "An IO error happened\nCaused by:\n  out of device memory allocating 3145729 bytes\n  0: main";
+        let memory = MemoryInfo { total: 80 << 20, available: 2 << 20 };
+        let reason = out_of_memory(said, Some(memory)).unwrap();
+        let figures = "a buffer of 4 MiB has no room on the card, of whose 80 MiB 2 are free;";
+        assert!(reason.contains(figures), "{reason}");
+        assert_eq!(out_of_memory("the kernel trapped", Some(memory)), None);
+        assert_eq!(
+            gist("A trap\nCaused by:\n  address 0\nBacktrace:\n   0: main"),
+            "A trap Caused by: address 0"
+        );
+    }
+
+    /// A card that tells its memory is asked for more, and goes on.
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_card_without_room_goes_on() {
+        let cards = crate::device::present().into_iter();
+        let card = cards
+            .filter(|d| d.kind == crate::BackendKind::Cuda)
+            .find_map(|d| Some((d.memory()?, d)));
+        let Some((memory, card)) = card else {
+            println!("skipped: no CUDA card on this machine");
+            return;
+        };
+        let values = usize::try_from(memory.total / 4 / 2 + 1).unwrap();
+        let filled = || Tensor::<1>::ones([values], (&card.device, DType::F32));
+        for _ in 0..2 {
+            let both = caught(|| read((filled() + 1.0).mul(filled() * 3.0).sum()));
+            let Err(DeviceFailure::Refused { device, reason }) = both else { panic!("{both:?}") };
+            assert!(device == card.name && reason.contains("out of memory"), "{device}: {reason}");
+            let few = Tensor::<1>::ones([4], (&card.device, DType::F32)) * 3.0;
+            assert_eq!(caught(|| read(few)).unwrap().try_to_vec::<f32>().unwrap(), [3.0; 4]);
+        }
     }
 }

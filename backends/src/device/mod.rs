@@ -10,7 +10,7 @@ mod memory;
 mod remote;
 
 pub use kind::BackendKind;
-pub use lost::DeviceLost;
+pub use lost::{DeviceFailure, DeviceLost};
 pub use map::{DeviceMap, MapError, OpenMap, PartSizes, Placement, Stage, layer_range};
 pub use memory::{MemoryInfo, cpu_name, host_memory, load_average, peak_resident_bytes};
 #[cfg(feature = "remote")]
@@ -206,10 +206,18 @@ impl SelectedDevice {
             kind if kind.is_cpu() => host_memory(),
             #[cfg(feature = "cuda")]
             BackendKind::Cuda => {
-                let index = self.name.rsplit(':').next()?.parse().ok()?;
                 memory::give_back(&self.device);
-                cuda::memory(index)
+                self.memory_as_it_is()
             }
+            _ => None,
+        }
+    }
+
+    /// Memory of a card where that is known; what was freed and is kept for later counts as taken.
+    fn memory_as_it_is(&self) -> Option<MemoryInfo> {
+        match self.kind {
+            #[cfg(feature = "cuda")]
+            BackendKind::Cuda => cuda::memory(self.name.rsplit(':').next()?.parse().ok()?),
             _ => None,
         }
     }

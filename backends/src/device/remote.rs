@@ -16,7 +16,7 @@ use burn::server::{
 };
 use burn::tensor::{DType, Device, Slice, Tensor, TensorData};
 
-use super::{BackendKind, DeviceError, DeviceLost, SelectedDevice};
+use super::{BackendKind, DeviceError, DeviceFailure, DeviceLost, SelectedDevice};
 
 /// The environment variable with the token that lenders ask for and borrowers bring.
 pub const TOKEN_VARIABLE: &str = "QWEN3_VL_REMOTE_TOKEN";
@@ -179,9 +179,9 @@ pub(super) fn holds(device: &Device, dtype: DType) -> bool {
     session(device).is_some_and(|session| session.dtypes.contains(&dtype))
 }
 
-fn lost(device: &Device, reason: String) -> DeviceLost {
+fn lost(device: &Device, reason: String) -> DeviceFailure {
     let name = session(device).map_or("remote".to_owned(), |session| session.address.name());
-    DeviceLost { device: name, reason }
+    DeviceLost { device: name, reason }.into()
 }
 
 pub(super) fn read<const D: usize>(tensor: Tensor<D>) -> TensorData {

@@ -1,13 +1,15 @@
 //! Kernels for every CubeCL device (wgpu, Vulkan, Metal, WebGPU, CUDA), from one source.
 //!
 //! Sums, softmax and products run in f32 whatever the dtype of the tensors, which may be f32, f16 or, where the device has
-//! it, bf16. Matrix products of many rows are Burn's, but not with rounded weights on tensor cores, see [`cores`]. No kernel has been
+//! it, bf16. Matrix products of many rows are Burn's, but not in f32 where that would take TF32, see
+//! [`exact`], nor with rounded weights on tensor cores, see [`cores`]. No kernel has been
 //! measured on a card: they were proven on a software adapter, and what bounds each of them is counted beside it.
 
 mod attention;
 mod codes;
 mod cores;
 mod elementwise;
+mod exact;
 mod fixed;
 mod heads;
 mod largest;
@@ -34,6 +36,10 @@ use codes::Rounded;
 use launch::usable;
 
 impl ModelOps for CubeBackend {
+    fn product(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        exact::product(x, y)
+    }
+
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let few = usable([&x, &weight]).then(|| rows::linear(&x, &weight)).flatten();
         few.unwrap_or_else(|| reference::linear::<Self>(x, weight))

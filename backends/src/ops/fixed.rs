@@ -2,10 +2,10 @@
 //! how far it reads, is said by tensors. On plain (untracked) tensors.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-use super::reference;
+use super::{ModelOps, reference};
 
 /// What steps on fixed tensors need.
 #[backend_extension(
@@ -14,7 +14,7 @@ use super::reference;
     Cube: cfg(any(feature = "wgpu", feature = "cuda")),
     Remote: cfg(feature = "remote")
 )]
-pub trait FixedOps: Backend {
+pub trait FixedOps: ModelOps {
     /// A row of each batch replaced, see [`write_rows`].
     fn rows_written(
         into: FloatTensor<Self>,

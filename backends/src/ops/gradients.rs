@@ -12,7 +12,7 @@ pub trait ModelGradients: ModelOps {
     /// With respect to `x` of `x · weightᵀ`.
     fn linear_input_grad(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let weight = cast::<Self>(weight, grad.dtype());
-        Self::float_matmul(grad, weight)
+        Self::product(grad, weight)
     }
 
     /// With respect to `weight` of `x · weightᵀ`, in `dtype`.
@@ -21,7 +21,7 @@ pub trait ModelGradients: ModelOps {
         x: FloatTensor<Self>,
         dtype: DType,
     ) -> FloatTensor<Self> {
-        cast::<Self>(Self::float_matmul(Self::float_transpose(grad), x), dtype)
+        cast::<Self>(Self::product(Self::float_transpose(grad), x), dtype)
     }
 
     /// With respect to the bias of `x · weightᵀ + bias`, in `dtype`.
@@ -264,12 +264,12 @@ fn block_grads<B: ModelOps>(
 ) -> [FloatTensor<B>; 3] {
     let scale = (q.shape()[3] as f64).powf(-0.5);
     let p = reference::attention_weights::<B>(q.clone(), k.clone(), block);
-    let dv = B::float_matmul(B::float_transpose(p.clone()), grad.clone());
-    let dp = B::float_matmul(grad, B::float_transpose(v));
+    let dv = B::product(B::float_transpose(p.clone()), grad.clone());
+    let dp = B::product(grad, B::float_transpose(v));
     let mean = B::float_sum_dim(B::float_mul(p.clone(), dp.clone()), 3);
     let ds = B::float_mul_scalar(B::float_mul(p, B::float_sub(dp, mean)), scale.into());
-    let dq = B::float_matmul(ds.clone(), k);
-    let dk = B::float_matmul(B::float_transpose(ds), q);
+    let dq = B::product(ds.clone(), k);
+    let dk = B::product(B::float_transpose(ds), q);
     [dq, B::float_sum_dim(dk, 1), B::float_sum_dim(dv, 1)]
 }
 

@@ -49,6 +49,11 @@ pub const KERNELS_VARIABLE: &str = "QWEN3_VL_KERNELS";
     Remote: cfg(feature = "remote")
 )]
 pub trait ModelOps: Backend {
+    /// `x [.., m, k] · y [.., k, n] -> [.., m, n]`, of f32 in f32: what reference bodies multiply with.
+    fn product(x: FloatTensor<Self>, y: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(x, y)
+    }
+
     /// `x [m, k] · weight [n, k]ᵀ -> [m, n]` in the dtype of `x`; the weight may have another float dtype.
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::linear::<Self>(x, weight)

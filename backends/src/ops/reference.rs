@@ -15,20 +15,20 @@ pub use fixed::{attention_up_to, write_rows};
 pub use largest::largest_of_rows;
 pub use mixture::{mixture, mixture_of_codes};
 
-use super::Share;
+use super::{ModelOps, Share};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme, float8};
 
 /// Most attention scores that exist at one time.
 pub(super) const SCORE_BUDGET: usize = 1 << 24;
 
 /// Body of [`super::ModelOps::linear_nk`].
-pub fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+pub fn linear<B: ModelOps>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
     let weight = cast::<B>(weight, x.dtype());
-    B::float_matmul(x, B::float_transpose(weight))
+    B::product(x, B::float_transpose(weight))
 }
 
 /// Body of [`super::ModelOps::linear_of_codes`]: expands the weight, and multiplies.
-pub fn linear_of_codes<B: Backend>(
+pub fn linear_of_codes<B: ModelOps>(
     x: FloatTensor<B>,
     codes: IntTensor<B>,
     scales: FloatTensor<B>,
@@ -39,7 +39,7 @@ pub fn linear_of_codes<B: Backend>(
 }
 
 /// Body of [`super::ModelOps::linear_in_shares`]: one product per share.
-pub fn linear_in_shares<B: super::ModelOps>(
+pub fn linear_in_shares<B: ModelOps>(
     x: FloatTensor<B>,
     stack: FloatTensor<B>,
     shares: &[Share],
@@ -52,7 +52,7 @@ pub fn linear_in_shares<B: super::ModelOps>(
 }
 
 /// Body of [`super::ModelOps::linear_of_codes_in_shares`]: one product per share.
-pub fn linear_of_codes_in_shares<B: super::ModelOps>(
+pub fn linear_of_codes_in_shares<B: ModelOps>(
     x: FloatTensor<B>,
     (codes, scales): (IntTensor<B>, FloatTensor<B>),
     scheme: QuantScheme,
@@ -161,7 +161,7 @@ fn numbers_of_float8<B: Backend>(codes: IntTensor<B>) -> FloatTensor<B> {
 }
 
 /// Body of [`super::ModelOps::affine_nk`].
-pub fn affine<B: super::ModelOps>(
+pub fn affine<B: ModelOps>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
     bias: FloatTensor<B>,
@@ -221,7 +221,7 @@ pub fn rotate<B: Backend>(
 }
 
 /// Body of [`super::ModelOps::attention_in_sequences`].
-pub fn packed_attention<B: super::ModelOps>(
+pub fn packed_attention<B: ModelOps>(
     [q, k, v]: [FloatTensor<B>; 3],
     lengths: &[usize],
     causal: bool,
@@ -235,7 +235,7 @@ pub fn packed_attention<B: super::ModelOps>(
 }
 
 /// Body of [`super::ModelOps::attention_of_rotated`].
-pub fn rotary_attention<B: super::ModelOps>(
+pub fn rotary_attention<B: ModelOps>(
     qkv: FloatTensor<B>,
     angles: [FloatTensor<B>; 2],
     lengths: &[usize],
@@ -245,7 +245,7 @@ pub fn rotary_attention<B: super::ModelOps>(
 }
 
 /// Queries and keys rotated, and values, `[n, h, d]` each.
-pub(super) fn rotated<B: super::ModelOps>(
+pub(super) fn rotated<B: ModelOps>(
     qkv: FloatTensor<B>,
     [cos, sin]: [FloatTensor<B>; 2],
 ) -> [FloatTensor<B>; 3] {
@@ -383,7 +383,7 @@ pub(super) fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTen
 const LOGIT_BUDGET: usize = 1 << 24;
 
 /// Body of [`super::ModelOps::linear_cross_entropy`]: `log Σ exp(logits) − logits[target]`.
-pub fn cross_entropy<B: super::ModelOps>(
+pub fn cross_entropy<B: ModelOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
     targets: IntTensor<B>,
@@ -404,7 +404,7 @@ pub fn cross_entropy<B: super::ModelOps>(
 }
 
 /// Logits in f32, the largest of each row, and the row sums of `exp(logits − largest)`.
-pub(super) fn softmax_parts<B: super::ModelOps>(
+pub(super) fn softmax_parts<B: ModelOps>(
     hidden: FloatTensor<B>,
     weight: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {

@@ -35,6 +35,12 @@ impl FeatureCache {
         Self { budget, ..Self::default() }
     }
 
+    /// Gives all up; what was counted stays.
+    pub(crate) fn clear(&mut self) {
+        let (hits, misses) = (self.hits, self.misses);
+        *self = Self { hits, misses, ..Self::new(self.budget) };
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> u64 {
         self.used

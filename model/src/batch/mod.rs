@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use qwen3_vl_backends::DeviceLost;
+use qwen3_vl_backends::DeviceFailure;
 use qwen3_vl_backends::device::lost::caught;
 
 use crate::generate::{
@@ -176,17 +176,20 @@ impl<'m> Batch<'m> {
         self.waiting.len() < before
     }
 
-    /// Runs one forward pass, and returns what it brought, in order of submission. When a device is lost, all sequences fail.
+    /// Runs one forward pass, and returns what it brought, in order of submission. When a device fails, so do all sequences.
     pub fn step(&mut self) -> Vec<(SequenceId, BatchEvent)> {
-        caught(|| self.advance()).unwrap_or_else(|lost| self.give_up(&lost))
+        caught(|| self.advance()).unwrap_or_else(|failure| self.give_up(&failure))
     }
 
-    /// Ends all sequences, some of whose caches are half written.
-    fn give_up(&mut self, lost: &DeviceLost) -> Vec<(SequenceId, BatchEvent)> {
+    /// Ends all sequences, some of whose caches are half written. What was kept for later ones goes too: it takes memory, of
+    /// which there may be too little, and some of it may have failed without having been read.
+    fn give_up(&mut self, failure: &DeviceFailure) -> Vec<(SequenceId, BatchEvent)> {
         self.replay = None;
+        self.prefixes = Prefixes::default();
+        self.features.clear();
         let running = self.running.drain(..).filter(Sequence::goes_on);
         let all = running.chain(self.waiting.drain(..)).map(|sequence| sequence.id);
-        let failed = |id| (id, BatchEvent::Failed(lost.clone().into()));
+        let failed = |id| (id, BatchEvent::Failed(failure.clone().into()));
         all.map(failed).collect()
     }
 

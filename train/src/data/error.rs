@@ -144,6 +144,8 @@ pub enum DataError {
     List { path: PathBuf, line: usize, what: String },
     #[error("{}, line {line}: the row has more than {limit} bytes.", .path.display())]
     TooLarge { path: PathBuf, line: usize, limit: u64 },
+    #[error(transparent)]
+    Typefaces(#[from] crate::synth::TypefaceError),
 }
 
 fn guess(nearest: &Option<String>) -> String {

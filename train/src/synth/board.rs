@@ -129,7 +129,7 @@ impl Page {
     }
 
     fn attempt(dice: &mut Dice, bounds: &Bounds) -> Option<Self> {
-        let (colour, hand) = (ink(dice), Hand::new(dice));
+        let (colour, hand) = (ink(dice), Hand::new(dice, bounds.typefaces));
         let rgb = colour.shade(dice);
         let look = Look::for_letters(dice, &[rgb]);
         if !look.shows_letters(rgb) {

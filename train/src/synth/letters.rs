@@ -7,17 +7,21 @@ use tiny_skia::{LineCap, LineJoin, Path, PathBuilder, Stroke, Transform};
 
 use super::rng::Dice;
 use super::strokes::{Hook, Marks, dot_path, path_of, strokes, with_serifs};
+use super::typefaces::{Typeface, Typefaces};
 
 /// The characters that strings are made of.
 pub(super) const CHARACTERS: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
 /// Height of a capital letter in the units that letters are laid out in.
-const CAP: f32 = 6.0;
+pub(super) const CAP: f32 = 6.0;
 
 static HACK: LazyLock<Option<FontRef<'static>>> =
     LazyLock::new(|| FontRef::try_from_slice(epaint_default_fonts::HACK_REGULAR).ok());
 static UBUNTU: LazyLock<Option<FontRef<'static>>> =
     LazyLock::new(|| FontRef::try_from_slice(epaint_default_fonts::UBUNTU_LIGHT).ok());
+
+/// Share of strings in typefaces from files, where there are any.
+const FROM_FILES: f64 = 0.65;
 
 /// How the letters of one string look.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +44,7 @@ pub(super) struct Hand {
 enum Face {
     Hack,
     Ubuntu,
+    File(&'static Typeface),
     Strokes {
         marks: Marks,
         serifs: bool,
@@ -54,6 +59,15 @@ enum Face {
 }
 
 impl Face {
+    fn built_in(dice: &mut Dice) -> Self {
+        match dice.weighted(&[0.22, 0.24, 0.46, 0.08]) {
+            0 => Self::Hack,
+            1 => Self::Ubuntu,
+            2 => Self::strokes(dice),
+            _ => Self::Dots { gap: if dice.chance(0.3) { 0.15 } else { -0.03 } },
+        }
+    }
+
     /// Our own strokes. Typefaces differ in how wide their round letters are and how narrow their zero is.
     fn strokes(dice: &mut Dice) -> Self {
         let marks = Marks {
@@ -86,16 +100,17 @@ pub(super) struct Lettering {
 }
 
 impl Hand {
-    pub fn new(dice: &mut Dice) -> Self {
-        let face = match dice.weighted(&[0.22, 0.24, 0.46, 0.08]) {
-            0 => Face::Hack,
-            1 => Face::Ubuntu,
-            2 => Face::strokes(dice),
-            _ => Face::Dots { gap: if dice.chance(0.3) { 0.15 } else { -0.03 } },
+    /// Of these typefaces as a rule, where there are any, and of those that are built in.
+    pub fn new(dice: &mut Dice, typefaces: Typefaces) -> Self {
+        let face = if !typefaces.is_empty() && dice.chance(FROM_FILES) {
+            Face::File(dice.pick(typefaces.all()))
+        } else {
+            Face::built_in(dice)
         };
         let pen = match face {
             Face::Hack => f64::max(0.0, dice.real(-0.2, 0.55)),
             Face::Ubuntu => f64::max(0.0, dice.real(-0.1, 0.8)),
+            Face::File(_) => f64::max(0.0, dice.real(-0.5, 0.3)),
             Face::Strokes { .. } => dice.real(0.5, 1.35),
             Face::Dots { .. } => 0.0,
         };
@@ -138,6 +153,7 @@ impl Hand {
         match self.face {
             Face::Hack => outline(HACK.as_ref()?, character),
             Face::Ubuntu => outline(UBUNTU.as_ref()?, character),
+            Face::File(face) => outline(&face.font, character),
             Face::Strokes { marks, serifs, bowl, zero } => {
                 // A heavy pen would fill a zero with its own stroke.
                 let marks = Marks { zero: marks.zero && self.pen <= 0.9, ..marks };
@@ -162,7 +178,7 @@ impl Hand {
 }
 
 /// A letter of a typeface, scaled so that its capital H is 6 units high.
-fn outline(font: &FontRef<'static>, character: char) -> Option<(Path, f32)> {
+pub(super) fn outline(font: &impl Font, character: char) -> Option<(Path, f32)> {
     let capital = font.outline(font.glyph_id('H'))?.bounds;
     let scale = CAP / (capital.max.y - capital.min.y).abs();
     let id = font.glyph_id(character);
@@ -228,7 +244,7 @@ mod tests {
     fn every_face_writes_every_character() {
         let mut dice = Dice::new(3, 1);
         for _ in 0..60 {
-            let hand = Hand::new(&mut dice);
+            let hand = Hand::new(&mut dice, Typefaces::default());
             for character in CHARACTERS {
                 let letter = hand.write(&char::from(*character).to_string()).expect("a letter");
                 let height = letter.path.bounds().height();
@@ -242,7 +258,7 @@ mod tests {
         let mut dice = Dice::new(3, 5);
         let (mut widest, mut narrowest) = (0.0f32, 9.0f32);
         for _ in 0..800 {
-            let hand = Hand::new(&mut dice);
+            let hand = Hand::new(&mut dice, Typefaces::default());
             let width = |text| hand.write(text).expect("a letter").path.bounds().width();
             let Face::Strokes { marks, .. } = hand.face else { continue };
             if !marks.zero && hand.slant == 0.0 {
@@ -255,7 +271,7 @@ mod tests {
 
     #[test]
     fn longer_strings_are_wider() {
-        let hand = Hand::new(&mut Dice::new(3, 2));
+        let hand = Hand::new(&mut Dice::new(3, 2), Typefaces::default());
         let width = |text| hand.write(text).expect("letters").path.bounds().width();
         assert!(width("HHHH") > 3.0 * width("H"));
     }

@@ -22,6 +22,7 @@ mod shapes;
 mod strokes;
 pub mod tokenizer;
 mod turn;
+mod typefaces;
 mod words;
 
 use serde_json::{Map, Value, json};
@@ -30,6 +31,7 @@ pub use canvas::Drawn;
 pub use dataset::{Questions, SynthError, SynthOptions, write_dataset, write_tokenizer};
 pub use scene::Bounds;
 pub use turn::{Channel, SynthBox, Turn};
+pub use typefaces::{TypefaceError, Typefaces};
 
 use ask_scene::ask;
 use board::{Board, Page};

@@ -9,6 +9,7 @@ use super::palette::{Colour, Rgb};
 use super::rng::Dice;
 use super::shapes::Shape;
 use super::turn::SynthBox;
+use super::typefaces::Typefaces;
 
 /// A colour and a shape.
 pub(super) type Kind = (Colour, Shape);
@@ -99,11 +100,21 @@ pub struct Bounds {
     pub alike: bool,
     /// Objects of films go left or right or stay.
     pub sideways: bool,
+    /// Typefaces of strings, beside those that are built in.
+    pub typefaces: Typefaces,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { objects: 4, side: 320, letters: 8, crowded: false, alike: false, sideways: false }
+        Self {
+            objects: 4,
+            side: 320,
+            letters: 8,
+            crowded: false,
+            alike: false,
+            sideways: false,
+            typefaces: Typefaces::default(),
+        }
     }
 }
 
@@ -159,7 +170,8 @@ impl Scene {
             let mut colours: Vec<Rgb> = things.iter().map(|thing| thing.rgb).collect();
             colours.push(rgb);
             let look = Look::for_letters(dice, &colours);
-            let label = placed(dice, text, (colour, rgb), zone);
+            let hand = Hand::new(dice, bounds.typefaces);
+            let label = placed(dice, (text, hand), (colour, rgb), zone);
             if label.is_some() && look.shows_letters(rgb) {
                 return Self { size, things, label, look };
             }
@@ -327,8 +339,12 @@ fn beside(dice: &mut Dice, size: (u32, u32)) -> (Vec<Thing>, Rect) {
 }
 
 /// The string in `zone`, as wide as its length needs for being read; `None` where it does not fit.
-fn placed(dice: &mut Dice, text: String, ink: (Colour, Rgb), zone: Rect) -> Option<Label> {
-    let hand = Hand::new(dice);
+fn placed(
+    dice: &mut Dice,
+    (text, hand): (String, Hand),
+    ink: (Colour, Rgb),
+    zone: Rect,
+) -> Option<Label> {
     let lettering = hand.write(&text)?;
     let (low, high) = match text.len() {
         1 => (0.12, 0.5),

@@ -4,11 +4,11 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, Shape, Slice};
 
-use super::super::Parts;
+use super::super::{ModelOps, Parts};
 use super::{SCORE_BUDGET, cast, slice_rows};
 
 /// Body of [`crate::ops::ModelOps::grouped_attention`].
-pub fn attention<B: Backend>(
+pub fn attention<B: ModelOps>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -19,7 +19,7 @@ pub fn attention<B: Backend>(
 
 /// Body of [`crate::ops::ModelOps::attention_over_parts`]: query rows in blocks, each against the keys that it can see. Only
 /// scores are joined, never keys or values.
-pub fn attention_over_parts<B: Backend>(
+pub fn attention_over_parts<B: ModelOps>(
     q: FloatTensor<B>,
     Parts { keys, values }: Parts<B>,
     causal: bool,
@@ -65,7 +65,7 @@ fn seen_of<B: Backend>(
 }
 
 /// A block of query rows over all that it sees.
-fn attend<B: Backend>(q: FloatTensor<B>, parts: KeysAndValues<B>, block: Block) -> FloatTensor<B> {
+fn attend<B: ModelOps>(q: FloatTensor<B>, parts: KeysAndValues<B>, block: Block) -> FloatTensor<B> {
     let scores = parts.iter().map(|(k, _)| scores::<B>(q.clone(), k.clone()));
     let mut scores: Vec<_> = scores.collect();
     let scores = if scores.len() == 1 { scores.remove(0) } else { B::float_cat(scores, 3) };
@@ -75,7 +75,7 @@ fn attend<B: Backend>(q: FloatTensor<B>, parts: KeysAndValues<B>, block: Block) 
         let end = first + v.shape()[2];
         let mine = slice_columns::<B>(weights.clone(), first, end);
         first = end;
-        B::float_matmul(cast::<B>(mine, v.dtype()), v)
+        B::product(cast::<B>(mine, v.dtype()), v)
     });
     outputs.reduce(B::float_add).expect("attention has keys")
 }
@@ -88,7 +88,7 @@ pub(in crate::ops) struct Block {
 }
 
 /// `softmax(q·kᵀ / sqrt(d))` in f32, every score in memory.
-pub(in crate::ops) fn attention_weights<B: Backend>(
+pub(in crate::ops) fn attention_weights<B: ModelOps>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     block: Block,
@@ -97,9 +97,9 @@ pub(in crate::ops) fn attention_weights<B: Backend>(
 }
 
 /// `q·kᵀ / sqrt(d)` in f32.
-pub(super) fn scores<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn scores<B: ModelOps>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
     let scale = (q.shape()[3] as f64).powf(-0.5);
-    let scores = cast::<B>(B::float_matmul(q, B::float_transpose(k)), DType::F32);
+    let scores = cast::<B>(B::product(q, B::float_transpose(k)), DType::F32);
     B::float_mul_scalar(scores, scale.into())
 }
 

@@ -4,6 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape};
 
+use super::super::ModelOps;
 use super::attention::{scores, softmax};
 use super::{Block, cast};
 
@@ -21,7 +22,7 @@ pub fn write_rows<B: Backend>(
 }
 
 /// Body of [`crate::ops::fixed::FixedOps::attention_up_to_places`]: every score in memory.
-pub fn attention_up_to<B: Backend>(
+pub fn attention_up_to<B: ModelOps>(
     [q, k, v]: [FloatTensor<B>; 3],
     at: FloatTensor<B>,
 ) -> FloatTensor<B> {
@@ -35,7 +36,7 @@ pub fn attention_up_to<B: Backend>(
     let (k, v) = (grouped(k), grouped(v));
     let scores = B::float_mask_fill(scores::<B>(q, k), behind, f32::NEG_INFINITY.into());
     let weights = softmax::<B>(scores, Block { causal_from: None });
-    let out = B::float_matmul(cast::<B>(weights, v.dtype()), v);
+    let out = B::product(cast::<B>(weights, v.dtype()), v);
     B::float_reshape(out, Shape::new([b, h, s, d]))
 }
 

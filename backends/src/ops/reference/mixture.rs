@@ -11,7 +11,7 @@ use super::{cast, columns, joined, slice_first, swiglu};
 const EXPANDED: usize = 1 << 25;
 
 /// Body of [`super::super::ModelOps::mixture_of_routes`]: copies the matrices of every pair of a row and an expert.
-pub fn mixture<B: Backend>(
+pub fn mixture<B: ModelOps>(
     x: FloatTensor<B>,
     routes: FloatTensor<B>,
     gate_up: FloatTensor<B>,
@@ -73,7 +73,7 @@ fn summed<B: Backend>(y: FloatTensor<B>, routes: FloatTensor<B>) -> FloatTensor<
 }
 
 /// Each row of `x` times the matrix of its own expert.
-fn product_of_each<B: Backend>(
+fn product_of_each<B: ModelOps>(
     x: FloatTensor<B>,
     stack: FloatTensor<B>,
     experts: IntTensor<B>,
@@ -102,9 +102,9 @@ fn product_of_each_rounded<B: ModelOps>(
 }
 
 /// Each row of `x` times its matrix of `chosen [slots, n, k]`.
-fn by_own_matrix<B: Backend>(x: FloatTensor<B>, chosen: FloatTensor<B>) -> FloatTensor<B> {
+fn by_own_matrix<B: ModelOps>(x: FloatTensor<B>, chosen: FloatTensor<B>) -> FloatTensor<B> {
     let ([slots, outputs, inputs], dtype) = (chosen.shape().dims(), x.dtype());
     let x = B::float_reshape(x, Shape::new([slots, inputs, 1]));
-    let y = B::float_matmul(cast::<B>(chosen, dtype), x);
+    let y = B::product(cast::<B>(chosen, dtype), x);
     B::float_reshape(y, Shape::new([slots, outputs]))
 }

@@ -55,11 +55,14 @@ fn mixtures_agree_whatever_the_dtype_of_the_weights() {
     for dtype in &dtypes {
         for weights in &dtypes {
             for shape in shapes {
-                // Values that both hold.
-                let narrow = if *dtype == DType::F32 { *weights } else { *dtype };
+                // Values that both hold: of small numbers f16 has all that bf16 has.
+                let mut narrow = [DType::BF16, DType::F16].into_iter();
+                let narrow = narrow.find(|narrow| [dtype, weights].contains(&narrow));
+                let narrow = narrow.unwrap_or(DType::F32);
                 let difference = Mixture::new(shape, narrow).difference(&device, *dtype, *weights);
                 let what = format!("{dtype:?} by {weights:?} {shape:?}");
-                assert!(difference < 2.0 * bound(*dtype), "{what}: {difference}");
+                // Rounded behind each of two products, and behind what lies between them.
+                assert!(difference < 3.0 * bound(*dtype), "{what}: {difference}");
             }
         }
     }
