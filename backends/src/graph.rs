@@ -30,6 +30,9 @@ impl<'a, T> Recording<'a, T> {
     /// time, read nothing back and upload nothing, and what it writes for the next time must be written in place, as by
     /// [`crate::ops::fixed::write_rows`].
     ///
+    /// What other threads allocate on the same CUDA card meanwhile is refused (CubeCL captures in CUDA's global mode), so that
+    /// a card belongs to one thread that computes; [`GRAPH_VARIABLE`] switches recording off where it does not.
+    ///
     /// Nothing where the device records nothing, or the recording failed; then what `work` writes to is not to be read any more.
     pub fn of(device: &Device, work: impl FnMut() -> T + Send + 'a) -> Option<Self> {
         let work: Box<dyn FnMut() -> T + Send + 'a> = Box::new(work);

@@ -104,11 +104,11 @@ enum Outcome {
 pub fn main() -> ExitCode {
     qwen3_vl::backends::allocator::keep_freed_memory();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        // A graphics library that is not there is no error: wgpu merely tries the next one. A lost connection is told as what
-        // it is to whoever computes there.
+        // A graphics library that is not there is no error: wgpu merely tries the next one. A lost connection, and a
+        // card that has no room, is told as what it is to whoever computes there.
         .unwrap_or_else(|_| {
             tracing_subscriber::EnvFilter::new(
-                "warn,qwen3_vl_server=info,wgpu_hal=off,wgpu_core=off,burn_remote=error",
+                "warn,qwen3_vl_server=info,wgpu_hal=off,wgpu_core=off,burn_remote=error,cubecl_server=error,cubecl_runtime=error",
             )
         });
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

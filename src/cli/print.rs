@@ -72,8 +72,11 @@ fn is_of_remote(error: &DeviceError) -> bool {
 /// What the user can do about an error.
 pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<Error>()? {
-        error if error.lost_device().is_some() => {
+        error if error.lost_device().is_some_and(|lost| lost.device.starts_with("remote")) => {
             Some("start `qwen3-vl serve-device` there again if it has ended, then this program")
+        }
+        error if error.lost_device().is_some() => {
+            Some("its driver gave it up for this program; start it again")
         }
         Error::Device(DeviceError::UnsupportedDtype { .. } | DeviceError::MixedCompute { .. }) => {
             Some("`--dtype auto` takes the checkpoint's dtype where the devices have it, else f32")

@@ -103,8 +103,11 @@ static string integer_operation(const ptx::Instruction& in, const string& type, 
     if (op == "rem") return "(" + v[1] + " == 0 ? " + v[0] + " : " + s + "rem" + b + "(" + v[0] + ", " + v[1] + "))";
     if (op == "neg") return "-" + u(0);
     if (op == "abs") return "(" + v[0] + " < 0 ? -" + u(0) + " : " + u(0) + ")";
-    if (op == "min") return "(" + v[0] + " < " + v[1] + " ? " + v[0] + " : " + v[1] + ")";
-    if (op == "max") return "(" + v[0] + " > " + v[1] + " ? " + v[0] + " : " + v[1] + ")";
+    if (op == "min" || op == "max") {
+        string one = "(" + v[0] + (op == "min" ? " < " : " > ") + v[1] + " ? " + v[0] + " : " + v[1] + ")";
+        return has(in, "relu") ? "(" + one + " > 0 ? " + one + " : 0)" : one;
+    }
+    if (has(in, "relu")) unknown(in);
     if (op == "and") return v[0] + " & " + v[1];
     if (op == "or") return v[0] + " | " + v[1];
     if (op == "xor") return v[0] + " ^ " + v[1];

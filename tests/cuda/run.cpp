@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -33,6 +34,7 @@ struct Worker {
     Fiber* current = nullptr;
     const Launch* launch = nullptr;
     int fault = 0;
+    void* fault_address = nullptr;
 };
 
 thread_local Worker worker;
@@ -195,6 +197,11 @@ Outcome run_block(const Launch& launch, u32 block, std::string& report) {
                     if (w.fault) {
                         bool trap = w.fault == SIGILL || w.fault == SIGFPE;
                         w.fault = 0;
+                        char where[160];
+                        const Thread& t = w.current->thread;
+                        snprintf(where, sizeof where, "in block %u, %u, %u, thread %u, %u, %u, at %p", t.ctaid[0], t.ctaid[1],
+                                 t.ctaid[2], t.tid[0], t.tid[1], t.tid[2], w.fault_address);
+                        report = where;
                         return trap ? Outcome::Trap : Outcome::BadAddress;
                     }
                 }
@@ -292,6 +299,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     char* at = (char*)registers[REG_RSP];
     if (w.current && at >= w.current->stack && at < w.current->stack + STACK) {
         w.fault = signal;
+        w.fault_address = info->si_addr;
         registers[REG_RIP] = (greg_t)fiber_faulted;
         registers[REG_RSP] = (greg_t)((u64)(w.current->stack + STACK) - 8);
         return;

@@ -68,15 +68,21 @@ fn out_of_memory(said: &str, free: Option<MemoryInfo>) -> Option<String> {
     });
     Some(format!(
         "out of memory: a buffer of {wanted} MiB has no room on the card{free}; shorten the prompt, lower --max-pixels, or load \
-         the weights with --quant"
+         the weights with --quant; in training lower batch.tokens"
     ))
 }
 
-/// The lines of an error before its backtrace, as one.
+/// What failed, and the first of its causes, without the backtrace.
 fn gist(said: &str) -> String {
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines = lines.take_while(|line| !line.starts_with("Backtrace") && !line.starts_with("0:"));
-    lines.take(6).collect::<Vec<_>>().join(" ")
+    let trace = ["Backtrace", "No backtrace", "0:"];
+    let lines = lines.take_while(|line| !trace.iter().any(|begin| line.starts_with(begin)));
+    let lines: Vec<&str> = lines.collect();
+    match lines.as_slice() {
+        [first, .., last] if *last != "Caused by:" => format!("{first}: {last}"),
+        [first, ..] => (*first).to_owned(),
+        [] => "it does not say why".to_owned(),
+    }
 }
 
 /// Runs `work`, whose device may fail. Other panics go on.
@@ -180,10 +186,17 @@ mod tests {
         let figures = "a buffer of 4 MiB has no room on the card, of whose 80 MiB 2 are free;";
         assert!(reason.contains(figures), "{reason}");
         assert_eq!(out_of_memory("the kernel trapped", Some(memory)), None);
-        assert_eq!(
-            gist("A trap\nCaused by:\n  address 0\nBacktrace:\n   0: main"),
-            "A trap Caused by: address 0"
-        );
+        for (said, expected) in [
+            (
+                "A trap\nCaused by:\n  A launch\nCaused by:\n  address 0\nBacktrace:\n   0: main",
+                "A trap: address 0",
+            ),
+            ("A trap\nBacktrace:\n   0: main", "A trap"),
+            ("A trap\nCaused by:\n  address 0\nNo backtrace available", "A trap: address 0"),
+            ("", "it does not say why"),
+        ] {
+            assert_eq!(gist(said), expected);
+        }
     }
 
     /// A card that tells its memory is asked for more, and goes on.

@@ -267,6 +267,8 @@ fn attention_of_many_rows_agrees_over_tiles_and_parts() {
             ([1, 1, 1, 130, 128], vec![257], true),
             // One tile over a long past, which cubes share.
             ([1, 1, 1, 17, 64], vec![1200], true),
+            // A tile that sees nothing of the second part.
+            ([1, 2, 1, 150, 64], vec![70, 80], true),
         ] {
             Attended::new(shape, &lengths, dtype).check(&lengths, causal, &device, dtype);
         }
