@@ -13,7 +13,7 @@ use super::typefaces::{Typeface, Typefaces};
 pub(super) const CHARACTERS: &[u8; 36] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
 /// Height of a capital letter in the units that letters are laid out in.
-pub(super) const CAP: f32 = 6.0;
+const CAP: f32 = 6.0;
 
 static HACK: LazyLock<Option<FontRef<'static>>> =
     LazyLock::new(|| FontRef::try_from_slice(epaint_default_fonts::HACK_REGULAR).ok());

@@ -44,6 +44,8 @@ impl PartialEq for Typeface {
     }
 }
 
+impl Eq for Typeface {}
+
 impl std::fmt::Debug for Typeface {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.path.display())
@@ -51,16 +53,8 @@ impl std::fmt::Debug for Typeface {
 }
 
 /// Typefaces that strings may be written in, beside those that are built in; none by default.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Typefaces(&'static [Typeface]);
-
-impl PartialEq for Typefaces {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for Typefaces {}
 
 impl Typefaces {
     /// Those of font files and of folders with all that is below them, in the order of their paths. They are read once, and

@@ -61,8 +61,9 @@ fn mixtures_agree_whatever_the_dtype_of_the_weights() {
                 let narrow = narrow.unwrap_or(DType::F32);
                 let difference = Mixture::new(shape, narrow).difference(&device, *dtype, *weights);
                 let what = format!("{dtype:?} by {weights:?} {shape:?}");
-                // Rounded behind each of two products, and behind what lies between them.
-                assert!(difference < 3.0 * bound(*dtype), "{what}: {difference}");
+                // Rounded behind each of two products, and behind what lies between them, which bf16 shows.
+                let times = if *dtype == DType::BF16 { 3.0 } else { 2.0 };
+                assert!(difference < times * bound(*dtype), "{what}: {difference}");
             }
         }
     }
