@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use qwen3_vl_backends::ops;
 
 use crate::init::Init;
+use crate::rope::Rotary;
 
 /// HF `Qwen3VLTextRMSNorm`: f32 inside, cast back to the input's dtype before the weight is applied.
 #[derive(Module, Debug)]
@@ -22,6 +23,20 @@ impl RmsNorm {
     /// `x [.., width]`, same shape and dtype out.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::rms_norm(x, self.weight.val(), self.epsilon)
+    }
+
+    /// `x + y` and its norm, `[n, width]` each.
+    pub(crate) fn of_sum(&self, x: Tensor<2>, y: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        ops::add_rms_norm(x, y, self.weight.val(), self.epsilon)
+    }
+
+    /// The norms of the heads of `x [n, heads, width]`, rotated.
+    pub(crate) fn rotated(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
+        ops::rms_norm_rotated(x, self.weight.val(), rotary.tables(), self.epsilon)
+    }
+
+    pub(crate) const fn epsilon(&self) -> f64 {
+        self.epsilon
     }
 }
 

@@ -40,6 +40,11 @@ impl Rotary {
         ops::rotate(x, self.cos.clone(), self.sin.clone())
     }
 
+    /// Cosines and sines.
+    pub(crate) fn tables(&self) -> [Tensor<3>; 2] {
+        [self.cos.clone(), self.sin.clone()]
+    }
+
     /// The tables as transformers shows them: `[n, head_dim]` with both halves.
     pub fn full(&self) -> (Tensor<2>, Tensor<2>) {
         let twice = |half: &Tensor<3>| {

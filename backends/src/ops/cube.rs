@@ -9,6 +9,7 @@ mod attention;
 mod codes;
 mod cores;
 mod elementwise;
+mod enter;
 mod exact;
 mod fixed;
 mod heads;
@@ -30,6 +31,7 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 
+use super::fixed::Entering;
 use super::{ModelOps, Parts, RoundedStack, Share, reference};
 use crate::quant::QuantScheme;
 use codes::Rounded;
@@ -223,6 +225,39 @@ impl ModelOps for CubeBackend {
         norms::rms(x, weight, epsilon)
     }
 
+    fn sum_and_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let alike = x.dtype == y.dtype && x.shape() == y.shape();
+        let whole = weight.shape().num_elements() == x.shape()[1];
+        if !usable([&x, &y, &weight]) || !alike || !whole {
+            let sum = Self::float_add(x, y);
+            return (sum.clone(), Self::rms_norm_rows(sum, weight, epsilon));
+        }
+        let weight = reference::cast::<Self>(weight, x.dtype);
+        norms::add_rms(x, y, weight, epsilon)
+    }
+
+    fn norm_of_heads_rotated(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let ([rows, _, d], tables) = (x.shape().dims(), [cos.shape(), sin.shape()]);
+        let fits = tables.iter().all(|table| table.dims() == [rows, 1, d / 2])
+            && weight.shape().num_elements() == d;
+        if !usable([&x, &weight, &cos, &sin]) || !fits || cos.dtype != sin.dtype || d % 2 > 0 {
+            return Self::rotate_halves(Self::rms_norm_rows(x, weight, epsilon), cos, sin);
+        }
+        let weight = reference::cast::<Self>(weight, x.dtype);
+        enter::norm_rotate(x, weight, [cos, sin], epsilon)
+    }
+
     fn largest_of_rows(x: FloatTensor<Self>, k: usize) -> FloatTensor<Self> {
         let x = reference::cast::<Self>(x, DType::F32);
         let found = usable([&x]).then(|| largest::of_rows(&x, k)).flatten();
@@ -298,6 +333,23 @@ impl super::fixed::FixedOps for CubeBackend {
         match fits.then(|| fixed::write_rows(&into, &rows, &at)).flatten() {
             Some(()) => into,
             None => reference::write_rows::<Self>(into, rows, at),
+        }
+    }
+
+    fn heads_entered(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        at: FloatTensor<Self>,
+        new: Entering<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let at = into_contiguous(at);
+        let fits = usable([&keys, &values, &at, &new.queries, &new.keys, &new.values])
+            && usable([&new.query_weight, &new.key_weight, &new.cos, &new.sin]);
+        let turned = fits.then(|| enter::enter([&keys, &values], &at, &new, epsilon)).flatten();
+        match turned {
+            Some(queries) => (queries, keys, values),
+            None => reference::enter::<Self>([keys, values], at, new, epsilon),
         }
     }
 

@@ -2,10 +2,26 @@
 //! how far it reads, is said by tensors. On plain (untracked) tensors.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Dispatch, backend_extension};
+use burn::backend::{Backend, Dispatch, ExtensionType, backend_extension};
 use burn::tensor::Tensor;
 
 use super::{ModelOps, reference};
+
+/// What a step has projected, and what it takes to put that where attention finds it.
+#[derive(Debug, Clone, ExtensionType)]
+pub struct Entering<B: Backend> {
+    /// `[b, h, d]`.
+    pub queries: FloatTensor<B>,
+    /// `[b, g, d]`, as the values.
+    pub keys: FloatTensor<B>,
+    pub values: FloatTensor<B>,
+    /// Of the norms, `[d]`.
+    pub query_weight: FloatTensor<B>,
+    pub key_weight: FloatTensor<B>,
+    /// `[b, 1, d / 2]`, as the sines.
+    pub cos: FloatTensor<B>,
+    pub sin: FloatTensor<B>,
+}
 
 /// What steps on fixed tensors need.
 #[backend_extension(
@@ -22,6 +38,17 @@ pub trait FixedOps: ModelOps {
         at: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         reference::write_rows::<Self>(into, rows, at)
+    }
+
+    /// Heads normed, rotated and written, see [`enter`]: queries, and keys and values with their rows.
+    fn heads_entered(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        at: FloatTensor<Self>,
+        #[extension_type] new: Entering<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::enter::<Self>([keys, values], at, new, epsilon)
     }
 
     /// Attention over keys up to a place, see [`attention_up_to`].
@@ -43,6 +70,32 @@ pub trait FixedOps: ModelOps {
 pub fn write_rows(into: Tensor<4>, rows: Tensor<4>, at: Tensor<1>) -> Tensor<4> {
     let (into, rows) = (into.into_dispatch(), rows.into_dispatch());
     Tensor::from_dispatch(Dispatch::rows_written(into, rows, at.into_dispatch()))
+}
+
+/// What comes before attention in a step: `queries [b, h, d]` and `keys [b, g, d]` are normed and rotated
+/// ([`super::rms_norm_rotated`]), keys and `values [b, g, d]` are written into `held` (keys and values `[b, g, t, d]`) at the
+/// places `at [b]`, as [`write_rows`] writes them. Returns the queries, and what is held.
+pub fn enter(
+    [queries, keys, values]: [Tensor<3>; 3],
+    [query_weight, key_weight]: [Tensor<1>; 2],
+    [cos, sin]: [Tensor<3>; 2],
+    epsilon: f64,
+    held: [Tensor<4>; 2],
+    at: Tensor<1>,
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let new = Entering {
+        queries: queries.into_dispatch(),
+        keys: keys.into_dispatch(),
+        values: values.into_dispatch(),
+        query_weight: query_weight.into_dispatch(),
+        key_weight: key_weight.into_dispatch(),
+        cos: cos.into_dispatch(),
+        sin: sin.into_dispatch(),
+    };
+    let [keys, values] = held.map(Tensor::into_dispatch);
+    let (queries, keys, values) =
+        Dispatch::heads_entered(keys, values, at.into_dispatch(), new, epsilon);
+    (Tensor::from_dispatch(queries), [keys, values].map(Tensor::from_dispatch))
 }
 
 /// [`super::attention`] of one query row `q [b, h, 1, d]` over the keys and values `k, v [b, g, t, d]` up to and with the place

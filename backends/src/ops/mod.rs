@@ -194,6 +194,28 @@ pub trait ModelOps: Backend {
         reference::rms_norm::<Self>(x, weight, epsilon)
     }
 
+    /// The norm of a sum, and the sum, see [`add_rms_norm`].
+    fn sum_and_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let sum = Self::float_add(x, y);
+        (sum.clone(), Self::rms_norm_rows(sum, weight, epsilon))
+    }
+
+    /// The norm of every head, rotated, see [`rms_norm_rotated`].
+    fn norm_of_heads_rotated(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::rotate_halves(Self::rms_norm_rows(x, weight, epsilon), cos, sin)
+    }
+
     /// `x/2 · (1 + erf(x/√2))`, see [`gelu`].
     fn gelu_exact(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::gelu(x)
@@ -395,6 +417,30 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(Dispatch::rms_norm_rows(x, weight, epsilon))
+}
+
+/// `x + y`, rounded to their dtype, and [`rms_norm`] of that; `x, y [n, width]` of one dtype.
+pub fn add_rms_norm(
+    x: Tensor<2>,
+    y: Tensor<2>,
+    weight: Tensor<1>,
+    epsilon: f64,
+) -> (Tensor<2>, Tensor<2>) {
+    let (x, y) = (x.into_dispatch(), y.into_dispatch());
+    let (sum, normed) = Dispatch::sum_and_norm(x, y, weight.into_dispatch(), epsilon);
+    (Tensor::from_dispatch(sum), Tensor::from_dispatch(normed))
+}
+
+/// [`rotate`] of [`rms_norm`] of every head of `x [n, h, d]`, with `weight [d]` and `cos, sin [n, 1, d / 2]`.
+pub fn rms_norm_rotated(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    [cos, sin]: [Tensor<3>; 2],
+    epsilon: f64,
+) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::norm_of_heads_rotated(x, weight, cos, sin, epsilon))
 }
 
 /// The exact GELU, `x/2 · (1 + erf(x/√2))` (torch `nn.GELU()`); its gradient is exact on every device.

@@ -11,7 +11,7 @@ use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
-pub use fixed::{attention_up_to, write_rows};
+pub use fixed::{attention_up_to, enter, write_rows};
 pub use largest::largest_of_rows;
 pub use mixture::{mixture, mixture_of_codes};
 

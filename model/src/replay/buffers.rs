@@ -7,6 +7,7 @@ use qwen3_vl_backends::ops::{self, fixed};
 
 use crate::cache::KvCache;
 use crate::model::Qwen3VlModel;
+use crate::norm::RmsNorm;
 use crate::probe::Probe;
 use crate::rope::Rotary;
 use crate::text::positions::Position;
@@ -56,19 +57,21 @@ pub struct FixedPast<'a> {
 }
 
 impl FixedPast<'_> {
-    /// Attention of `q [rows, heads, dim]` over the past and `k, v [rows, kv_heads, dim]`, which join it; `[rows, heads · dim]`.
+    /// Norms and rotates queries `[rows, heads, dim]` and keys `[rows, kv_heads, dim]`, which join the past with their values, and
+    /// attends to it; `[rows, heads · dim]`.
     pub(crate) fn attend(
         &mut self,
         layer: usize,
-        q: Tensor<3>,
-        [k, v]: [Tensor<3>; 2],
+        new: [Tensor<3>; 3],
+        norms: [&RmsNorm; 2],
+        rotary: &Rotary,
     ) -> Tensor<2> {
-        let row = |x: Tensor<3>| x.unsqueeze_dim::<4>(2);
-        for (held, new) in self.layers[layer].iter_mut().zip([k, v]) {
-            *held = fixed::write_rows(held.clone(), row(new), self.at.clone());
-        }
-        let [keys, values] = self.layers[layer].clone();
-        let out = fixed::attention_up_to(row(q), keys, values, self.at.clone());
+        let (held, epsilon) = (self.layers[layer].clone(), norms[0].epsilon());
+        let weights = norms.map(|norm| norm.weight.val());
+        let (q, held) = fixed::enter(new, weights, rotary.tables(), epsilon, held, self.at.clone());
+        let [keys, values] = held.clone();
+        self.layers[layer] = held;
+        let out = fixed::attention_up_to(q.unsqueeze_dim::<4>(2), keys, values, self.at.clone());
         out.squeeze_dim::<3>(2).flatten::<2>(1, 2)
     }
 }

@@ -49,17 +49,21 @@ impl Attention {
         let q = self.heads(self.q_proj.forward(x.clone()));
         let k = self.heads(self.k_proj.forward(x.clone()));
         let v = self.heads(self.v_proj.forward(x));
-        // 2. Normalise each head of q and k, then rotate.
-        let q = context.rotary.rotate(self.q_norm.forward(q));
-        let k = context.rotary.rotate(self.k_norm.forward(k));
-        // 3. Each sequence attends to its own past and itself, then project.
         let caches = match past {
-            Past::Cached(caches) => caches,
-            Past::Fixed(past) => return self.o_proj.forward(past.attend(layer, q, [k, v])),
-            Past::Empty => {
-                let lengths = context.lengths.clone();
-                return self.o_proj.forward(ops::packed_attention(q, k, v, lengths, true));
+            Past::Fixed(past) => {
+                let norms = [&self.q_norm, &self.k_norm];
+                return self.o_proj.forward(past.attend(layer, [q, k, v], norms, &context.rotary));
             }
+            Past::Cached(caches) => Some(caches),
+            Past::Empty => None,
+        };
+        // 2. Normalise each head of q and k, then rotate.
+        let q = self.q_norm.rotated(q, &context.rotary);
+        let k = self.k_norm.rotated(k, &context.rotary);
+        // 3. Each sequence attends to its own past and itself, then project.
+        let Some(caches) = caches else {
+            let lengths = context.lengths.clone();
+            return self.o_proj.forward(ops::packed_attention(q, k, v, lengths, true));
         };
         let mut start = 0;
         let mut outputs = Vec::with_capacity(context.lengths.len());

@@ -47,8 +47,7 @@ impl TextLayer {
         let attended =
             self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, context, past);
         probe.record(format!("attn.{index}"), &attended);
-        let x = x + attended;
-        let normed = self.post_attention_layernorm.forward(x.clone());
+        let (x, normed) = self.post_attention_layernorm.of_sum(x, attended);
         x + self.feed_forward(normed, index, probe)
     }
 

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use super::launch::{cubes, element, empty, vector_size};
 
 /// Units of a cube.
-const UNITS: usize = 256;
+pub(super) const UNITS: usize = 256;
 
 /// Rows of at most this many values get 32 units each, and share a cube.
 const NARROW: usize = 1024;
@@ -31,7 +31,7 @@ struct Rows {
 
 /// The sum over the `lanes` units of a row, which all get it. `sums` has a place for each unit of the cube.
 #[cube]
-fn row_sum<N: Size>(
+pub(super) fn row_sum<N: Size>(
     values: Vector<f32, N>,
     sums: &mut Shared<[f32]>,
     #[comptime] lanes: usize,
@@ -86,6 +86,44 @@ fn rms_norm_kernel<F: Float, N: Size>(
     let mut i = lane;
     while i < width {
         let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(x[start + i]) / root);
+        let scaled = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight[i]);
+        out[start + i] = Vector::cast_from(scaled);
+        i += lanes;
+    }
+}
+
+/// `x + y`, rounded, and the norm of that as above.
+#[cube(launch_unchecked)]
+fn add_rms_norm_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    y: &[Vector<F, N>],
+    weight: &[Vector<F, N>],
+    sum: &mut [Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    rows: Rows,
+    #[comptime] lanes: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let mut sums = Shared::<[f32]>::new_slice(UNITS);
+    let lane = UNIT_POS as usize % lanes;
+    let row = CUBE_POS * (UNITS / lanes) + UNIT_POS as usize / lanes;
+    let start = row * rows.width;
+    let width = select(row < rows.count, rows.width, 0usize);
+    let mut squares = Vector::<f32, N>::new(0.0f32);
+    let mut i = lane;
+    while i < width {
+        let x = Vector::<f32, N>::cast_from(x[start + i]);
+        let both = Vector::<F, N>::cast_from(x + Vector::<f32, N>::cast_from(y[start + i]));
+        sum[start + i] = both;
+        let value = Vector::<f32, N>::cast_from(both);
+        squares += value * value;
+        i += lanes;
+    }
+    let mean = row_sum::<N>(squares, &mut sums, lanes) / rows.length;
+    let root = Vector::<f32, N>::new((mean + rows.epsilon).sqrt());
+    let mut i = lane;
+    while i < width {
+        let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(sum[start + i]) / root);
         let scaled = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight[i]);
         out[start + i] = Vector::cast_from(scaled);
         i += lanes;
@@ -182,6 +220,36 @@ pub(super) fn rms(x: CubeTensor, weight: CubeTensor, epsilon: f64) -> CubeTensor
         );
     }
     out
+}
+
+/// [`crate::ops::add_rms_norm`] of tensors of one dtype, `x` and `y` of one shape.
+pub(super) fn add_rms(
+    x: CubeTensor,
+    y: CubeTensor,
+    weight: CubeTensor,
+    epsilon: f64,
+) -> (CubeTensor, CubeTensor) {
+    let [x, y, weight] = [x, y, weight].map(into_contiguous);
+    let plan = Plan::new(&x, &[&y, &weight]);
+    let [sum, out] = [(); 2].map(|()| empty(&x, x.shape(), x.dtype));
+    // SAFETY: as for the norm alone.
+    unsafe {
+        add_rms_norm_kernel::launch_unchecked(
+            &out.client,
+            plan.cubes(),
+            CubeDim::new_1d(UNITS as u32),
+            plan.vector,
+            x.into_buffer_arg(),
+            y.into_buffer_arg(),
+            weight.into_buffer_arg(),
+            sum.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            plan.rows(epsilon),
+            plan.lanes,
+            element(out.dtype),
+        );
+    }
+    (sum, out)
 }
 
 /// [`crate::ops::layer_norm`]; weight and bias are of one dtype.

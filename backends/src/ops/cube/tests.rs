@@ -1,6 +1,7 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the best card of the machine: of CUDA, or else of wgpu.
 
 mod cores;
+mod enter;
 mod fixed;
 mod largest;
 mod mixture;

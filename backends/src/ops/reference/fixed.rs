@@ -5,6 +5,7 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{BoolDType, FloatDType, Shape};
 
 use super::super::ModelOps;
+use super::super::fixed::{Entering, FixedOps};
 use super::attention::{scores, softmax};
 use super::{Block, cast};
 
@@ -19,6 +20,24 @@ pub fn write_rows<B: Backend>(
     let here = compared::<B>(at, [b, t], B::float_equal);
     let here = B::bool_expand(B::bool_reshape(here, Shape::new([b, 1, t, 1])), shape.clone());
     B::float_mask_where(into, here, B::float_expand(cast::<B>(rows, dtype), shape))
+}
+
+/// Body of [`crate::ops::fixed::FixedOps::heads_entered`]: one operation after the other.
+pub fn enter<B: FixedOps>(
+    [keys, values]: [FloatTensor<B>; 2],
+    at: FloatTensor<B>,
+    new: Entering<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let turned =
+        |x, weight| B::norm_of_heads_rotated(x, weight, new.cos.clone(), new.sin.clone(), epsilon);
+    let row = |x: FloatTensor<B>| {
+        let [b, g, d] = x.shape().dims();
+        B::float_reshape(x, Shape::new([b, g, 1, d]))
+    };
+    let queries = turned(new.queries, new.query_weight);
+    let keys = B::rows_written(keys, row(turned(new.keys, new.key_weight)), at.clone());
+    (queries, keys, B::rows_written(values, row(new.values), at))
 }
 
 /// Body of [`crate::ops::fixed::FixedOps::attention_up_to_places`]: every score in memory.
