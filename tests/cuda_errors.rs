@@ -1,4 +1,4 @@
-//! What is said where a CUDA card cannot be used. It needs the emulated driver, with which `scripts/test-cuda` runs it.
+//! What is said of CUDA cards: why they cannot be used, what has no room, and what takes longer once. It needs the emulated driver, with which `scripts/test-cuda` runs it.
 
 #![cfg(feature = "cuda")]
 
@@ -73,4 +73,48 @@ fn a_prompt_without_room_fails_alone() {
     assert!(answer(&found[0]).is_string() && answer(&found[0]) == answer(&found[2]), "{found:?}");
     let message = found[1]["error"]["message"].as_str().unwrap();
     assert!(message.contains("out of memory") && message.contains("of whose 16 MiB"), "{message}");
+}
+
+/// Cards with unequal room divide the layers unequally.
+#[test]
+fn layers_are_divided_by_the_memory_of_cards() {
+    if std::env::var_os("CUDA_EMULATOR_CACHE").is_none() {
+        println!("skipped: the driver is not emulated");
+        return;
+    }
+    let layers = |memory: &str| {
+        let mut program = common::program("");
+        program.env_remove("QWEN3_VL_DEVICE");
+        program.arg("plan").arg(common::fixtures().join("dense_tied"));
+        program.args(["--device-map", "cuda:0,cuda:1", "--json"]);
+        program.env("CUDA_EMULATOR_DEVICES", "2").env("CUDA_EMULATOR_MEMORY", memory);
+        let output = program.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let parts = |which: usize| plan["devices"][which]["parts"].to_string();
+        [parts(0), parts(1)]
+    };
+    let (equal, first, second) = (layers("512"), layers("512,64"), layers("64,512"));
+    assert!(equal != first && equal != second, "{equal:?} {first:?} {second:?}");
+}
+
+/// The kernels of a card are kept, and who waits for them is told once.
+#[test]
+fn the_first_run_on_a_card_says_that_it_compiles() {
+    if std::env::var_os("CUDA_EMULATOR_CACHE").is_none() {
+        println!("skipped: the driver is not emulated");
+        return;
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let says_so = || {
+        let mut program = common::program("cuda:0");
+        program.arg("run").arg(common::fixtures().join("dense_tied"));
+        program.args(["-p", "hello", "--max-new-tokens", "2"]).env("XDG_CACHE_HOME", cache.path());
+        let output = program.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        said.contains("kernels of cuda:0 are compiled as they are first used")
+    };
+    assert_eq!([says_so(), says_so()], [true, false]);
 }

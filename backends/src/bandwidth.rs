@@ -1,16 +1,20 @@
-//! How fast this machine reads memory, as a bound on what reading weights can reach.
+//! How fast a device reads its memory, as a bound on what reading weights can reach.
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::prefetch;
+use crate::device::SelectedDevice;
 
 /// How far ahead memory is fetched, in bytes.
 const AHEAD: usize = 4096;
 /// Words per task.
 const TASK: usize = 1 << 17;
+/// Numbers in a row of what a card reads.
+const COLUMNS: usize = 4096;
 
 /// Bytes per second at which all cores together read `bytes` of memory: the best of `passes` passes, after one that makes
 /// the pages present. `bytes` should be several times the caches.
@@ -25,6 +29,42 @@ pub fn read_bandwidth(bytes: usize, passes: usize) -> f64 {
     };
     pass();
     (0..passes.max(1)).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Bytes per second of a card's memory: the best of `passes` passes over an f32 tensor of `bytes`, or of its largest buffer where
+/// that is less. A pass adds the numbers of each row, which reads them all, or writes them to another tensor, which counts twice;
+/// the faster of the two is what other kernels can be held against. Processors have [`read_bandwidth`].
+///
+/// ```
+/// use qwen3_vl_backends::{bandwidth::device_bandwidth, device};
+///
+/// let device = device::select(Some("cpu"))?;
+/// assert!(device_bandwidth(&device, 1 << 20, 2) > 0.0);
+/// # Ok::<(), qwen3_vl_backends::DeviceError>(())
+/// ```
+pub fn device_bandwidth(device: &SelectedDevice, bytes: usize, passes: usize) -> f64 {
+    let most = device.max_buffer().and_then(|most| usize::try_from(most).ok());
+    let rows = (bytes.min(most.unwrap_or(usize::MAX)) / (4 * COLUMNS)).max(1);
+    let x = Tensor::<2>::ones([rows, COLUMNS], (&device.device, DType::F32));
+    let read = (rows * COLUMNS * 4) as f64;
+    let summed = seconds(&device.device, passes, || x.clone().sum_dim(1));
+    let written = seconds(&device.device, passes, || x.clone() * 2.0);
+    (read / summed).max(2.0 * read / written)
+}
+
+/// Of the fastest of `passes` calls, behind one that compiles kernels and makes pages present.
+fn seconds(device: &Device, passes: usize, call: impl Fn() -> Tensor<2>) -> f64 {
+    let pass = || {
+        let _ = device.sync();
+        let start = Instant::now();
+        let made = call();
+        let _ = device.sync();
+        let seconds = start.elapsed().as_secs_f64();
+        drop(made);
+        seconds
+    };
+    pass();
+    (0..passes.max(1)).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }
 
 /// Eight sums at a time, so that none waits for another.

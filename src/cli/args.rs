@@ -1,11 +1,11 @@
 //! Arguments that several verbs share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
-use qwen3_vl::backends::DeviceMap;
 use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::backends::{DeviceMap, kernel_cache};
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::generate::Lookup;
@@ -315,10 +315,29 @@ pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Res
     let (hub, mmproj) = (Some(model.hub(quiet)), model.mmproj.clone());
     let options = LoadOptions { hub, mmproj, ..options };
     let mut bar = LoadBar::new(quiet);
+    // Opening a device makes the file.
+    let unknown = kernel_cache::path().filter(|path| !path.exists());
     let loaded = Qwen3Vl::load_with(model.name()?, options, &mut bar)?;
     bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());
+    if let Some(path) = unknown.filter(|_| !quiet) {
+        tell_first_run(&loaded, &path);
+    }
     warn(&loaded);
     Ok(loaded)
+}
+
+/// Says why the first answers on a card take longer than later ones will.
+fn tell_first_run(model: &Qwen3Vl, path: &Path) {
+    let devices = model.placement().devices();
+    let kept = devices.iter().filter(|device| device.kind.kept().any());
+    let names: Vec<&str> = kept.map(|device| device.name.as_str()).collect();
+    if !names.is_empty() {
+        print::error_line(&format!(
+            "kernels of {} are compiled as they are first used, which `qwen3-vl warmup` does ahead; later runs find them in {}",
+            names.join(" and "),
+            path.display()
+        ));
+    }
 }
 
 /// Says what was odd about a checkpoint.

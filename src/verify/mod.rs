@@ -47,7 +47,7 @@ impl Tolerance {
     /// The bounds for a model in `precision` on `kind`.
     pub fn for_device(kind: BackendKind, precision: Precision) -> Self {
         match (kind.is_cpu(), precision == Precision::F32) {
-            (_, false) => Self::Cosine(0.999),
+            (_, false) => Self::Cosine(0.9995),
             (true, true) => Self::Exact,
             (false, true) => Self::Relative(1e-4),
         }

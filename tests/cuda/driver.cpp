@@ -12,10 +12,11 @@
 //   CUDA_EMULATOR_PTXAS     NVIDIA's ptxas (the PyPI package nvidia-cuda-nvcc-cu12 has it): a kernel that it rejects
 //                           fails to load; what it says of registers and spills lies in the cache as *.accepted
 //   CUDA_EMULATOR_DEVICES   devices [1]
-//   CUDA_EMULATOR_MEMORY    MiB of each device [8192]
+//   CUDA_EMULATOR_MEMORY    MiB of each device, separated by commas; the last is that of the others too [8192]
 //   CUDA_EMULATOR_ARCH      compute capability [90]
 //   CUDA_EMULATOR_DRIVER    version of the driver [12090]
 //   CUDA_EMULATOR_THREADS   processor threads [all]
+//   CUDA_EMULATOR_FAULT     a file: once it is there, the next launch fails, and from then on all else, as on a card that is broken
 //   CUDA_EMULATOR_TRACE     set: name every launch on standard error
 // Besides, kernels that call exp, sin and the like need libdevice.10.bc, which CubeCL looks for under CUDA_PATH.
 //
@@ -38,7 +39,13 @@ int setting(const char* name, int otherwise) {
 }
 
 int devices() { return setting("CUDA_EMULATOR_DEVICES", 1); }
-size_t memory_of_device() { return (size_t)setting("CUDA_EMULATOR_MEMORY", 8192) << 20; }
+
+size_t memory_of(int device) {
+    const char* at = getenv("CUDA_EMULATOR_MEMORY");
+    if (!at || !*at) return (size_t)8192 << 20;
+    for (const char* next; device-- && (next = strchr(at, ',')); at = next + 1) {}
+    return (size_t)atoi(at) << 20;
+}
 
 const size_t FILLED_AT_MOST = 64 << 20;
 
@@ -105,8 +112,8 @@ CUresult cuDeviceGetUuid_v2(char* uuid, int device) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceTotalMem_v2(size_t* bytes, int) {
-    *bytes = memory_of_device();
+CUresult cuDeviceTotalMem_v2(size_t* bytes, int device) {
+    *bytes = memory_of(device);
     return CUDA_SUCCESS;
 }
 
@@ -157,7 +164,7 @@ CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
-    *total = memory_of_device();
+    *total = memory_of(current->device);
     *free = *total - current->used;
     return CUDA_SUCCESS;
 }
@@ -167,7 +174,7 @@ static CUresult allocate(u64* address, size_t bytes) {
     if (fault) return fault;
     if (!current) return CUDA_ERROR_INVALID_CONTEXT;
     if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-    if (current->used + bytes > memory_of_device()) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (current->used + bytes > memory_of(current->device)) return CUDA_ERROR_OUT_OF_MEMORY;
     size_t mapped = (bytes + 4095) / 4096 * 4096;
     // A page on either side stays out of reach, so that what strays far faults.
     auto* at = (char*)mmap(nullptr, mapped + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -37,7 +37,24 @@ impl Server {
 
     /// As [`Self::start`], asked by a client with settings of its own.
     pub fn start_for(agent: ureq::AgentBuilder, model: &str, arguments: &[&str]) -> Self {
-        let mut child = program()
+        Self::launch(program(), agent, model, arguments)
+    }
+
+    /// As [`Self::start`], with variables in the environment of the server.
+    #[cfg(feature = "cuda")]
+    pub fn start_where(variables: &[(&str, &str)], model: &str, arguments: &[&str]) -> Self {
+        let mut program = program();
+        program.envs(variables.iter().copied());
+        Self::launch(program, agent(), model, arguments)
+    }
+
+    fn launch(
+        mut program: Command,
+        agent: ureq::AgentBuilder,
+        model: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let mut child = program
             .args([
                 "serve",
                 place_of(model).to_str().unwrap(),

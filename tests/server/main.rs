@@ -9,6 +9,8 @@ mod bench;
 mod clients;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dialects;
 mod fuzz;
 mod harness;

@@ -258,8 +258,7 @@ impl OpenMap {
     /// # Errors
     /// When a layer has no device or two, a range ends behind the last layer, or a tied head is torn from its table.
     pub fn place(&self, sizes: &PartSizes) -> Result<Placement, MapError> {
-        let host = host_memory().map(|memory| memory.available);
-        let free = |device: &SelectedDevice| host.filter(|_| device.kind.is_cpu());
+        let free = |device: &SelectedDevice| device.memory().map(|memory| memory.available);
         let owners = split::owners(self, sizes, &free)?;
         let device = |entry: usize| self.entries[entry].1.clone();
         let named = |part| self.entries.iter().find(|(entry, _)| entry.part == Some(part));

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args, ValueEnum};
-use qwen3_vl::backends::bandwidth::read_bandwidth;
+use qwen3_vl::backends::bandwidth::{device_bandwidth, read_bandwidth};
 use qwen3_vl::backends::device::{Placement, load_average, peak_resident_bytes};
 use qwen3_vl::backends::peak::{PeakProduct, peak_product};
 use qwen3_vl::backends::threads::use_threads;
@@ -30,7 +30,7 @@ const PASSES: usize = 3;
     Published shapes get random weights, made in memory: what a step costs follows from shapes and dtypes. Every round \
     preprocesses the picture, runs it with a question up to the first token, runs a text prompt, writes tokens behind it, and \
     writes them in several streams together; the median of the rounds counts. The shares are of what this machine reached in \
-    the same run: reading memory on all cores (CPU devices), and the fastest product of two square matrices that the model's own \
+    the same run: reading memory, on all cores or by the card of the first layer, and the fastest product of two square matrices that the model's own \
     kernels make. Nothing else should run meanwhile; the load average at both ends is printed. GB are 10^9 bytes.")]
 pub struct MeasureArgs {
     /// 2b, 4b, 8b or 30b-a3b with random weights; nano; or a checkpoint, as folder or hub id. A folder without weights gets
@@ -101,8 +101,8 @@ pub enum Format {
 /// What the machine reached without a model.
 #[derive(Debug)]
 pub struct Machine {
-    /// Bytes of memory read per second; of the CPU's devices.
-    pub read: Option<f64>,
+    /// Bytes of memory read per second: on all cores, or by the card of the first layer.
+    pub read: f64,
     pub product: Option<PeakProduct>,
 }
 
@@ -151,7 +151,10 @@ impl Machine {
     /// Products are those of the device of the first layer.
     fn measure(args: &MeasureArgs, placement: &Placement, course: &mut Course) -> Self {
         course.step("reading memory");
-        let read = placement.is_cpu().then(|| read_bandwidth(args.read as usize, PASSES));
+        let read = match placement.is_cpu() {
+            true => read_bandwidth(args.read as usize, PASSES),
+            false => device_bandwidth(placement.layer(0), args.read as usize, PASSES),
+        };
         course.step("multiplying matrices");
         let product = peak_product(placement.layer(0), args.square as usize, PASSES);
         Self { read, product }
