@@ -355,6 +355,10 @@ def text(rng):
     return scene, rng.choice(asked), f'The text reads "{content}".'
 
 
+def seen(one, two):
+    return f"The first picture shows {contents(one)} and the second shows {contents(two)}."
+
+
 def compare(rng):
     form = rng.randrange(4)
     while True:
@@ -364,7 +368,7 @@ def compare(rng):
     asked = rng.choice(["What is the difference between the two pictures?", "How do these pictures differ?", "Compare the two images."])
     kinds = [(t.colour, t.shape) for t in first.things]
     if form == 0:
-        return [first, first], asked, "The pictures are the same."
+        return [first, first], asked, f"{seen(first, first)} The pictures are the same."
     at = rng.randrange(len(kinds))
     old = first.things[at]
     second = Scene(rng, kinds, first.size)
@@ -395,7 +399,8 @@ def compare(rng):
     if not ground:
         return None
     first.ground = second.ground = ground
-    return ([first, second] if form < 3 else pair), asked, answer
+    pair = pair if form == 3 else [first, second]
+    return pair, asked, f"{seen(*pair)} {answer}"
 
 
 class Film:

@@ -138,8 +138,26 @@ impl Pair {
         differ.then_some(Self { first, second, change: Change::All })
     }
 
+    /// What each picture shows. Answers begin with it: a small model that has to name the difference in its first words would have to
+    /// compare all objects at once, where it can compare what it has written word by word.
+    fn seen(&self) -> String {
+        let (old, new) = (contents(&self.first), contents(&self.second));
+        format!("The first picture shows {old} and the second shows {new}.")
+    }
+
+    /// How many objects each picture has.
+    fn numbers(&self) -> String {
+        let (first, second) = (self.first.things.len(), self.second.things.len());
+        let noun = if first == 1 { "object" } else { "objects" };
+        format!(
+            "The first picture has {} {noun} and the second has {}.",
+            number(first),
+            number(second)
+        )
+    }
+
     /// The sentence that tells the difference.
-    pub fn difference(&self) -> String {
+    fn difference(&self) -> String {
         let (first, second) = (&self.first.things, &self.second.things);
         match self.change {
             Change::Nothing => "The pictures are the same.".into(),
@@ -155,19 +173,12 @@ impl Pair {
                     "The {colour} object is {old} in the first picture and {new} in the second."
                 )
             }
-            Change::Count => {
-                let (old, new) = (number(first.len()), number(second.len()));
-                let noun = if first.len() == 1 { "object" } else { "objects" };
-                format!("The first picture has {old} {noun} and the second has {new}.")
-            }
+            Change::Count => self.numbers(),
             Change::Place(old, new) => {
                 let name = first[0].name();
                 format!("The {name} is {old} in the first picture and {new} in the second.")
             }
-            Change::All => {
-                let (old, new) = (contents(&self.first), contents(&self.second));
-                format!("The first picture shows {old} and the second shows {new}.")
-            }
+            Change::All => "The pictures have nothing in common.".into(),
         }
     }
 
@@ -179,15 +190,21 @@ impl Pair {
             _ => [0.55, 0.13, 0.14, 0.18],
         };
         let (question, answer) = match dice.weighted(&weights) {
-            0 => (phrase(dice, p::DIFFERENCE, &[]), self.difference()),
+            0 => {
+                let answer = format!("{} {}", self.seen(), self.difference());
+                (phrase(dice, p::DIFFERENCE, &[]), answer)
+            }
             1 => {
                 let answer = match self.change {
                     Change::Nothing => "The pictures are the same.",
                     _ => "The pictures are different.",
                 };
-                (phrase(dice, p::SAME, &[]), answer.into())
+                (phrase(dice, p::SAME, &[]), format!("{} {answer}", self.seen()))
             }
-            2 => (phrase(dice, p::WHICH_HAS_MORE, &[]), self.more()),
+            2 => {
+                let answer = format!("{} {}", self.numbers(), self.more());
+                (phrase(dice, p::WHICH_HAS_MORE, &[]), answer)
+            }
             _ => self.one(dice),
         };
         Turn::new(Channel::Compare, question, answer)
@@ -260,6 +277,30 @@ mod tests {
                     assert!(right && down && old != new, "{old} {new} {a:?} {b:?}");
                 }
                 Change::All => assert_ne!(one[0].colour, two[0].colour),
+            }
+        }
+    }
+
+    #[test]
+    fn answers_end_in_what_follows_from_what_they_show() {
+        for index in 0..400 {
+            let mut dice = Dice::new(9, index);
+            let pair = Pair::new(&mut dice);
+            let answer = pair.ask(&mut dice).answer;
+            let (shown, numbers) = (pair.seen(), pair.numbers());
+            let rest = answer.strip_prefix(&shown).or_else(|| answer.strip_prefix(&numbers));
+            match rest.map(str::trim_start) {
+                Some("The pictures are the same.") => assert_eq!(pair.first, pair.second),
+                Some("The pictures are different.") => assert_ne!(pair.first, pair.second),
+                Some(rest) if answer.starts_with(&shown) => assert_eq!(rest, pair.difference()),
+                Some(rest) => assert_eq!(rest, pair.more()),
+                None => {
+                    assert!(
+                        [&pair.first, &pair.second].iter().any(|scene| answer
+                            .ends_with(&format!(" picture shows {}.", contents(scene)))),
+                        "{answer}"
+                    )
+                }
             }
         }
     }
