@@ -39,6 +39,9 @@ pub struct LoadOptions {
     /// Leaves the experts of a mixture in the memory of the host, with as many bytes of them on the devices: those that tokens
     /// went to last.
     pub expert_memory: Option<u64>,
+    /// Most bytes of one buffer, where that is less than what a device has; tables and linear weights that are larger lie in
+    /// several, some rows in each.
+    pub max_buffer: Option<u64>,
     /// The GGUF file of the vision tower, for a model that is a GGUF file; without it, the file beside the model whose name
     /// begins with `mmproj`.
     pub mmproj: Option<PathBuf>,
@@ -77,7 +80,8 @@ impl LoadOptions {
 
     /// In which form weights are held in `precision`, with those rounded that `rounding` chooses.
     pub fn how<'r>(&self, precision: Precision, rounding: Option<&'r Rounding>) -> LoadHow<'r> {
-        LoadHow { expert_memory: self.expert_memory, ..LoadHow::new(precision, rounding) }
+        let Self { expert_memory, max_buffer, .. } = *self;
+        LoadHow { expert_memory, max_buffer, ..LoadHow::new(precision, rounding) }
     }
 
     /// Which weights are rounded, and how: as they are read, or in the checkpoint as far as its configuration says.

@@ -7,6 +7,7 @@
 #![recursion_limit = "256"]
 
 pub mod batch;
+pub mod blocks;
 pub mod cache;
 pub mod config;
 mod encode;

@@ -44,6 +44,22 @@ impl Linear {
         self.weight.product(x, self.bias.as_ref().map(Param::val))
     }
 
+    /// Block `index` of [`Self::merged_weight`], see [`Weight::blocks`].
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn merged_block(&self, index: usize) -> Tensor<2> {
+        let (before, rest) = self.weight.blocks().split_at(index);
+        let first = before.iter().map(|block| block.shape()[0]).sum();
+        match &self.lora {
+            Some(lora) => {
+                let update = lora.update_of(first, rest[0].shape()[0]);
+                rest[0].values().cast(DType::F32) + update.cast(DType::F32)
+            }
+            None => rest[0].values(),
+        }
+    }
+
     /// The weight with the side path in it, in f32; as it is where there is none.
     pub fn merged_weight(&self) -> Tensor<2> {
         match &self.lora {

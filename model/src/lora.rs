@@ -43,6 +43,11 @@ impl Lora {
     pub fn update(&self) -> Tensor<2> {
         self.b.val().matmul(self.a.val()) * self.scale
     }
+
+    /// `count` rows of [`Self::update`] from row `first` on.
+    pub(crate) fn update_of(&self, first: usize, count: usize) -> Tensor<2> {
+        self.b.val().narrow(0, first, count).matmul(self.a.val()) * self.scale
+    }
 }
 
 impl Qwen3VlModel {

@@ -28,6 +28,11 @@ impl Roundable<'_> {
         }
     }
 
+    /// Whether it is no weight of experts.
+    pub fn is_matrix(&self) -> bool {
+        matches!(self, Self::Matrix(_))
+    }
+
     /// `[out, in]` of all matrices as one; nothing is allocated.
     pub fn shape(&self) -> [usize; 2] {
         match self {
@@ -64,6 +69,17 @@ impl Roundable<'_> {
         }
     }
 
+    /// Puts its rows in blocks in its place.
+    ///
+    /// # Panics
+    /// Where it is one of experts, or has another shape.
+    pub fn split(&mut self, blocks: Vec<Weight>) {
+        let Self::Matrix(weight) = self else { panic!("experts are not split") };
+        let split = Weight::of_blocks(blocks);
+        assert_eq!(split.shape(), weight.shape(), "blocks of a weight");
+        **weight = split;
+    }
+
     /// Leaves the weights of experts on the host.
     ///
     /// # Panics
@@ -77,7 +93,7 @@ impl Roundable<'_> {
     /// Puts the numbers themselves in the place of a rounded weight.
     pub fn expand(&mut self) {
         match self {
-            Self::Matrix(weight) => **weight = Weight::Dense(Param::from_tensor(weight.values())),
+            Self::Matrix(weight) => **weight = weight.expanded(),
             Self::Experts(stack) => **stack = Stack::Dense(Param::from_tensor(stack.values())),
         }
     }

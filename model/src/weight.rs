@@ -1,4 +1,4 @@
-//! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits.
+//! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits, in one buffer or in several.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
@@ -8,12 +8,16 @@ use burn::tensor::{Device, Int, Tensor};
 use qwen3_vl_backends::ops::{self, Share};
 use qwen3_vl_backends::quant::QuantScheme;
 
+use crate::blocks::Blocks;
+
 /// `[out, in]`. As a module it is what it holds, under no name of its own, so that a weight as it was trained has the path
 /// that it would have alone.
 #[derive(Debug, Clone)]
 pub enum Weight {
     Dense(Param<Tensor<2>>),
     Quantised(Quantised),
+    /// Its rows, where a device has no buffer for all of them.
+    Blocks(Blocks),
 }
 
 /// Codes and scales of a rounded weight, see [`qwen3_vl_backends::quant`]. It takes no part in training.
@@ -79,11 +83,28 @@ impl Quantised {
 }
 
 impl Weight {
+    /// The rows of `blocks`, one after the other.
+    ///
+    /// # Panics
+    /// When there is none, or they have different numbers of columns.
+    pub fn of_blocks(blocks: Vec<Self>) -> Self {
+        Self::Blocks(Blocks::new(blocks))
+    }
+
+    /// What lies in one buffer each, in the order of the rows: all of it, or its blocks.
+    pub fn blocks(&self) -> &[Self] {
+        match self {
+            Self::Blocks(weight) => weight.parts(),
+            whole => std::slice::from_ref(whole),
+        }
+    }
+
     /// `[out, in]`; nothing is allocated.
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.lazy_shape().dims(),
             Self::Quantised(weight) => [weight.rows(), weight.inputs],
+            Self::Blocks(weight) => weight.shape(),
         }
     }
 
@@ -92,6 +113,7 @@ impl Weight {
         match self {
             Self::Dense(weight) => weight.lazy_device(),
             Self::Quantised(weight) => weight.codes.lazy_device(),
+            Self::Blocks(weight) => weight.parts()[0].device(),
         }
     }
 
@@ -100,14 +122,28 @@ impl Weight {
         match self {
             Self::Dense(_) => None,
             Self::Quantised(weight) => Some(weight.scheme),
+            Self::Blocks(weight) => weight.parts()[0].scheme(),
         }
     }
 
-    /// The numbers themselves; rounded ones are expanded to f32.
+    /// The numbers themselves; rounded ones are expanded to f32. Blocks are joined, for which the device may have no buffer.
     pub fn values(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.val(),
             Self::Quantised(weight) => weight.values(),
+            Self::Blocks(weight) => {
+                Tensor::cat(weight.parts().iter().map(Self::values).collect(), 0)
+            }
+        }
+    }
+
+    /// The same with the numbers themselves in the place of rounded ones, each block by itself.
+    pub(crate) fn expanded(&self) -> Self {
+        match self {
+            Self::Blocks(weight) => {
+                Self::of_blocks(weight.parts().iter().map(Self::expanded).collect())
+            }
+            whole => Self::Dense(Param::from_tensor(whole.values())),
         }
     }
 
@@ -119,6 +155,7 @@ impl Weight {
                 let (codes, scales) = (weight.codes.val(), weight.scales.val());
                 ops::expand_rows(codes, scales, ids, weight.scheme, weight.inputs)
             }
+            Self::Blocks(weight) => weight.rows(&ids),
         }
     }
 
@@ -127,6 +164,7 @@ impl Weight {
         match (self, bias) {
             (Self::Dense(weight), Some(bias)) => ops::affine(x, weight.val(), bias),
             (Self::Dense(weight), None) => ops::linear(x, weight.val()),
+            (Self::Blocks(weight), bias) => weight.product(&x, bias.as_ref()),
             (Self::Quantised(weight), None) => weight.product(x),
             (Self::Quantised(weight), Some(bias)) => {
                 let y = weight.product(x);
@@ -233,4 +271,4 @@ macro_rules! module_of_either {
 
 pub(crate) use module_of_either;
 
-module_of_either!(Weight: Dense, Quantised);
+module_of_either!(Weight: Dense, Quantised, Blocks);

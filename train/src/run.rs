@@ -8,14 +8,16 @@ use std::time::Instant;
 
 use qwen3_vl_backends::device::peak_resident_bytes;
 use qwen3_vl_backends::ops::{Products, set_products};
-use qwen3_vl_backends::{BackendKind, Precision, SelectedDevice};
+use qwen3_vl_backends::{BackendKind, Placement, Precision, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::config::Quantisation;
 use qwen3_vl_model::init::Init;
 use qwen3_vl_model::inputs::InputError;
 use qwen3_vl_model::processor::Processor;
 use qwen3_vl_weights::checkpoint::read_config;
-use qwen3_vl_weights::{Checkpoint, LoadError, ProcessorError, load_model, load_processor};
+use qwen3_vl_weights::{
+    Checkpoint, LoadError, LoadHow, ProcessorError, load_placed, load_processor,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::ahead::Ahead;
@@ -380,7 +382,10 @@ pub(crate) fn load(
             let weights = Some(stored).filter(|dtype| plan.is_some() && device.holds(*dtype));
             let weights = weights.unwrap_or(Precision::F32.weights);
             let precision = Precision { weights, ..Precision::F32 };
-            load_model(&checkpoint, device, precision, &mut ())?.0
+            // Gradients are of whole parameters: one that a device has no buffer for is refused.
+            let how = LoadHow { whole: true, ..LoadHow::new(precision, None) };
+            let placement = Placement::whole(device, shape.text.layers);
+            load_placed(&checkpoint, &placement, how, &mut ())?.0
         }
         InitFrom::Random => {
             device.device.seed(config.seed);

@@ -41,7 +41,7 @@ pub enum LoadError {
     #[error("{path}: tensor `{tensor}` has dtype {dtype}; weights must be F32, F16 or BF16")]
     Dtype { path: PathBuf, tensor: String, dtype: String },
     #[error(
-        "tensor `{tensor}` takes {bytes} bytes, but the largest buffer of device `{device}` is {limit} bytes; use another device or a smaller --dtype"
+        "tensor `{tensor}` takes {bytes} bytes, but the largest buffer of device `{device}` is {limit} bytes; use another device or a smaller --dtype, or leave experts on the host by --expert-memory"
     )]
     Buffer { tensor: String, bytes: u64, device: String, limit: u64 },
     #[error(

@@ -7,6 +7,7 @@ mod plan;
 mod repack;
 mod room;
 pub(crate) mod rounded;
+pub(crate) mod split;
 mod streamed;
 
 use std::iter::Peekable;
@@ -42,10 +43,13 @@ impl Progress for () {
 ///
 /// On Flex, tensors whose dtype is kept are used where they lie in the mapped file; in every other case a tensor
 /// is read, converted and handed to the device before the next one is touched. Linear weights that other programs rounded
-/// keep their codes, in our order; on devices of other machines, and where they are no linear weights, they are expanded.
+/// keep their codes, in our order; on devices of other machines, and where they are no linear weights, they are expanded. Tables
+/// and linear weights that are larger than the largest buffer of their device lie in several, some rows in each
+/// ([`Weight::blocks`](qwen3_vl_model::weight::Weight::blocks)).
 ///
 /// # Errors
-/// When a tensor is missing, has another shape than the configuration says or a dtype that weights cannot have.
+/// When a tensor is missing, has another shape than the configuration says or a dtype that weights cannot have, or what is not
+/// split, such as the experts of a layer, is larger than a buffer of its device.
 pub fn load_model(
     checkpoint: &Checkpoint,
     device: &SelectedDevice,
@@ -78,6 +82,7 @@ pub fn load_placed(
     if let Some(rounding) = how.rounding {
         plan.round(checkpoint, &mut model, rounding)?;
     }
+    plan.split(&mut model, placement, how);
     plan.check_devices(placement, how)?;
     plan.check_room(placement, how)?;
     let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
@@ -97,7 +102,7 @@ pub fn load_placed(
         Some(budget) => loader.stream(&mut model, plan.items, budget)?,
         None => plan.items,
     };
-    lost::caught(|| loader.round(&mut model, items))??;
+    lost::caught(|| loader.place(&mut model, items))??;
     let model = lost::caught(|| model.map(&mut loader))?;
     assert!(loader.error.is_some() || loader.items.len() == 0, "one item per parameter, in order");
     match loader.error {
@@ -128,7 +133,7 @@ struct Loader<'a, 'c> {
 
 impl ModuleMapper for Loader<'_, '_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // The scales of a rounded weight have no item: they are in their places already.
+        // The scales of a rounded weight and the blocks of a split one have no item: they are in their places already.
         let path = self.path.join(".");
         let Some(item) = self.items.next_if(|item| self.error.is_none() && item.path == path)
         else {

@@ -1,20 +1,21 @@
 //! Models with random weights, made where they are used: what a step costs follows from shapes and dtypes, not from values.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
+use qwen3_vl_backends::Placement;
 use qwen3_vl_backends::quant::QuantScheme;
-use qwen3_vl_backends::{Placement, Precision};
 use qwen3_vl_model::roundable::Roundable;
-use qwen3_vl_model::weight::Quantised;
+use qwen3_vl_model::weight::{Quantised, Weight};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
+use crate::load::split::{block_rows, ranges};
 use crate::load::{LoadHow, Progress, computes_rounded, home, part_sizes};
-use crate::rounding::Rounding;
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
 const DRAWN: usize = 1_048_583;
@@ -22,38 +23,43 @@ const DRAWN: usize = 1_048_583;
 const DEVIATION: f32 = 0.02;
 
 /// A model of `config`, each part on its device, with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
-/// biases of 0. With `rounding`, the weights that it chooses are rounded one matrix after the other as they are made, so that
-/// none but the last is ever there in full.
+/// biases of 0. What `how` chooses is rounded one matrix after the other as it is made, so that none but the last is ever there
+/// in full; matrices that are larger than a buffer are split as [`load_placed`](crate::load_placed) does. Experts are all on the
+/// devices.
 ///
 /// # Errors
 /// When the device cannot compute with rounded weights, or a pattern names no layer.
 pub fn random_model(
     config: &Qwen3VlConfig,
     placement: &Placement,
-    (precision, rounding): (Precision, Option<&Rounding>),
+    how: LoadHow<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
-    let how = LoadHow::new(precision, rounding);
+    let how = LoadHow { expert_memory: None, ..how };
+    let precision = how.precision;
     let mut model = Qwen3VlModel::placed(config, placement, precision);
     let sizes = part_sizes(config, how);
     let mut maker = Maker {
         placement,
+        how,
         values: Values::new(precision.weights),
         path: Vec::new(),
         progress,
         done: 0,
         total: sizes.total(),
     };
-    if let Some(rounding) = rounding {
-        let chosen = rounding.choose(&mut model)?;
-        maker.round(&mut model, &chosen, rounding)?;
-    }
+    let chosen = match how.rounding {
+        Some(rounding) => rounding.choose(&mut model)?,
+        None => BTreeSet::new(),
+    };
+    maker.place(&mut model, &chosen)?;
     Ok(model.map(&mut maker))
 }
 
 /// Puts values into parameters.
 struct Maker<'a> {
     placement: &'a Placement,
+    how: LoadHow<'a>,
     values: Values,
     /// Where the traversal is.
     path: Vec<String>,
@@ -63,31 +69,76 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn round(
+    /// Makes the weights that are rounded or split.
+    fn place(
         &mut self,
         model: &mut Qwen3VlModel,
         chosen: &BTreeSet<String>,
-        rounding: &Rounding,
     ) -> Result<(), LoadError> {
         for (path, mut weight) in model.roundable_mut() {
-            if chosen.contains(&path) {
-                let scheme = rounding.scheme_of(&path);
-                weight.round(self.rounded(&path, &weight, scheme)?);
-                self.tell(&path, scheme.matrix_bytes(weight.shape()));
+            let rounding = self.how.rounding.filter(|_| chosen.contains(&path));
+            let scheme = rounding.map(|rounding| rounding.scheme_of(&path));
+            let (shape, matrices) = (weight.shape(), weight.matrices());
+            match (scheme, self.block(&path, &weight, scheme)) {
+                (None, None) => continue,
+                (Some(scheme), None) => {
+                    weight.round(self.rounded(&path, (matrices, shape), scheme)?);
+                }
+                (scheme, Some(block)) => {
+                    weight.split(self.blocks(&path, shape, (scheme, block))?);
+                }
             }
+            let stored = (shape[0] * shape[1] * self.values.dtype.size()) as u64;
+            self.tell(&path, scheme.map_or(stored, |scheme| scheme.matrix_bytes(shape)));
         }
         Ok(())
     }
 
+    /// Rows of each block of a weight that is larger than a buffer.
+    fn block(
+        &self,
+        path: &str,
+        weight: &Roundable<'_>,
+        scheme: Option<QuantScheme>,
+    ) -> Option<usize> {
+        let [rows, inputs] = weight.shape();
+        let row = scheme.map_or(inputs * self.values.dtype.size(), |s| s.row_bytes(inputs));
+        let limit = self.how.buffer_of(home(self.placement, path).0).filter(|_| weight.is_matrix());
+        block_rows(rows, (rows * row) as u64, limit?)
+    }
+
+    /// Blocks of `block` rows.
+    fn blocks(
+        &mut self,
+        path: &str,
+        [rows, inputs]: [usize; 2],
+        (scheme, block): (Option<QuantScheme>, usize),
+    ) -> Result<Vec<Weight>, LoadError> {
+        let made = |range: Range<usize>| {
+            let shape = [range.len(), inputs];
+            Ok(match scheme {
+                Some(scheme) => Weight::Quantised(self.rounded(path, (1, shape), scheme)?),
+                None => Weight::Dense(Param::from_tensor(self.dense(path, shape))),
+            })
+        };
+        ranges(rows, block).map(made).collect()
+    }
+
+    fn dense(&mut self, path: &str, shape: [usize; 2]) -> Tensor<2> {
+        let dtype = self.values.dtype;
+        let data = self.values.tensor(&shape, dtype);
+        Tensor::from_data(data, (&home(self.placement, path).0.device, dtype))
+    }
+
+    /// A weight of `matrices` matrices with `rows` rows in all.
     fn rounded(
         &mut self,
         path: &str,
-        weight: &Roundable<'_>,
+        (matrices, [rows, inputs]): (usize, [usize; 2]),
         scheme: QuantScheme,
     ) -> Result<Quantised, LoadError> {
         let (device, part) = home(self.placement, path);
         computes_rounded(device, path, part)?;
-        let ([rows, inputs], matrices) = (weight.shape(), weight.matrices());
         let matrix = [rows / matrices.max(1), inputs];
         let values = (0..matrices).map(|_| self.values.tensor(&matrix, DType::F32));
         let rounded = round(path, inputs, values, scheme)?;
@@ -103,7 +154,7 @@ impl Maker<'_> {
 
 impl ModuleMapper for Maker<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        // Vectors stay what they are when a model is new, and the scales of a rounded weight are there already.
+        // Vectors stay what they are when a model is new; scales of rounded weights and blocks of split ones are there already.
         if D < 2 || param.is_initialized() {
             return param;
         }
@@ -177,7 +228,9 @@ fn normal(count: usize) -> Vec<f32> {
 mod tests {
     use super::*;
     use burn::module::ModuleVisitor;
-    use qwen3_vl_backends::device;
+    use qwen3_vl_backends::{Precision, device};
+
+    use crate::rounding::Rounding;
 
     fn config() -> Qwen3VlConfig {
         Qwen3VlConfig::from_json(
@@ -193,6 +246,10 @@ mod tests {
     }
 
     fn made(rounding: Option<&Rounding>) -> (Qwen3VlModel, u64) {
+        made_as(LoadHow::new(Precision::F32, rounding))
+    }
+
+    fn made_as(how: LoadHow<'_>) -> (Qwen3VlModel, u64) {
         struct Last(u64, u64);
         impl Progress for Last {
             fn tensor(&mut self, _: &str, done: u64, total: u64) {
@@ -202,7 +259,7 @@ mod tests {
         let device = device::open("cpu").unwrap();
         let (config, mut last) = (config(), Last(0, 0));
         let placement = Placement::whole(&device, config.text.layers);
-        let model = random_model(&config, &placement, (Precision::F32, rounding), &mut last);
+        let model = random_model(&config, &placement, how, &mut last);
         assert!(last.0 > last.1 * 9 / 10, "{} of {} bytes", last.0, last.1);
         (model.unwrap(), last.1)
     }
@@ -258,5 +315,18 @@ mod tests {
             assert_eq!(scheme, text.then_some(rounding.scheme));
         }
         assert!(rounded < made(None).1);
+    }
+
+    #[test]
+    fn what_is_larger_than_a_buffer_is_split() {
+        let mut rounding = Rounding::new("int8".parse().unwrap());
+        rounding.include = vec!["embed_tokens".into()];
+        for (rounding, limit) in [(None, 35_000), (Some(&rounding), 9_000)] {
+            let how = LoadHow { max_buffer: Some(limit), ..LoadHow::new(Precision::F32, rounding) };
+            let table = made_as(how).0.language_model.embed_tokens.weight;
+            assert_eq!((table.shape()[0], table.scheme().is_some()), (300, rounding.is_some()));
+            let rows = |weight: &Weight| weight.shape()[0];
+            assert_eq!(table.blocks().iter().map(rows).collect::<Vec<_>>(), [128, 128, 44]);
+        }
     }
 }

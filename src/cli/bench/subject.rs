@@ -82,11 +82,11 @@ impl Place {
             self.options.expert_memory.is_none(),
             "random weights are made on the device; --expert-memory needs a checkpoint with weights"
         );
-        let weight_bytes =
-            part_sizes(config, self.options.how(precision, rounding.as_ref())).total();
+        let how = self.options.how(precision, rounding.as_ref());
+        let weight_bytes = part_sizes(config, how).total();
         check_room(&placement, weight_bytes)?;
         let mut bar = LoadBar::of("making", false);
-        let model = random_model(config, &placement, (precision, rounding.as_ref()), &mut bar)?;
+        let model = random_model(config, &placement, how, &mut bar)?;
         bar.clear();
         Ok(Subject {
             model: model.with_products(Products::of(self.options.dtype, precision)),

@@ -6,8 +6,11 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::lora::Lora;
+use qwen3_vl_model::roundable::Roundable;
+use qwen3_vl_model::weight::Weight;
 
 use super::{Adapter, AdapterError};
+use crate::load::split::rows_of;
 
 const EMBEDDING: &str = "language_model.embed_tokens.weight";
 
@@ -30,6 +33,11 @@ impl Adapter {
             let module = path.strip_suffix(".weight").unwrap_or(&path).to_owned();
             return Err(AdapterError::Quantised { module });
         }
+        for (path, weight) in model.roundable_mut() {
+            if let (Roundable::Matrix(weight), Some(data)) = (weight, self.saved.get(&path)) {
+                replace_blocks(weight, data);
+            }
+        }
         let mut linears: BTreeMap<_, _> = model.linears_mut().into_iter().collect();
         for (module, pair) in &self.pairs {
             let scale = self.scale(module);
@@ -43,6 +51,22 @@ impl Adapter {
         }
         Ok(model.map(&mut Replace { saved: &self.saved, path: Vec::new() }))
     }
+}
+
+/// Puts a saved matrix, which was checked, in the place of one that lies in several buffers; others have a path of their own.
+fn replace_blocks(weight: &mut Weight, data: &TensorData) {
+    if weight.blocks().len() == 1 {
+        return;
+    }
+    let (mut first, [rows, _]) = (0, weight.shape());
+    let blocks = weight.blocks().iter().map(|block| {
+        let start = first;
+        first += block.shape()[0];
+        let (data, old) = (rows_of(data, rows, start..first), block.values());
+        let new = Tensor::from_data(data, (&old.device(), old.dtype()));
+        Weight::Dense(Param::from_tensor(new))
+    });
+    *weight = Weight::of_blocks(blocks.collect());
 }
 
 /// Puts saved parameters, which were checked, in their places and dtypes.

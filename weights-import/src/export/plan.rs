@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::dtype;
 use qwen3_vl_model::Qwen3VlModel;
+use qwen3_vl_model::blocks::path_of_whole;
 use qwen3_vl_model::config::VisionConfig;
 
 use super::ExportError;
@@ -18,12 +19,15 @@ use crate::names::{Layout, stored_name};
 
 const HEAD: &str = "lm_head.weight";
 
+type Read = Box<dyn FnOnce() -> TensorData>;
+
 /// A parameter of the model, whose values are fetched later.
 struct Value {
     path: String,
     shape: Vec<usize>,
     dtype: DType,
-    read: Box<dyn FnOnce() -> TensorData>,
+    /// One after the other, for weights in several buffers.
+    reads: Vec<Read>,
 }
 
 #[derive(Default)]
@@ -35,7 +39,7 @@ struct Values {
 impl ModuleVisitor for Values {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
-        self.found.push(Value::new(path, param.val()));
+        self.add(Value::new(path, param.val()));
     }
 
     fn enter_module(&mut self, name: &str, _container: &str) {
@@ -62,17 +66,45 @@ impl Values {
         plain.visit(&mut values);
         for value in &mut values.found {
             if let Some(linear) = merged.remove(&value.path) {
-                value.read = Box::new(move || linear.merged_weight().into_data());
+                let block = |index| -> Read {
+                    let linear = linear.clone();
+                    Box::new(move || linear.merged_block(index).into_data())
+                };
+                value.reads = (0..value.reads.len()).map(block).collect();
             }
         }
         values
+    }
+
+    /// Blocks of one weight become the weight.
+    fn add(&mut self, value: Value) {
+        let whole = path_of_whole(&value.path).map(str::to_owned);
+        match (whole, self.found.last_mut()) {
+            (Some(path), Some(last)) if last.path == path => {
+                last.shape[0] += value.shape[0];
+                last.reads.extend(value.reads);
+            }
+            (Some(path), _) => self.found.push(Value { path, ..value }),
+            (None, _) => self.found.push(value),
+        }
     }
 }
 
 impl Value {
     fn new<const D: usize>(path: String, tensor: Tensor<D>) -> Self {
         let (shape, dtype) = (tensor.dims().to_vec(), tensor.dtype());
-        Self { path, shape, dtype, read: Box::new(move || tensor.into_data()) }
+        Self { path, shape, dtype, reads: vec![Box::new(move || tensor.into_data())] }
+    }
+
+    /// All values, put together on the host.
+    fn read(reads: Vec<Read>, shape: &[usize]) -> TensorData {
+        let mut parts: Vec<TensorData> = reads.into_iter().map(|read| read()).collect();
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let (dtype, bytes) = (parts[0].dtype(), parts.iter().map(TensorData::as_bytes));
+        let bytes = bytes.collect::<Vec<_>>().concat();
+        TensorData::from_bytes_vec(bytes, shape.to_vec(), dtype)
     }
 }
 
@@ -91,8 +123,11 @@ impl<'s> Planner<'s> {
         let mut values = Values::of(model);
         let stored = |name: &str| self.source.is_some_and(|s| s.tensors().contains_key(name));
         if model.lm_head.is_none() && stored(HEAD) {
-            let embedding = model.language_model.embed_tokens.weight.values();
-            values.found.push(Value::new(HEAD.to_owned(), embedding));
+            let embedding = model.language_model.embed_tokens.weight.blocks();
+            for (index, block) in embedding.iter().enumerate() {
+                let path = format!("{HEAD}.parts.{index}");
+                values.add(Value::new(path, block.values()));
+            }
         }
         let vision = &model.config().vision;
         let tensors = values.found.into_iter().map(|value| self.tensor(value, vision));
@@ -102,7 +137,7 @@ impl<'s> Planner<'s> {
     }
 
     fn tensor(&self, value: Value, vision: &VisionConfig) -> Result<LazyTensor<'s>, ExportError> {
-        let Value { path, shape, dtype, read } = value;
+        let Value { path, shape, dtype, reads } = value;
         let Some((name, layout)) = stored_name(&path) else {
             return Err(ExportError::Parameter { path });
         };
@@ -119,7 +154,7 @@ impl<'s> Planner<'s> {
         let shape_in_file = stored.clone();
         let label = name.clone();
         let read = move || {
-            let mut data = read().convert_dtype(wanted);
+            let mut data = Value::read(reads, &shape).convert_dtype(wanted);
             if turned {
                 let bytes = swap_last_axes(data.as_bytes(), &shape, wanted.size());
                 data = TensorData::from_bytes_vec(bytes, shape_in_file, wanted);

@@ -4,11 +4,9 @@
 use burn::tensor::{DType, TensorData, bf16, f16};
 use qwen3_vl_backends::quant::{QuantError, QuantScheme};
 use qwen3_vl_model::config::Method;
-use qwen3_vl_model::weight::Quantised;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::rounded::placed;
 use super::{Item, Loader, repack};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
@@ -226,18 +224,6 @@ pub(super) struct Packed {
 }
 
 impl Loader<'_, '_> {
-    /// The weight as a linear layer computes with it.
-    pub(super) fn foreign(
-        &self,
-        item: &Item<'_>,
-        foreign: &Foreign<'_>,
-        [rows, inputs]: [usize; 2],
-    ) -> Result<Quantised, LoadError> {
-        let Packed { codes, scales, scheme } = self.packed(item, foreign, [rows, inputs])?;
-        let dtype = if self.device.holds(scales.dtype()) { scales.dtype() } else { DType::F32 };
-        Ok(placed((codes, scales), (scheme, inputs), (&self.device.device, dtype)))
-    }
-
     /// The numbers themselves in `wanted`, for what is no linear layer, such as the embedding.
     pub(super) fn expanded(
         &self,

@@ -15,12 +15,21 @@ pub struct LoadHow<'r> {
     pub rounding: Option<&'r Rounding>,
     /// Leaves experts on the host, with as many bytes of them on the devices.
     pub expert_memory: Option<u64>,
+    /// Most bytes of one buffer, where that is less than what a device has.
+    pub max_buffer: Option<u64>,
+    /// Refuses matrices that are larger than a buffer, as training wants them in one piece, and splits none.
+    pub whole: bool,
 }
 
 impl<'r> LoadHow<'r> {
     /// Everything on the devices, in `precision`, and what `rounding` chooses rounded.
     pub fn new(precision: Precision, rounding: Option<&'r Rounding>) -> Self {
-        Self { precision, rounding, expert_memory: None }
+        Self { precision, rounding, expert_memory: None, max_buffer: None, whole: false }
+    }
+
+    /// Most bytes of one buffer on `device`, where there is a limit.
+    pub(crate) fn buffer_of(&self, device: &SelectedDevice) -> Option<u64> {
+        [device.max_buffer(), self.max_buffer].into_iter().flatten().min()
     }
 }
 

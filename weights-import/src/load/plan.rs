@@ -1,5 +1,7 @@
 //! Which tensor fills which parameter, and what becomes of it.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::DType;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
@@ -8,7 +10,7 @@ use qwen3_vl_model::config::Quantisation;
 
 use super::foreign::{self, Foreign};
 use super::parts::{self, as_matrix, computes_rounded, home, parameters};
-use super::{LoadHow, rounded};
+use super::{LoadHow, rounded, split};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 use crate::names::{Layout, stored_name};
@@ -25,6 +27,8 @@ pub(super) struct Item<'c> {
     pub transposed: bool,
     pub dtype: DType,
     pub stored: Stored<'c>,
+    /// Rows of each block but the last, where the weight is split.
+    pub block: Option<usize>,
 }
 
 /// What becomes of a tensor.
@@ -47,7 +51,7 @@ impl Item<'_> {
         }
     }
 
-    /// Bytes of its largest buffer on `device`.
+    /// Bytes of its largest buffer on `device`, were it not split.
     pub fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
         // Experts that stay on the host come one by one.
         let alone = how.expert_memory.is_some() && parts::is_of_experts(&self.path);
@@ -114,7 +118,23 @@ impl<'c> LoadPlan<'c> {
         Ok(())
     }
 
-    /// Refuses rounded experts where nothing computes with them, and what is larger than the largest buffer.
+    /// Marks the matrices that are split by rows, for they are larger than the largest buffer. Those of experts are none.
+    pub fn split(&mut self, model: &mut Qwen3VlModel, placement: &Placement, how: LoadHow<'_>) {
+        if how.whole {
+            return;
+        }
+        let matrices = model.roundable_mut().into_iter().filter(|(_, weight)| weight.is_matrix());
+        let rows: BTreeMap<String, usize> =
+            matrices.map(|(path, weight)| (path, weight.shape()[0])).collect();
+        for item in &mut self.items {
+            let (device, _) = home(placement, &item.path);
+            if let (Some(rows), Some(limit)) = (rows.get(&item.path), how.buffer_of(device)) {
+                item.block = split::block_rows(*rows, item.buffer(device, how), limit);
+            }
+        }
+    }
+
+    /// Refuses rounded experts where nothing computes with them, and what is larger than the largest buffer and not split.
     pub fn check_devices(&self, placement: &Placement, how: LoadHow<'_>) -> Result<(), LoadError> {
         for item in &self.items {
             let (device, part) = home(placement, &item.path);
@@ -122,7 +142,8 @@ impl<'c> LoadPlan<'c> {
                 computes_rounded(device, &item.path, part)?;
             }
             let bytes = item.buffer(device, how);
-            if let Some(limit) = device.max_buffer().filter(|limit| bytes > *limit) {
+            let limit = how.buffer_of(device).filter(|_| item.block.is_none());
+            if let Some(limit) = limit.filter(|limit| bytes > *limit) {
                 let (tensor, device) = (item.name.clone(), device.name.clone());
                 return Err(LoadError::Buffer { tensor, bytes, device, limit });
             }
@@ -147,6 +168,7 @@ impl<'c> LoadPlan<'c> {
                     transposed: false,
                     dtype: DType::U8,
                     stored: Stored::Foreign(foreign),
+                    block: None,
                 }),
                 _ => self.add_misshapen(name, entry, shape),
             }
@@ -157,8 +179,9 @@ impl<'c> LoadPlan<'c> {
             return Ok(());
         };
         if let Some(stored) = rounded::stored(checkpoint, (&name, entry), shape)? {
+            let (transposed, dtype) = (false, DType::U8);
             self.add_codes(
-                Item { path, name, entry, transposed: false, dtype: DType::U8, stored },
+                Item { path, name, entry, transposed, dtype, stored, block: None },
                 shape,
             );
             return Ok(());
@@ -177,7 +200,8 @@ impl<'c> LoadPlan<'c> {
         match fit(layout, &entry.shape, shape) {
             Some(transposed) => {
                 let stored = Stored::Plain;
-                self.items.push(Item { path, name, entry, transposed, dtype, stored });
+                let item = Item { path, name, entry, transposed, dtype, stored, block: None };
+                self.items.push(item);
             }
             None => self.add_misshapen(name, entry, shape),
         }

@@ -8,6 +8,7 @@ use qwen3_vl_model::config::{Method, Quantisation};
 use qwen3_vl_model::weight::Quantised;
 use safetensors::Dtype;
 
+use super::foreign::Packed;
 use super::parts::keeps_codes;
 use super::{Item, Loader, Stored, as_matrix, home, swap_last_axes};
 use crate::checkpoint::{Checkpoint, TensorEntry};
@@ -94,48 +95,62 @@ fn is_code(entry: &TensorEntry) -> bool {
 }
 
 impl<'c> Loader<'_, 'c> {
-    /// Puts the rounded weights in their places, and keeps the other items for later.
-    pub(super) fn round(
+    /// Puts the weights in their places that are rounded or split, and keeps the other items for later.
+    pub(super) fn place(
         &mut self,
         model: &mut Qwen3VlModel,
         mut items: Vec<Item<'c>>,
     ) -> Result<(), LoadError> {
         for (path, mut weight) in model.roundable_mut() {
-            let of_layer = |item: &Item<'c>| {
-                let foreign = matches!(item.stored, Stored::Foreign(_))
-                    && keeps_codes(home(self.placement, &item.path).0);
-                item.path == path && (foreign || item.scheme().is_some())
-            };
-            let Some(index) = items.iter().position(of_layer) else { continue };
+            let comes = |item: &Item<'c>| self.has_codes(item) || item.block.is_some();
+            let found = items.iter().position(|item| item.path == path && comes(item));
+            let Some(index) = found else { continue };
             let item = items.remove(index);
             self.turn_to(&item);
             let shape = weight.shape();
-            weight.round(match &item.stored {
-                Stored::Foreign(foreign) => self.foreign(&item, foreign, shape)?,
-                _ => self.rounded(&item, shape)?,
-            });
+            match item.block {
+                Some(rows) => weight.split(self.blocks(&item, shape, rows)?),
+                None => weight.round(self.weight_of(self.codes_of(&item, shape)?, shape[1])),
+            }
             self.tell(&item);
         }
         self.items = items.into_iter().peekable();
         Ok(())
     }
 
-    fn rounded(&self, item: &Item<'c>, [rows, inputs]: [usize; 2]) -> Result<Quantised, LoadError> {
-        let (codes, scales, scheme) = match item.stored {
+    /// Whether an item of a linear layer, a table or experts becomes a rounded weight.
+    pub(super) fn has_codes(&self, item: &Item<'_>) -> bool {
+        let foreign = matches!(item.stored, Stored::Foreign(_));
+        item.scheme().is_some() || foreign && keeps_codes(home(self.placement, &item.path).0)
+    }
+
+    /// Codes and scales of an item that becomes a rounded weight of this size.
+    pub(super) fn codes_of(
+        &self,
+        item: &Item<'c>,
+        [rows, inputs]: [usize; 2],
+    ) -> Result<Packed, LoadError> {
+        match &item.stored {
+            Stored::Foreign(foreign) => self.packed(item, foreign, [rows, inputs]),
             Stored::Codes { scales, scheme } => {
                 let (shape, dtype) = ([rows, scheme.row_bytes(inputs)], scheme.code_dtype());
                 let codes = self.bytes(item.entry, &shape, dtype)?;
                 let scales = self.bytes(scales, &[rows, scheme.groups(inputs)], DType::BF16)?;
-                (codes, scales, scheme)
+                Ok(Packed { codes, scales, scheme: *scheme })
             }
             Stored::Round { scheme } => {
-                let (codes, scales) = self.round_now(item, scheme)?;
-                (codes, scales, scheme)
+                let (codes, scales) = self.round_now(item, *scheme)?;
+                Ok(Packed { codes, scales, scheme: *scheme })
             }
-            _ => unreachable!("only what this program rounds comes here"),
-        };
-        let place = (&self.device.device, scales_dtype(self.device));
-        Ok(placed((codes, scales), (scheme, inputs), place))
+            Stored::Plain => unreachable!("what is not rounded has no codes"),
+        }
+    }
+
+    /// Codes and scales as a weight of `inputs` columns on the device.
+    pub(super) fn weight_of(&self, packed: Packed, inputs: usize) -> Quantised {
+        let Packed { codes, scales, scheme } = packed;
+        let dtype = if self.device.holds(scales.dtype()) { scales.dtype() } else { DType::F32 };
+        placed((codes, scales), (scheme, inputs), (&self.device.device, dtype))
     }
 
     /// Codes and scales of a tensor that is rounded as it is read.

@@ -10,6 +10,7 @@ use qwen3_vl_model::Qwen3VlModel;
 use qwen3_vl_model::experts::{ExpertCache, ExpertMatrix, HostStack, Streamed};
 use qwen3_vl_model::roundable::Roundable;
 
+use super::foreign::Packed;
 use super::parts::keeps_codes;
 use super::rounded::placed;
 use super::{Item, Loader, Stored, home};
@@ -203,23 +204,13 @@ impl<'c> Loader<'_, 'c> {
 
     /// What an item that is rounded, or becomes so, has of codes and scales.
     fn host_codes(&self, item: &Item<'c>, size: [usize; 2]) -> Result<HostCodes, LoadError> {
-        let (codes, scales, scheme) = match &item.stored {
-            Stored::Codes { scales, scheme } => {
-                let part =
-                    |entry: &TensorEntry| self.checkpoint.file(entry).map.part(entry.range.clone());
-                let (codes, scales) = (part(item.entry), part(scales));
-                return Ok(HostCodes { codes, scales, dtype: DType::BF16, scheme: *scheme });
-            }
-            Stored::Round { scheme } => {
-                let (codes, scales) = self.round_now(item, *scheme)?;
-                (codes, scales, *scheme)
-            }
-            Stored::Foreign(foreign) => {
-                let packed = self.packed(item, foreign, size)?;
-                (packed.codes, packed.scales, packed.scheme)
-            }
-            Stored::Plain => unreachable!("what is not rounded has no codes"),
-        };
+        if let Stored::Codes { scales, scheme } = item.stored {
+            let part =
+                |entry: &TensorEntry| self.checkpoint.file(entry).map.part(entry.range.clone());
+            let (codes, scales) = (part(item.entry), part(scales));
+            return Ok(HostCodes { codes, scales, dtype: DType::BF16, scheme });
+        }
+        let Packed { codes, scales, scheme } = self.codes_of(item, size)?;
         let bytes = |data: &TensorData| HostBytes::from(data.as_bytes().to_vec());
         let (dtype, codes) = (scales.dtype(), bytes(&codes));
         Ok(HostCodes { codes, scales: bytes(&scales), dtype, scheme })
