@@ -1,6 +1,8 @@
 //! The file that describes a run.
 
+mod check;
 mod method;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -8,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 pub use method::{LoraTable, Method, Scaling, TrainGroups, Training};
 use serde::{Deserialize, Serialize};
+pub use source::{Drawing, DrawingMixture, Source};
 
-use crate::data::{ColumnMap, Limits, Think, TooLong, TrainOn};
+use crate::data::{Limits, TooLong};
 use crate::groups::{Group, Parameter};
-use crate::synth::{Bounds, Channel, Mixture, Questions, SynthOptions, TypefaceError, Typefaces};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +31,7 @@ pub enum ConfigError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Checkpoint folder to start from.
+    /// Checkpoint folder to start from; a hub id or `nano` until it is resolved, where no folder has that name.
     pub model: PathBuf,
     /// Where checkpoints and logs go; by default `runs/` and the name of the file.
     #[serde(default)]
@@ -58,6 +60,7 @@ pub struct TrainConfig {
     pub save: Save,
     /// Optimiser steps; by default as many as `epochs` passes over the data take. Drawn rows need it.
     pub steps: Option<u64>,
+    /// Passes over the data, where `steps` is not given: every row is used so often, and the last step ends with the last row.
     #[serde(default = "one")]
     pub epochs: f64,
     #[serde(default)]
@@ -200,150 +203,6 @@ impl Default for Optimizer {
     }
 }
 
-/// Where samples come from: a data file, or scenes drawn as they are needed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// JSON list or JSONL. A path that ends in `%50` takes half of the rows.
-    pub path: Option<PathBuf>,
-    /// Draws rows instead of reading a file.
-    pub synth: Option<Drawing>,
-    /// Folder of media; by default that of the file.
-    pub root: Option<PathBuf>,
-    pub channel: Option<String>,
-    /// Share of the rows that each pass takes.
-    #[serde(default = "one")]
-    pub sample: f64,
-    /// How often each row of it is taken, beside other sources.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// A pass takes all rows of the sources of a lower stage first: easy ones before hard ones (Bengio et al. 2009, curriculum
-    /// learning).
-    #[serde(default)]
-    pub stage: u32,
-    pub columns: Option<ColumnMap>,
-    #[serde(default)]
-    pub train_on: TrainOn,
-    #[serde(default = "keep")]
-    pub think: Think,
-}
-
-/// Rows that are drawn as they are needed, see [`crate::synth`].
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Drawing {
-    /// Different rows.
-    pub rows: u64,
-    /// Rows of different seeds have nothing in common.
-    pub seed: u64,
-    #[serde(default)]
-    pub mixture: DrawingMixture,
-    /// Questions of one channel per row, of these channels in turn; where none is named, conversations on subjects of the mixture.
-    #[serde(default)]
-    pub channels: Vec<Channel>,
-    /// Questions per row of `channels`, by default 1.
-    pub questions: Option<usize>,
-    /// Asks `channels` on small pictures with up to `objects` rows and columns of objects.
-    #[serde(default)]
-    pub crowded: bool,
-    /// Most objects of a scene; by default 4.
-    pub objects: Option<usize>,
-    /// Longest side of scenes and strings in pixels; by default 320.
-    pub side: Option<u32>,
-    /// Most characters of a printed string; by default 8.
-    pub letters: Option<usize>,
-    /// Half of the characters of strings are those that are taken for each other, such as `O` and `0`.
-    #[serde(default)]
-    pub alike: bool,
-    /// Objects of films go left or right or stay, and neither up nor down.
-    #[serde(default)]
-    pub sideways: bool,
-    /// Font files (.ttf, .otf) and folders of them, in which two thirds of all strings are written; the others, and without
-    /// this all, are in typefaces that are built in.
-    #[serde(default)]
-    pub typefaces: Vec<PathBuf>,
-}
-
-impl Drawing {
-    /// Bounds that are not given are those of the full task.
-    fn bounds(&self) -> Bounds {
-        let whole = Bounds::default();
-        Bounds {
-            objects: self.objects.unwrap_or(whole.objects),
-            side: self.side.unwrap_or(whole.side),
-            letters: self.letters.unwrap_or(whole.letters),
-            crowded: self.crowded,
-            alike: self.alike,
-            sideways: self.sideways,
-            typefaces: Typefaces::default(),
-        }
-    }
-
-    /// The field that is out of range, its value, and what it must be.
-    fn refused(&self) -> Option<(&'static str, String, &'static str)> {
-        let Bounds { objects, side, letters, .. } = self.bounds();
-        if let Some(each) = self.questions
-            && (self.channels.is_empty() || !(1..=20).contains(&each))
-        {
-            let expected = "it is 1 to 20, beside `channels`";
-            return Some(("questions", each.to_string(), expected));
-        }
-        if !(1..=4).contains(&objects) {
-            return Some(("objects", objects.to_string(), "a scene has 1 to 4 objects"));
-        }
-        if !(1..=8).contains(&letters) {
-            return Some(("letters", letters.to_string(), "a string has 1 to 8 characters"));
-        }
-        let expected = "pictures are 100 to 320 pixels long";
-        (!(100..=320).contains(&side)).then(|| ("side", side.to_string(), expected))
-    }
-}
-
-impl TryFrom<&Drawing> for SynthOptions {
-    type Error = TypefaceError;
-
-    /// Reads the typefaces.
-    fn try_from(drawing: &Drawing) -> Result<Self, TypefaceError> {
-        let Drawing { rows, seed, mixture, channels, questions, .. } = drawing;
-        let questions = match channels.is_empty() {
-            true => Questions::Conversations,
-            false => Questions::Of { channels: channels.clone(), each: questions.unwrap_or(1) },
-        };
-        let typefaces = Typefaces::of(&drawing.typefaces)?;
-        let bounds = Bounds { typefaces, ..drawing.bounds() };
-        let mixture = Mixture { bounds, ..(*mixture).into() };
-        Ok(Self { rows: *rows, seed: *seed, mixture, questions })
-    }
-}
-
-/// How often each kind of subject is drawn, relative to the others (see [`Mixture`]).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DrawingMixture {
-    pub scenes: f64,
-    pub strings: f64,
-    pub pairs: f64,
-    pub films: f64,
-    pub boards: f64,
-    pub pages: f64,
-    pub boxes: f64,
-}
-
-impl Default for DrawingMixture {
-    fn default() -> Self {
-        let Mixture { scenes, strings, pairs, films, boards, pages, boxes, bounds: _ } =
-            Mixture::default();
-        Self { scenes, strings, pairs, films, boards, pages, boxes }
-    }
-}
-
-impl From<DrawingMixture> for Mixture {
-    fn from(table: DrawingMixture) -> Self {
-        let DrawingMixture { scenes, strings, pairs, films, boards, pages, boxes } = table;
-        Self { scenes, strings, pairs, films, boards, pages, boxes, bounds: Bounds::default() }
-    }
-}
-
 /// Bounds on samples, see [`Limits`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -386,7 +245,8 @@ pub struct BatchTable {
     pub tokens: usize,
     /// Micro-batches per optimiser step.
     pub accumulate: usize,
-    /// Whether the samples of a micro-batch run in one pass; otherwise one by one.
+    /// Whether the samples of a micro-batch run in one pass, each with attention to itself alone; otherwise one by one. Neither
+    /// pads: a pass has the tokens of its samples, and no others.
     pub pack: bool,
 }
 
@@ -474,12 +334,9 @@ fn warmup() -> f64 {
     0.03
 }
 
-fn keep() -> Think {
-    Think::Keep
-}
-
 impl TrainConfig {
-    /// Reads and checks a file, and resolves its paths.
+    /// Reads and checks a file, and resolves its paths. `model` stays as it is written where it may be a hub id or `nano`,
+    /// which this crate cannot find.
     ///
     /// # Errors
     /// When the file cannot be read, a key is unknown or a value is out of range.
@@ -496,99 +353,24 @@ impl TrainConfig {
         if config.output.as_os_str().is_empty() {
             config.output = Path::new("runs").join(stem);
         }
-        config.model = folder.join(&config.model);
+        let model = folder.join(&config.model);
+        if model.exists() || !is_name(&config.model) {
+            config.model = model;
+        }
         config.output = folder.join(&config.output);
         for source in config.data.iter_mut().chain(&mut config.eval.data) {
             source.resolve(folder);
         }
         Ok(config)
     }
-
-    fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let refuse = |field: &str, value: String, expected| {
-            let (path, field) = (path.to_owned(), field.to_owned());
-            Err(ConfigError::Value { path, field, value, expected })
-        };
-        let positive = "it must be a number above 0";
-        if !(self.lr.base > 0.0 && self.lr.base.is_finite()) {
-            return refuse("lr.base", self.lr.base.to_string(), positive);
-        }
-        for (field, value) in [("lr.warmup", self.lr.warmup), ("lr.decay", self.lr.decay)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                let expected = "it must be a share of all steps below 1, or a number of steps";
-                return refuse(field, value.to_string(), expected);
-            }
-        }
-        if self.data.is_empty() {
-            return refuse("data", "empty".into(), "name at least one source");
-        }
-        if self.batch.tokens == 0 || self.batch.accumulate == 0 {
-            return refuse("batch", "0".into(), "tokens and accumulate must be at least 1");
-        }
-        if self.epochs.is_nan() || self.epochs <= 0.0 || self.steps == Some(0) {
-            return refuse("steps", "0".into(), "train for at least one step or part of a pass");
-        }
-        if self.steps.is_none() && self.data.iter().any(|source| source.synth.is_some()) {
-            let expected = "drawn rows are too many to be counted first; say how many steps";
-            return refuse("steps", "missing".into(), expected);
-        }
-        if self.eval.every > 0 && self.eval.data.is_empty() {
-            return refuse("eval.data", "empty".into(), "name rows that are not trained on");
-        }
-        if self.eval.answer_tokens == 0 {
-            return refuse("eval.answer_tokens", "0".into(), "it must be at least 1");
-        }
-        if self.save.every == 0 || self.save.keep == 0 {
-            return refuse("save", "0".into(), "every and keep must be at least 1");
-        }
-        if let Some((field, value, expected)) = self.refused_method() {
-            return refuse(field, value, expected);
-        }
-        for (index, source) in self.data.iter().chain(&self.eval.data).enumerate() {
-            let field = format!("data[{index}]");
-            if let Some((name, value, expected)) = source.synth.as_ref().and_then(Drawing::refused)
-            {
-                return refuse(&format!("{field}.synth.{name}"), value, expected);
-            }
-            if source.path.is_some() == source.synth.is_some() {
-                return refuse(&field, "ambiguous".into(), "give either `path` or `synth`");
-            }
-            if !(source.sample > 0.0 && source.sample <= 1.0) {
-                return refuse(
-                    &field,
-                    source.sample.to_string(),
-                    "sample lies above 0 and up to 1",
-                );
-            }
-            if !(source.weight > 0.0 && source.weight.is_finite()) {
-                return refuse(&field, source.weight.to_string(), positive);
-            }
-        }
-        Ok(())
-    }
 }
 
-impl Source {
-    /// Splits `%50` off the path, and makes paths relative to `folder`.
-    fn resolve(&mut self, folder: &Path) {
-        if let Some(path) = &self.path {
-            let text = path.to_string_lossy().into_owned();
-            let cut = text.rsplit_once('%').and_then(|(path, share)| {
-                let share: f64 = share.parse().ok()?;
-                (share > 0.0 && share <= 100.0).then(|| (path.to_owned(), share / 100.0))
-            });
-            let path = match cut {
-                Some((path, share)) => {
-                    self.sample *= share;
-                    PathBuf::from(path)
-                }
-                None => path.clone(),
-            };
-            self.path = Some(folder.join(path));
-        }
-        self.root = self.root.as_ref().map(|root| folder.join(root));
-        for path in self.synth.iter_mut().flat_map(|drawing| &mut drawing.typefaces) {
-            *path = folder.join(&path);
-        }
+/// Whether this may be the name of a model and no path: `nano`, or `OWNER/NAME` of a hub.
+fn is_name(model: &Path) -> bool {
+    let parts: Vec<_> = model.iter().map(|part| part.to_string_lossy()).collect();
+    match &parts[..] {
+        [name] => name == "nano",
+        [owner, name] => !owner.starts_with(['.', '/', '~']) && !name.starts_with('.'),
+        _ => false,
     }
 }

@@ -131,3 +131,106 @@ fn questions_of_a_row_need_channels_and_a_bound() {
         assert!(error.contains("questions") && error.contains("1 to 20"), "{error}");
     }
 }
+
+/// Every number and count has bounds, and what is outside is named by its field.
+#[test]
+fn values_out_of_range_are_refused_by_their_field() {
+    const STEPS: &str = "steps = 1\n";
+    let positive = "it must be a number above 0";
+    let cases = [
+        ("lr = { base = 0.0 }", "`lr.base` is 0", positive),
+        ("lr = { base = 1e-4, vision = -1e-4 }", "`lr.vision` is -0.0001", positive),
+        ("lr = { base = 1e-4, merger = nan }", "`lr.merger` is NaN", positive),
+        ("lr = { base = 1e-4, llm = -1e-2 }", "`lr.llm` is -0.01", "a group is frozen by `train`"),
+        ("lr = { base = 1e-4, embed = inf }", "`lr.embed` is inf", positive),
+        ("lr = { base = 1e-4, head = 0.0 }", "`lr.head` is 0", positive),
+        ("lr = { base = 1e-4, floor = 1.5 }", "`lr.floor` is 1.5", "0 to 1"),
+        ("lr = { base = 1e-4, floor = -0.1 }", "`lr.floor` is -0.1", "0 to 1"),
+        ("lr = { base = 1e-4, warmup = -1 }", "`lr.warmup` is -1", "a number of steps"),
+        ("lr = { base = 1e-4, decay = nan }", "`lr.decay` is NaN", "a number of steps"),
+        ("optimizer = { beta1 = 1.5 }", "`optimizer.beta1` is 1.5", "at least 0 and below 1"),
+        ("optimizer = { beta2 = 1.0 }", "`optimizer.beta2` is 1", "at least 0 and below 1"),
+        ("optimizer = { beta2 = -0.1 }", "`optimizer.beta2` is -0.1", "at least 0 and below 1"),
+        ("optimizer = { epsilon = 0.0 }", "`optimizer.epsilon` is 0", positive),
+        (
+            "optimizer = { weight_decay = -0.1 }",
+            "`optimizer.weight_decay` is -0.1",
+            "0 or a number",
+        ),
+        ("optimizer = { clip = -1.0 }", "`optimizer.clip` is -1", "0 or a number above 0"),
+        ("optimizer = { clip = nan }", "`optimizer.clip` is NaN", "0 or a number above 0"),
+        ("optimizer = { momentum = 1.0 }", "`optimizer.momentum` is 1", "at least 0 and below 1"),
+        ("router_aux = -0.1", "`router_aux` is -0.1", "0 or a number above 0"),
+        ("limits = { sequence = 0 }", "`limits.sequence` is 0", "at least 1"),
+        ("limits = { image_tokens = 0 }", "`limits.image_tokens` is 0", "at least 1"),
+        ("limits = { video_tokens = 0 }", "`limits.video_tokens` is 0", "at least 1"),
+        ("limits = { frames = 0 }", "`limits.frames` is 0", "at least 1"),
+        ("limits = { fps = -1.0 }", "`limits.fps` is -1", positive),
+        ("batch = { tokens = 0 }", "`batch.tokens` is 0", "at least 1"),
+        ("batch = { accumulate = 0 }", "`batch.accumulate` is 0", "at least 1"),
+        ("save = { every = 0 }", "`save.every` is 0", "at least 1"),
+        ("save = { keep = 0 }", "`save.keep` is 0", "at least 1"),
+        ("eval = { rows = 0 }", "`eval.rows` is 0", "at least 1"),
+        ("eval = { every = 1 }", "`eval.data` is empty", "not trained on"),
+        ("epochs = -1.0", "`epochs` is -1", positive),
+        ("epochs = inf", "`epochs` is inf", positive),
+        (
+            "eval = { data = [{ path = \"d\", sample = 7.0 }] }",
+            "`eval.data[0].sample` is 7",
+            "up to 1",
+        ),
+    ];
+    for (text, value, expected) in cases {
+        let rate = if text.starts_with("lr") { "" } else { RATE };
+        let error = checked(&format!("{STEPS}{rate}{text}\n")).expect_err(text);
+        assert!(error.contains(value) && error.contains(expected), "{text}: {error}");
+    }
+    let error = checked(&format!("{RATE}steps = 0\n")).unwrap_err();
+    assert!(error.contains("`steps` is 0; it must be at least 1"), "{error}");
+    let edges = "lr = { base = 1e-4, floor = 1.0, warmup = 0 }\nlimits = { sequence = 1, fps = 0.1 }\n\
+        optimizer = { beta1 = 0.0, weight_decay = 0.0, clip = 0.0 }\n";
+    checked(&format!("{STEPS}{edges}")).expect("all are allowed");
+}
+
+#[test]
+fn shares_of_a_source_lie_between_nothing_and_all() {
+    let refused = [
+        ("path = \"d%0\"", "`data[0].path` is \"d%0\"; the share after % lies above 0"),
+        ("path = \"d%150\"", "`data[0].path` is \"d%150\""),
+        ("path = \"d%-5\"", "`data[0].path` is \"d%-5\""),
+        ("path = \"d%nan\"", "`data[0].path` is \"d%nan\""),
+        ("path = \"d\", sample = 0.0", "`data[0].sample` is 0; a share lies above 0"),
+        ("path = \"d\", weight = -1.0", "`data[0].weight` is -1; it must be a number above 0"),
+        ("path = \"d\", synth = { rows = 1, seed = 1 }", "`data[0]` is ambiguous"),
+        (
+            "synth = { rows = 1, seed = 1, mixture = { films = -1.0 } }",
+            "`data[0].synth.mixture.films` is -1",
+        ),
+    ];
+    for (source, expected) in refused {
+        let error = checked_data(source, &format!("{RATE}steps = 1\n")).expect_err(source);
+        assert!(error.contains(expected), "{source}: {error}");
+    }
+    for source in ["path = \"d%50\"", "path = \"d%100\"", "path = \"a%b.jsonl\""] {
+        checked_data(source, RATE).expect(source);
+    }
+}
+
+/// A name stays a name where no folder has it, and a path is one beside the file.
+#[test]
+fn models_are_folders_or_names() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("here/model")).unwrap();
+    let model = |name: &str| {
+        let file = folder.path().join("run.toml");
+        let text = format!("model = {name:?}\ndata = [{{ path = \"d\" }}]\n{RATE}");
+        std::fs::write(&file, text).unwrap();
+        TrainConfig::open(&file).unwrap().model
+    };
+    for name in ["nano", "Qwen/Qwen3-VL-2B-Instruct"] {
+        assert_eq!(model(name), Path::new(name));
+    }
+    for path in ["here/model", "other", "./nano", "../a", "a/b/c", "m.gguf"] {
+        assert_eq!(model(path), folder.path().join(path), "{path}");
+    }
+}
