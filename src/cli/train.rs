@@ -14,7 +14,7 @@ use qwen3_vl::backends::device::peak_resident_bytes;
 use qwen3_vl::backends::{DtypeRequest, device};
 use qwen3_vl::model::processor::Processor;
 use qwen3_vl::train::config::{TrainConfig, Training};
-use qwen3_vl::train::data::{Dataset, Limits, Preparer, sizes};
+use qwen3_vl::train::data::{Dataset, Limits, Preparer, glance};
 use qwen3_vl::train::export::{Trained, trained};
 use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::lora::{Plan, adapter};
@@ -169,13 +169,16 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
     let Opened { config, processor, sets } = open(&args.config)?;
     let device = device::select(args.device.as_deref())?;
     let preparer = Preparer::new(&processor, Limits::from(&config.limits));
+    let glance = glance(&sets, &preparer, ROWS_MEASURED);
     // Before the weights are loaded, so that what is free is what the run has.
-    let memory = check::estimate(&config, &sizes(&sets, &preparer, ROWS_MEASURED))?;
+    let memory = check::estimate(&config, &glance.sizes)?;
     let needed = check::table(&memory, device.info().memory);
     let trainer = Trainer::new(config, &device)?;
     if !args.quiet {
         print::aside(&(head(&trainer, &device.name) + &needed));
     }
+    let warnings = glance.warnings.iter().map(|warning| format!("warning: {warning}"));
+    warnings.for_each(|line| print::error_line(&line));
     let finished = follow(trainer, args)?;
     let peak = peak_resident_bytes().filter(|_| device.kind.is_cpu() && !args.quiet);
     if let Some(peak) = peak {

@@ -270,6 +270,7 @@ fn open(source: &Source) -> Result<Dataset, DataError> {
         columns: source.columns.clone(),
         train_on: source.train_on,
         think: source.think,
+        check_boxes: source.check_boxes,
         ..SourceOptions::new(path)
     })
 }

@@ -2,21 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::error::{Place, SampleError};
-use super::prepare::{Measured, Note, Preparer, SampleSizes};
+use super::pixels::BoxEvidence;
+use super::prepare::{Measured, Note, Prepared, Preparer, SampleSizes};
 use super::{Dataset, Sample};
 
-/// Rows that are held in memory at once.
+/// Rows that are held in memory at once, and between two reports of progress.
 const BLOCK: usize = 256;
-
-/// Longest side of pictures by whose boxes pixels can be told from thousandths.
-const TELLING_SIDE: f64 = 800.0;
-/// Fewest such boxes that say something.
-const TELLING_BOXES: usize = 30;
+/// The same where media are decoded.
+const DECODED_BLOCK: usize = 16;
 
 /// How much of what is found is listed. Everything is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +24,13 @@ pub struct CheckOptions {
     pub most_listed: usize,
     /// Rows that are looked at of a set that is drawn, which has no mistakes of its author; a file is read to its end.
     pub most_drawn: usize,
+    /// Decodes all pictures and the frames that are used, as a run does, so that damage behind the headers is found.
+    pub decode: bool,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        Self { most_listed: 100, most_drawn: 1000 }
+        Self { most_listed: 100, most_drawn: 1000, decode: false }
     }
 }
 
@@ -86,20 +87,18 @@ impl Histogram {
 }
 
 /// Sums of one channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ChannelCounts {
     pub samples: usize,
     pub tokens: u64,
     pub targets: u64,
     pub vision_tokens: u64,
     pub patches: u64,
-    /// Boxes on pictures so small that thousandths would leave them, and how many of these boxes do not.
-    pub telling_boxes: usize,
-    pub boxes_inside: usize,
+    pub boxes: BoxEvidence,
 }
 
 /// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CheckReport {
     pub rows: usize,
     /// Rows of drawn sets that were not looked at, for [`CheckOptions::most_drawn`].
@@ -169,10 +168,11 @@ pub fn check(
     for (number, set) in sets.iter().enumerate() {
         let wanted = looked_at(set);
         run.report.not_drawn += set.len() - wanted;
-        for start in (0..wanted).step_by(BLOCK) {
-            let rows = start..wanted.min(start + BLOCK);
-            let checked: Vec<Checked> =
-                rows.clone().into_par_iter().map(|row| look_at(set, row, preparer)).collect();
+        let block = if options.decode { DECODED_BLOCK } else { BLOCK };
+        for start in (0..wanted).step_by(block) {
+            let rows = start..wanted.min(start + block);
+            let look = |row| look_at(set, row, preparer, options.decode);
+            let checked: Vec<Checked> = rows.clone().into_par_iter().map(look).collect();
             for (row, checked) in rows.zip(checked) {
                 run.add((number, row), checked);
             }
@@ -183,28 +183,49 @@ pub fn check(
     run.report
 }
 
-/// Sizes of up to `most` samples of each set, from rows that lie evenly apart; rows with problems are passed over.
-pub fn sizes(sets: &[Dataset], preparer: &Preparer<'_>, most: usize) -> SampleSizes {
-    let mut sizes = SampleSizes::default();
-    for set in sets {
-        let rows: Vec<usize> = (0..set.len()).step_by(set.len().div_ceil(most).max(1)).collect();
-        let measured = rows.into_par_iter().map(|row| {
-            let samples = set.samples(row).unwrap_or_default();
-            samples.iter().filter_map(|sample| preparer.measure(sample).ok()).collect::<Vec<_>>()
-        });
-        measured.collect::<Vec<_>>().iter().flatten().for_each(|found| sizes.add(found));
-    }
-    sizes
+/// What a look at some rows tells, without a check of all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Glance {
+    pub sizes: SampleSizes,
+    /// Sentences on the boxes of whole channels.
+    pub warnings: Vec<String>,
 }
 
-fn look_at(set: &Dataset, row: usize, preparer: &Preparer<'_>) -> Checked {
+/// Looks at up to `most` rows of each set, which lie evenly apart; rows with problems are passed over.
+pub fn glance(sets: &[Dataset], preparer: &Preparer<'_>, most: usize) -> Glance {
+    let mut sizes = SampleSizes::default();
+    let mut boxes: BTreeMap<Arc<str>, BoxEvidence> = BTreeMap::new();
+    for set in sets {
+        let rows: Vec<usize> = (0..set.len()).step_by(set.len().div_ceil(most).max(1)).collect();
+        let look = |row| {
+            let samples = set.samples(row).unwrap_or_default().into_iter();
+            let measured = samples.filter_map(|sample| {
+                let measured = preparer.measure(&sample).ok()?;
+                Some((sample, measured))
+            });
+            measured.collect::<Vec<_>>()
+        };
+        let measured: Vec<Vec<(Sample, Measured)>> = rows.into_par_iter().map(look).collect();
+        for (sample, found) in measured.iter().flatten() {
+            sizes.add(found);
+            boxes.entry(sample.channel.clone()).or_default().add(sample, found);
+        }
+    }
+    let warnings = boxes.iter().filter_map(|(channel, boxes)| boxes.warning(channel)).collect();
+    Glance { sizes, warnings }
+}
+
+fn look_at(set: &Dataset, row: usize, preparer: &Preparer<'_>, decode: bool) -> Checked {
     let mut hasher = DefaultHasher::new();
     let result = set.bytes(row).and_then(|bytes| {
         hasher.write(&bytes);
         set.parse(row, &bytes)?
             .into_iter()
-            .map(|sample| {
+            .map(|mut sample| {
                 let measured = preparer.measure(&sample)?;
+                if decode && let Prepared::Row(row) = preparer.prepare(&sample)? {
+                    sample.notes.extend(row.warnings);
+                }
                 Ok((sample, measured))
             })
             .collect()
@@ -295,26 +316,13 @@ impl CheckReport {
         counts.targets += measured.targets as u64;
         counts.vision_tokens += measured.vision_tokens as u64;
         counts.patches += measured.patches as u64;
-        for found in &sample.boxes {
-            let Some((width, height)) = measured.sizes.get(found.media) else { continue };
-            let (width, height) = (f64::from(*width), f64::from(*height));
-            let inside = found.corners[2] <= width && found.corners[3] <= height;
-            counts.telling_boxes += usize::from(width.max(height) <= TELLING_SIDE);
-            counts.boxes_inside += usize::from(width.max(height) <= TELLING_SIDE && inside);
-        }
+        counts.boxes.add(sample, measured);
     }
 
-    /// Pixels of a small picture lie in 0 to 1000 too. But thousandths would leave it now and then.
+    /// Pixels of a small picture lie in 0 to 1000 too.
     fn warn_of_pixels(&mut self) {
-        for (channel, counts) in &self.channels {
-            let boxes = counts.telling_boxes;
-            if boxes >= TELLING_BOXES && counts.boxes_inside == boxes {
-                self.warnings.push(format!(
-                    "Channel {channel}: all {boxes} boxes on pictures of at most {TELLING_SIDE} pixels lie inside the picture when \
-                     they are read as pixels; they probably are pixels, where Qwen3-VL expects thousandths of width and height."
-                ));
-            }
-        }
+        let warning = |(channel, counts): (&String, &ChannelCounts)| counts.boxes.warning(channel);
+        self.warnings.extend(self.channels.iter().filter_map(warning));
     }
 }
 

@@ -62,14 +62,15 @@ pub enum RowProblem {
     UnknownRole { at: String, role: String, nearest: Option<String>, known: &'static str },
     #[error("The row mixes two ways of writing: {first} and {second}; use one of them.")]
     Mixed { first: String, second: String },
-    #[error(
-        "{found} `{placeholder}` stand in the text, but `{key}` holds {files} file(s); the numbers must be equal.{hint}"
-    )]
+    #[error("{found} {sought}, but `{key}` holds {held} {what}; the numbers must be equal.{hint}")]
     Placeholders {
-        placeholder: &'static str,
-        key: &'static str,
         found: usize,
-        files: usize,
+        /// What was counted, such as "`<image>` stand in the text".
+        sought: String,
+        key: &'static str,
+        held: usize,
+        /// What `key` holds, such as "file(s)".
+        what: &'static str,
         hint: &'static str,
     },
     #[error(

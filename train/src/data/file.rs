@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{DataError, RowProblem};
 
 /// Most bytes of one row; pictures may stand in it as data URIs.
@@ -66,6 +68,40 @@ impl RowFile {
             false => Err(RowProblem::Changed),
         }
     }
+
+    /// Length and hash of the whole file.
+    pub(super) fn fingerprint(&self) -> Result<Fingerprint, DataError> {
+        let failed = |source| DataError::Io { path: self.path.clone(), source };
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut found = Fingerprint { bytes: 0, hash: String::new() };
+        let (mut hash, mut block) = (FNV_OFFSET, vec![0; 1 << 16]);
+        loop {
+            match file.read(&mut block).map_err(failed)? {
+                0 => break,
+                count => {
+                    found.bytes += count as u64;
+                    hash = block[..count].iter().fold(hash, |hash, byte| fnv(hash, *byte));
+                }
+            }
+        }
+        found.hash = format!("{hash:016x}");
+        Ok(found)
+    }
+}
+
+/// What a data file holds, in few bytes. Pictures and videos that its rows name are not looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Length of the file.
+    pub bytes: u64,
+    /// FNV-1a of 64 bits over all bytes of the file, however long it is, in hexadecimal. It tells changes, not forgeries.
+    pub hash: String,
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
 fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
@@ -324,6 +360,21 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(matches!(RowFile::open(Path::new("none.json")), Err(DataError::Io { .. })));
+    }
+
+    #[test]
+    fn fingerprints_are_of_every_byte() {
+        let of = |bytes: &[u8]| RowFile::open(file(bytes).path()).unwrap().fingerprint().unwrap();
+        // FNV-1a of "{}\n", by hand.
+        let hash = b"{}\n".iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(1_099_511_628_211)
+        });
+        assert_eq!(of(b"{}\n"), Fingerprint { bytes: 3, hash: format!("{hash:016x}") });
+        let long = [b"{\"a\": \"", &[b'x'; 200_000][..], b"\"}"].concat();
+        let mut other = long.clone();
+        other[150_000] = b'y';
+        assert_eq!(of(&long), of(&long));
+        assert_ne!(of(&long).hash, of(&other).hash);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Boxes: `objects` of ms-swift, written into the texts in thousandths, and those that answers hold themselves.
 
-use qwen3_vl_model::grounding::{GroundingReason, Shape, parse_grounding};
+use qwen3_vl_model::grounding::{
+    Grounding, GroundingProblem, GroundingReason, Shape, parse_grounding,
+};
 use qwen3_vl_model::processor::image::{DecodeLimits, image_size};
 use qwen3_vl_model::processor::message::{MediaKind, MediaRef, MediaSource, Message, media};
 use qwen3_vl_weights::fetch::{FetchLimits, read_source};
@@ -53,13 +55,15 @@ pub(super) fn write(
     messages: &[Message],
 ) -> Result<Found, RowProblem> {
     let objects = Objects::read(objects)?;
-    for (placeholder, key, files) in
-        [(REF, "objects.ref", objects.refs.len()), (BOX, "objects.bbox", objects.boxes.len())]
-    {
+    for (placeholder, key, held, what) in [
+        (REF, "objects.ref", objects.refs.len(), "name(s)"),
+        (BOX, "objects.bbox", objects.boxes.len(), "box(es)"),
+    ] {
         let found =
             turns.iter().flat_map(Turn::texts).map(|t| t.matches(placeholder).count()).sum();
-        if found != files {
-            return Err(RowProblem::Placeholders { placeholder, key, found, files, hint: "" });
+        if found != held {
+            let sought = format!("`{placeholder}` stand in the text");
+            return Err(RowProblem::Placeholders { found, sought, key, held, what, hint: "" });
         }
     }
     let mut found = Found::default();
@@ -141,6 +145,14 @@ impl Objects {
             BoxType::Qwen => (1000.0, 1000.0),
         };
         check_corners(numbers, &at)?;
+        if self.kind != BoxType::Norm1 && are_shares(numbers) {
+            let hint = "say bbox_type \"norm1\", if that is meant".to_owned();
+            return Err(RowProblem::Box {
+                at,
+                found: format!("{numbers:?} looks like 0 to 1"),
+                hint,
+            });
+        }
         let scale = |(k, value): (usize, &f64)| {
             let side = if k % 2 == 0 { size.0 } else { size.1 };
             self.coordinate(*value, side, &at, &mut found.notes)
@@ -235,6 +247,12 @@ fn check_corners(numbers: &[f64], at: &str) -> Result<(), RowProblem> {
     }
 }
 
+/// Whether all numbers are at most 1 and one is a fraction: shares of width and height, and no pixels or thousandths.
+fn are_shares(numbers: &[f64]) -> bool {
+    numbers.iter().all(|value| (0.0..=1.0).contains(value))
+        && numbers.iter().any(|value| value.fract() != 0.0)
+}
+
 /// The pictures of a conversation and their places among all media.
 struct Pictures<'m> {
     images: Vec<(usize, &'m MediaRef)>,
@@ -263,7 +281,7 @@ impl<'m> Pictures<'m> {
     }
 }
 
-/// Boxes that learned answers hold; with `check`, those that cannot be thousandths are refused.
+/// Boxes that learned answers hold; with `check`, those that cannot be read or cannot be thousandths are refused.
 pub(super) fn answers(
     messages: &[Message],
     trained: &[bool],
@@ -276,25 +294,58 @@ pub(super) fn answers(
         return Ok(());
     }
     for (index, message) in messages.iter().enumerate().filter(|(index, _)| trained[*index]) {
-        let mut grounded = parse_grounding(&message.all_text());
+        let (text, at) = (message.all_text(), format!("The answer in message {}", index + 1));
+        let mut grounded = parse_grounding(&text);
         grounded.check_images(pictures.images.len());
         for problem in grounded.problems.iter().filter(|_| check) {
-            refuse(index + 1, &problem.reason)?;
+            found.notes.extend(judge(&at, &text, problem)?);
+        }
+        for item in grounded.items.iter().filter(|_| check) {
+            refuse_shares(&at, item)?;
         }
         for item in grounded.items.iter().filter(|_| !known) {
             let media = pictures.media(item.image_index());
-            let corners = match item.shape {
-                Shape::Box { x1, y1, x2, y2 } => [x1, y1, x2, y2],
-                Shape::Point { x, y } => [x, y, x, y],
-            };
+            let corners = corners(&item.shape);
             found.boxes.push(SampleBox { media, corners, label: item.caption() });
         }
     }
     Ok(())
 }
 
-fn refuse(message: usize, reason: &GroundingReason) -> Result<(), RowProblem> {
-    let hint = match reason {
+fn corners(shape: &Shape) -> [f64; 4] {
+    match *shape {
+        Shape::Box { x1, y1, x2, y2 } => [x1, y1, x2, y2],
+        Shape::Point { x, y } => [x, y, x, y],
+    }
+}
+
+/// Lists without a key may be anything, so that those are left alone.
+fn refuse_shares(at: &str, item: &Grounding) -> Result<(), RowProblem> {
+    let numbers = corners(&item.shape);
+    if item.bare || !are_shares(&numbers) {
+        return Ok(());
+    }
+    let numbers = match item.shape {
+        Shape::Box { .. } => &numbers[..],
+        Shape::Point { .. } => &numbers[..2],
+    };
+    let hint =
+        "multiply by 1000, because Qwen3-VL writes thousandths of width and height".to_owned();
+    Err(RowProblem::Box {
+        at: at.to_owned(),
+        found: format!("{numbers:?} looks like 0 to 1"),
+        hint,
+    })
+}
+
+/// Refuses what is named as Qwen3-VL names it and cannot be meant; anything else that cannot be read is a note.
+fn judge(at: &str, text: &str, problem: &GroundingProblem) -> Result<Option<String>, RowProblem> {
+    let named = text
+        .get(problem.text_range.clone())
+        .is_some_and(|part| part.contains("bbox_2d") || part.contains("point_2d"));
+    let found = problem.reason.to_string().trim_end_matches('.').to_owned();
+    let hint = match &problem.reason {
+        GroundingReason::ThreeDimensional => return Ok(None),
         GroundingReason::OutOfRange { value, .. } if *value > 1000.0 => {
             "this looks like pixels; divide by width and height of the original picture, or give the boxes as `objects` with bbox_type \"real\""
         }
@@ -303,9 +354,17 @@ fn refuse(message: usize, reason: &GroundingReason) -> Result<(), RowProblem> {
             "write [x1, y1, x2, y2]; width and height are not corners"
         }
         GroundingReason::NoSuchImage { .. } => "pictures are counted from 1 in answers",
-        _ => return Ok(()),
+        GroundingReason::WrongCount { .. }
+        | GroundingReason::NotNumbers { .. }
+        | GroundingReason::NotFinite { .. }
+            if named =>
+        {
+            "a box is [x1, y1, x2, y2] and a point [x, y], in thousandths of width and height"
+        }
+        GroundingReason::Malformed { .. } | GroundingReason::Truncated if named => {
+            "write JSON such as [{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"cat\"}], or set `check_boxes = false` in the source if no box is meant"
+        }
+        _ => return Ok(Some(format!("{at}: {found}."))),
     };
-    let at = format!("The answer in message {message}");
-    let found = reason.to_string().trim_end_matches('.').to_owned();
-    Err(RowProblem::Box { at, found, hint: hint.to_owned() })
+    Err(RowProblem::Box { at: at.to_owned(), found, hint: hint.to_owned() })
 }

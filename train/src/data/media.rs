@@ -98,17 +98,15 @@ impl Pools {
                 taking.flat_map(Turn::texts).map(|text| text.matches(name).count()).sum()
             }
         };
-        for (kind, files) in [self.images.len(), self.videos.len()].into_iter().enumerate() {
+        for (kind, held) in [self.images.len(), self.videos.len()].into_iter().enumerate() {
             let (placeholder, found) = (PLACEHOLDERS[kind], count(PLACEHOLDERS[kind]));
-            if found != files {
-                let hint = hint(turns, placeholder);
-                return Err(RowProblem::Placeholders {
-                    placeholder,
-                    key: self.keys[kind],
-                    found,
-                    files,
-                    hint,
-                });
+            if found != held {
+                let (sought, hint) = match dialect {
+                    Dialect::Parts => (waiting(kind), parts_hint(turns, placeholder)),
+                    _ => (format!("`{placeholder}` stand in the text"), hint(turns, placeholder)),
+                };
+                let (key, what) = (self.keys[kind], "file(s)");
+                return Err(RowProblem::Placeholders { found, sought, key, held, what, hint });
             }
         }
         let mut pools = [self.images.into_iter(), self.videos.into_iter()];
@@ -123,6 +121,21 @@ impl Pools {
             }
         }
         Ok(())
+    }
+}
+
+/// What takes a file in a row of content parts.
+fn waiting(kind: usize) -> String {
+    let kind = ["image", "video"][kind];
+    format!("content part(s) {{\"type\": \"{kind}\"}} wait for a file")
+}
+
+fn parts_hint(turns: &[Turn], placeholder: &str) -> &'static str {
+    match turns.iter().any(|turn| turn.texts().any(|text| text.contains(placeholder))) {
+        true => {
+            " In a row with media among its content parts, a placeholder in a text is text; write a part {\"type\": \"image\"} or {\"type\": \"video\"} in its place, or placeholders alone."
+        }
+        false => "",
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `objects` and boxes of answers | `grounding` |
 //! | turns to one [`Sample`] | `draft` |
 //! | tokens, targets and budgets of a sample | `prepare` `budget` `fit` |
-//! | a whole set, before training | `check` |
+//! | a whole set, before training | `check` `pixels` |
 //! | what is learned, for people | `show` |
 
 mod budget;
@@ -24,6 +24,7 @@ mod keys;
 mod llava;
 mod media;
 mod messages;
+pub mod pixels;
 pub mod prepare;
 mod row;
 mod sample;
@@ -35,8 +36,9 @@ use base64::Engine;
 use image::ImageEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 
-pub use check::{CheckOptions, CheckReport, Problem, check, sizes};
+pub use check::{CheckOptions, CheckReport, Glance, Problem, check, glance};
 pub use error::{DataError, Place, RowProblem, SampleError};
+pub use file::Fingerprint;
 pub use prepare::{
     Dropped, Limits, Measured, Note, Prepared, Preparer, SampleSizes, TooLong, TrainRow,
 };
@@ -97,6 +99,17 @@ impl Dataset {
     /// Whether there is no row (which [`read`] refuses).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Length and hash of all bytes of its file; `None` for rows that are drawn.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn fingerprint(&self) -> Result<Option<Fingerprint>, DataError> {
+        match &self.rows {
+            Rows::File(file) => file.fingerprint().map(Some),
+            Rows::Drawn(_) => Ok(None),
+        }
     }
 
     /// Where row `index` stands.

@@ -95,8 +95,10 @@ pub struct TrainRow {
     pub targets: Vec<bool>,
     pub channel: Arc<str>,
     pub place: Place,
-    /// What the user should know: decoders' warnings, and what was done so that it fits.
-    pub notes: Vec<String>,
+    /// What was done so that it fits.
+    pub changes: Vec<Note>,
+    /// What decoders warn of.
+    pub warnings: Vec<String>,
 }
 
 impl TrainRow {
@@ -297,14 +299,13 @@ impl<'p> Preparer<'p> {
     ) -> Result<Prepared, RowProblem> {
         let LabelledChat { chat, targets } = planned.labelled;
         let decoded = opened.decode(self.processor, &chat, &self.media, &mut ())?;
-        let mut notes: Vec<String> = planned.notes.iter().map(Note::to_string).collect();
-        notes.extend(decoded.warnings);
         Ok(Prepared::Row(Box::new(TrainRow {
             inputs: chat.fill(decoded.items)?.inputs,
             targets,
             channel: sample.channel.clone(),
             place: sample.place.clone(),
-            notes,
+            changes: planned.notes,
+            warnings: decoded.warnings,
         })))
     }
 }

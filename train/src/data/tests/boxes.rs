@@ -103,12 +103,82 @@ fn boxes_that_are_probably_pixels_are_told_from_the_whole_set() {
     let found = warnings(&inside);
     assert_eq!(found.len(), 1);
     assert!(
-        found[0]
-            .starts_with("Channel data: all 30 boxes on pictures of at most 800 pixels lie inside"),
+        found[0].starts_with("Channel data: all 30 boxes on 30 pictures lie inside"),
         "{}",
         found[0]
     );
-    assert!(warnings(&inside[1..]).is_empty());
+    // Both corners lie in the first 64 of width and 96 of height once in 26,000 times; but two pictures are too few.
+    assert_eq!(warnings(&inside[..3]).len(), 1);
+    assert!(warnings(&inside[..2]).is_empty());
+    // A point does so once in 163 times.
+    let point = |x: usize| {
+        let text = format!("{{\"point_2d\": [{x}, 32]}}");
+        json!({"image": "img/a.png", "conversations": [human("<image>Q"), gpt(&text)]})
+    };
+    let points: Vec<Json> = (10..13).map(point).collect();
+    assert_eq!((warnings(&points).len(), warnings(&points[..2]).len()), (1, 0));
     let beyond: Vec<Json> = (36..66).map(row).collect();
     assert!(warnings(&beyond).is_empty());
+    // Boxes of one picture lie beside each other, and say no more than one.
+    let many = "[{\"bbox_2d\": [1, 2, 9, 32]}, {\"bbox_2d\": [1, 2, 8, 32]}, {\"bbox_2d\": [1, 2, 7, 32]}]";
+    let many = json!({"image": "img/a.png", "conversations": [human("<image>Q"), gpt(many)]});
+    assert!(warnings(&[many]).is_empty());
+}
+
+#[test]
+fn boxes_that_cannot_be_read_are_refused() {
+    let folder = Folder::new();
+    let answers =
+        |text: &str| json!({"image": "img/a.png", "conversations": [human("<image>Q"), gpt(text)]});
+    let json = "write JSON such as [{\"bbox_2d\": [x1, y1, x2, y2], \"label\": \"cat\"}]";
+    let cases = [
+        (
+            "[{\"bbox_2d\": [100, 200, 300], \"label\": \"a\"}]",
+            "needs 4 numbers, but the answer gives 3; a box is [x1",
+        ),
+        ("[{\"bbox_2d\": [], \"label\": \"a\"}]", "needs 4 numbers, but the answer gives 0"),
+        ("{\"point_2d\": [100, 200, 300]}", "`point_2d` needs 2 numbers, but the answer gives 3"),
+        (
+            "[{\"bbox_2d\": [\"100\", 200, 300, 400], \"label\": \"a\"}]",
+            "`bbox_2d` is not a list of numbers; a box is [x1",
+        ),
+        ("[{\"bbox_2d\": \"1 2 3 4\"}]", "`bbox_2d` is not a list of numbers"),
+        ("[{\"bbox_2d\": [NaN, 200, 300, 400]}]", "`bbox_2d` has a number that is not finite"),
+        ("[{\"bbox_2d\": [100, 200, 300, 600, \"label\": \"a\"}]", json),
+        ("[{\"bbox_2d\": [1, 2, 3, 4], \"label\": \"a\"}, {\"bbox_2d\": [100, 20", json),
+        ("\"bbox_2d\": [1, 2, 3, 4]", json),
+        (
+            "[{\"bbox_2d\": [0.1, 0.2, 0.3, 0.6], \"label\": \"a\"}]",
+            "[0.1, 0.2, 0.3, 0.6] looks like 0 to 1; multiply by 1000",
+        ),
+        (
+            "[{\"bbox_2d\": [0, 0.5, 1, 1], \"label\": \"a\"}]",
+            "[0.0, 0.5, 1.0, 1.0] looks like 0 to 1; multiply by 1000",
+        ),
+        ("{\"point_2d\": [0.25, 0.5]}", "[0.25, 0.5] looks like 0 to 1; multiply by 1000"),
+    ];
+    for (text, expected) in cases {
+        let error = folder.sample_with(&answers(text), |_| {}).expect_err(text);
+        assert_eq!(error.problem.kind(), "boxes", "{error}");
+        let error = error.to_string();
+        assert!(error.contains("The answer in message 2: ") && error.contains(expected), "{error}");
+        let unread = folder.sample_with(&answers(text), |options| options.check_boxes = false);
+        assert!(unread.is_ok(), "{text}");
+    }
+    let real = json!({"messages": [user("<image>Q"), model("<bbox>")], "images": ["img/a.png"],
+        "objects": {"bbox": [[0.1, 0.2, 0.3, 0.6]]}});
+    let error = folder.complaint(&real);
+    assert!(error.contains("looks like 0 to 1; say bbox_type \"norm1\""), "{error}");
+    // What may be something else is kept, and told.
+    for (text, notes) in [
+        ("{\"point\": [1, 2, 3]}", 1),
+        ("[{\"bbox_2d\": [1, 2, 3, 4], \"image_id\": -1}]", 1),
+        ("[0.1, 0.2, 0.3, 0.6]", 0),
+        ("{\"bbox_3d\": [1, 2, 3, 4, 5, 6, 7, 8, 9]}", 0),
+        ("[{\"bbox_2d\": [0, 0, 1, 1]}]", 0),
+        ("[{\"bbox_2d\": [0.5, 100, 200, 300.5]}]", 0),
+    ] {
+        let sample = folder.sample(&answers(text));
+        assert_eq!(sample.notes.len(), notes, "{text}: {:?}", sample.notes);
+    }
 }

@@ -44,6 +44,27 @@ fn a_check_counts_everything() {
 }
 
 #[test]
+fn damage_behind_a_header_is_found_by_decoding() {
+    let (folder, processor) = (Folder::new(), processor());
+    let whole = fs::read(folder.path("img/a.png")).unwrap();
+    fs::write(folder.path("img/cut.png"), &whole[..whole.len() - 30]).unwrap();
+    let row = |name: &str| json!({"image": name, "conversations": [human("<image>Q"), gpt("A")]});
+    let rows: Vec<Json> = (0..20).map(|at| row(["img/a.png", "img/cut.png"][at / 19])).collect();
+    let sets = [read(folder.rows(&rows)).unwrap()];
+    let preparer = Preparer::new(&processor, Limits::sequence(4096));
+    let mut steps = Vec::new();
+    for (decode, problems) in [(false, 0), (true, 1)] {
+        let options = CheckOptions { decode, ..CheckOptions::default() };
+        let report = check(&sets, &preparer, options, &mut |done, _| steps.push(done));
+        assert_eq!((report.rows, report.problems.len()), (20, problems), "{:?}", report.problems);
+        assert!(
+            report.problems.iter().all(|p| p.place.line == 20 && p.message.contains("cut.png"))
+        );
+    }
+    assert_eq!(steps, [20, 16, 20], "decoding is told more often");
+}
+
+#[test]
 fn of_a_drawn_set_the_first_rows_are_looked_at() {
     let questions = crate::synth::Questions::one_of(&[crate::synth::Channel::Color]);
     let options = SynthOptions { rows: 1_000_000, seed: 3, mixture: Default::default(), questions };

@@ -65,7 +65,7 @@ fn rows_are_decoded_as_they_were_measured() {
         assert_eq!(row.targets.len(), row.inputs.ids.len());
         let patches: usize = row.inputs.images.items.iter().map(|item| item.grid.patches()).sum();
         assert_eq!(patches, measured.patches);
-        assert_eq!(row.notes.len(), usize::from(too_long != TooLong::Error));
+        assert_eq!(row.changes.len(), usize::from(too_long != TooLong::Error));
     }
     let limits = Limits { too_long: TooLong::Drop, ..Limits::sequence(50) };
     let Prepared::Dropped(dropped) = Preparer::new(&processor, limits).prepare(&sample).unwrap()

@@ -88,6 +88,19 @@ fn bad_rows_are_named() {
             "`<image>` in messages[1].content and a list of parts with media in messages[0]",
         ),
         (
+            json!({"messages": [user(json!([{"type": "image", "image": "img/a.png"}, {"type": "text", "text": "<image>x"}])), model("A")],
+                "images": ["img/a.png", "img/b.png"]}),
+            "0 content part(s) {\"type\": \"image\"} wait for a file, but `images` holds 2 file(s); the numbers must be equal. In a row with media among its content parts",
+        ),
+        (
+            json!({"messages": [user("<image>Q"), model("<bbox>")], "images": ["img/a.png"], "objects": {"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]}}),
+            "1 `<bbox>` stand in the text, but `objects.bbox` holds 2 box(es); the numbers must be equal.",
+        ),
+        (
+            json!({"messages": [user("<image>Q"), model("A")], "images": ["img/a.png"], "objects": {"ref": ["x"], "bbox": []}}),
+            "0 `<ref-object>` stand in the text, but `objects.ref` holds 1 name(s)",
+        ),
+        (
             json!({"conversations": turns, "system": "S", "tools": "{"}),
             "tools: the value is the string \"{\", but it must be a list of tool objects",
         ),
