@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
-use common::training::{Folder, parsed, train, two_images, weights};
+use common::training::{Folder, all_values, parsed, train, two_images, weights};
 use qwen3_vl::backends::{SelectedDevice, device};
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::model::weight::Weight;
@@ -231,18 +231,6 @@ fn frozen_parameters_stay_bit_equal() {
     }
 }
 
-fn all_values(model: &Qwen3VlModel) -> BTreeMap<String, Vec<f32>> {
-    struct Values(Vec<Vec<f32>>);
-    impl burn::module::ModuleVisitor for Values {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(floats(param.val().inner()));
-        }
-    }
-    let mut values = Values(Vec::new());
-    burn::module::Module::visit(model, &mut values);
-    parameters(model).into_iter().map(|p| p.path).zip(values.0).collect()
-}
-
 const STEPS: &str =
     "batch = { tokens = 300 }\nlr = { base = 1e-2, warmup = 5, schedule = \"constant\" }\n";
 
@@ -282,9 +270,12 @@ fn a_changed_method_is_not_resumed() {
     train(folder.config("dense_tied", "run", &begun), None);
     let flex = device::select(Some("flex")).unwrap();
     let cases = [
-        (more("method = { kind = \"lora\", rank = 2 }"), "`method` was"),
-        (more("method = { kind = \"lora\", rank = 4, scaling = \"rs\" }"), "`method` was"),
-        (format!("{STEPS}steps = 1\n"), "`train` was"),
+        (more("method = { kind = \"lora\", rank = 2 }"), "`method.rank` was 4 and is 2"),
+        (
+            more("method = { kind = \"lora\", rank = 4, scaling = \"rs\" }"),
+            "`method.scaling` was \"plain\" and is \"rs\"",
+        ),
+        (format!("{STEPS}steps = 1\n"), "`train.llm` was \"lora\" and is true"),
     ];
     for (changed, expected) in cases {
         let config = folder.config("dense_tied", "run", &changed);

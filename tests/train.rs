@@ -4,11 +4,17 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::training::{Folder, ROWS, Steps, train, weights};
+use burn::module::Param;
+use burn::tensor::Tensor;
+use common::training::{Folder, ROWS, Steps, all_values, parsed, train, weights};
 use qwen3_vl::backends::device;
 use qwen3_vl::train::checkpoint;
 use qwen3_vl::train::config::TrainConfig;
+use qwen3_vl::train::gradients::ModelGradients;
+use qwen3_vl::train::groups::parameters;
+use qwen3_vl::train::optim::ModelOptimizer;
 use qwen3_vl::train::run::{StepReport, Trainer};
+use qwen3_vl::train::trainable::trainable;
 
 fn assert_close(a: &BTreeMap<String, Vec<f32>>, b: &BTreeMap<String, Vec<f32>>, bound: f32) {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
@@ -100,30 +106,25 @@ fn recomputing_blocks_trains_the_same_weights() {
     assert_close(&weights[0], &weights[1], 2e-5);
 }
 
-/// A checkpoint holds what is trained; everything else stays what the source says.
+/// Ten steps of a run, with weight decay, move the mergers and not one bit of anything else; the checkpoint holds the mergers.
 #[test]
 fn frozen_groups_stay_bit_equal() {
     let folder = Folder::new();
-    let more = "train = { merger = true, llm = false, embed = false, head = false }\nsteps = 10\nlr = { base = 1e-2 }\nbatch = { tokens = 300 }\n";
+    let more = "train = { merger = true, llm = false, embed = false, head = false }\nsteps = 10\nlr = { base = 1e-2 }\nbatch = { tokens = 300 }\noptimizer = { weight_decay = 0.1 }\n";
     let config = folder.config("dense_untied", "run", more);
     let device = device::select(Some("flex")).unwrap();
-    train(config.clone(), None);
-    let trained = weights(&folder.output("run"));
-    assert!(trained.keys().all(|name| name.contains("merger")), "{:?}", trained.keys());
-    assert!(trained.keys().any(|name| name.contains("deepstack_merger_list")));
-    let resumed = Trainer::new(config, &device).unwrap();
-    let before = common::load(&common::fixtures().join("dense_untied"), "flex");
-    let bits = |model: &qwen3_vl::model::Qwen3VlModel, name: &str| {
-        let tensor = match name {
-            "head" => model.head(),
-            "embed" => model.language_model.embed_tokens.weight.values(),
-            _ => model.visual.patch_embed.proj.weight.values(),
-        };
-        tensor.into_data().try_to_vec::<f32>().unwrap()
-    };
-    for name in ["head", "embed", "patches"] {
-        assert_eq!(bits(resumed.model(), name), bits(before.model(), name), "{name}");
+    let mut trainer = Trainer::new(config, &device).unwrap();
+    let before = all_values(trainer.model());
+    trainer.run(&mut Steps::default()).unwrap();
+    let after = all_values(trainer.model());
+    assert!(before.keys().eq(after.keys()) && before.len() > 100, "{}", before.len());
+    for (path, values) in &before {
+        assert_eq!(*values != after[path], path.contains("merger"), "{path}");
     }
+    let stored = weights(&folder.output("run"));
+    assert!(stored.keys().all(|name| name.contains("merger")), "{:?}", stored.keys());
+    assert!(stored.iter().all(|(name, values)| after[name] == *values));
+    assert!(stored.keys().any(|name| name.contains("deepstack_merger_list")));
 }
 
 #[test]
@@ -135,7 +136,86 @@ fn a_changed_configuration_is_not_resumed() {
     let device = device::select(Some("flex")).unwrap();
     let error = Trainer::new(folder.config("dense_tied", "run", &more("2e-3")), &device).err();
     let message = error.expect("another rate is another run").to_string();
-    assert!(message.contains("`lr` was") && message.contains("0.001"), "{message}");
+    assert!(message.contains(": `lr.base` was 0.001 and is 0.002; put that back"), "{message}");
+    // The same settings with another row in the file.
+    let data = folder.folder.path().join("data.jsonl");
+    std::fs::write(&data, ROWS.replace("Say hi", "Say ho")).unwrap();
+    let error = Trainer::new(folder.config("dense_tied", "run", &more("1e-3")), &device).err();
+    let message = error.expect("other data is another run").to_string();
+    let expected = format!("the file of `data[0]`, {}, had {} bytes", data.display(), ROWS.len());
+    assert!(message.contains(&expected), "{message}");
+    std::fs::write(&data, ROWS).unwrap();
+    Trainer::new(folder.config("dense_tied", "run", &more("1e-3")), &device).unwrap();
+}
+
+/// States of older versions have neither counts nor what their data held, and go on.
+#[test]
+fn older_checkpoints_are_resumed() {
+    let folder = Folder::new();
+    let more = "steps = 2\nlr = { base = 1e-3 }\nbatch = { tokens = 100 }\nsave = { every = 1 }\n";
+    let whole = train(folder.config("dense_tied", "run", more), None);
+    let output = folder.output("run");
+    std::fs::remove_dir_all(checkpoint::newest(&output).unwrap()).unwrap();
+    let state = checkpoint::newest(&output).unwrap().join("state.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    assert!(json.as_object_mut().unwrap().remove("data").is_some());
+    for key in ["shrunk", "trimmed"] {
+        assert!(json["position"].as_object_mut().unwrap().remove(key).is_some());
+    }
+    std::fs::write(&state, json.to_string()).unwrap();
+    let rest = train(folder.config("dense_tied", "run", more), None);
+    assert_eq!(rest[0].loss.to_bits(), whole[1].loss.to_bits());
+}
+
+/// Another number of steps is allowed, and told on screen and in the log.
+#[test]
+fn a_longer_run_says_so() {
+    let folder = Folder::new();
+    let more =
+        |length: &str| format!("{length}\nlr = {{ base = 1e-3 }}\nbatch = {{ tokens = 1 }}\n");
+    train(folder.config("dense_tied", "run", &more("epochs = 1")), None);
+    let device = device::select(Some("flex")).unwrap();
+    let config = folder.config("dense_tied", "run", &more("epochs = 1.25"));
+    let mut trainer = Trainer::new(config, &device).unwrap();
+    let note = "the run has 10 steps now and had 8; rates follow the new number";
+    assert_eq!(trainer.notes(), [note]);
+    trainer.run(&mut Steps::default()).unwrap();
+    let log = qwen3_vl::train::report::read(&folder.output("run").join("log.jsonl"));
+    let notes: Vec<usize> = log.iter().map(|report| report.notes.len()).collect();
+    assert_eq!(notes, [0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(log[8].notes, [note]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_with_the_one_before() {
+    let folder = Folder::new();
+    let more = "steps = 2\nlr = { base = 1e-3 }\nbatch = { tokens = 300 }\nsave = { every = 1 }\n";
+    train(folder.config("dense_tied", "run", more), None);
+    let output = folder.output("run");
+    let newest = checkpoint::newest(&output).unwrap();
+    let device = device::select(Some("flex")).unwrap();
+    for file in ["weights.safetensors", "moments.safetensors", "state.json"] {
+        let path = newest.join(file);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        let error = Trainer::new(folder.config("dense_tied", "run", more), &device).err();
+        let message = error.expect("half a file").to_string();
+        let before = output.join("step-00000001");
+        for part in [
+            path.display().to_string(),
+            format!("the checkpoint {} is damaged", newest.display()),
+            format!("remove that folder, and the run goes on from {}", before.display()),
+        ] {
+            assert!(message.contains(&part), "{part}: {message}");
+        }
+        std::fs::write(&path, whole).unwrap();
+    }
+    std::fs::remove_dir_all(output.join("step-00000001")).unwrap();
+    std::fs::write(newest.join("weights.safetensors"), b"").unwrap();
+    let error = Trainer::new(folder.config("dense_tied", "run", more), &device).err();
+    let message = error.expect("an empty file").to_string();
+    assert!(message.contains("there is none before it"), "{message}");
 }
 
 /// What a crash leaves behind is no checkpoint.
@@ -164,6 +244,147 @@ fn passes_over_the_data_are_counted() {
         assert_eq!(reports.len(), rows, "one row is a step here");
         let tokens: u64 = reports[..8].iter().map(|r| r.tokens).sum();
         assert_eq!(tokens, 291, "each row once in the first pass");
+    }
+}
+
+/// Passes end with their last row, even inside a micro-batch and inside an optimiser step.
+#[test]
+fn every_row_is_used_as_often_as_asked() {
+    let folder = Folder::new();
+    // A channel per row, so that uses can be counted.
+    let named =
+        |(at, line): (usize, &str)| line.replacen('{', &format!("{{\"channel\":\"{at}\","), 1);
+    let rows: Vec<String> = ROWS.lines().enumerate().map(named).collect();
+    std::fs::write(folder.folder.path().join("data.jsonl"), rows.join("\n")).unwrap();
+    let once = train(
+        folder.config(
+            "dense_tied",
+            "once",
+            "epochs = 1\nlr = { base = 1e-4 }\nbatch = { tokens = 1 }\n",
+        ),
+        None,
+    );
+    let targets = |reports: &[StepReport]| {
+        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+        for (name, channel) in reports.iter().flat_map(|report| &report.channels) {
+            *sums.entry(name.clone()).or_default() += channel.targets;
+        }
+        sums
+    };
+    let once = targets(&once);
+    assert_eq!(once.len(), 8);
+    for (name, batch, steps) in [
+        ("wide", "tokens = 2048", 1),
+        ("deep", "tokens = 2048, accumulate = 3", 1),
+        ("some", "tokens = 100, accumulate = 2", 4),
+    ] {
+        let more = format!("epochs = 2\nlr = {{ base = 1e-4 }}\nbatch = {{ {batch} }}\n");
+        let reports = train(folder.config("dense_tied", name, &more), None);
+        assert!(reports.len() >= steps, "{name}: {}", reports.len());
+        let twice: BTreeMap<String, u64> =
+            once.iter().map(|(name, targets)| (name.clone(), 2 * targets)).collect();
+        assert_eq!(targets(&reports), twice, "{name}");
+        assert_eq!(reports.iter().map(|r| r.tokens).sum::<u64>(), 2 * 291, "{name}");
+    }
+}
+
+/// `steps` alone ends a run that has it, in the middle of a pass or behind it.
+#[test]
+fn steps_take_rows_as_they_come() {
+    let folder = Folder::new();
+    let more = "steps = 2\nlr = { base = 1e-4 }\nbatch = { tokens = 1000 }\n";
+    let reports = train(folder.config("dense_tied", "run", more), None);
+    assert!(reports.iter().all(|report| report.tokens > 900), "{reports:?}");
+}
+
+/// What is done to samples that are too long is counted over all passes, also behind a resumption.
+#[test]
+fn samples_that_were_too_long_are_counted() {
+    for (policy, counts) in [("drop", [2, 0, 0]), ("shrink", [0, 2, 0]), ("trim_text", [0, 0, 2])] {
+        let folder = Folder::new();
+        image::RgbImage::new(256, 256).save(folder.folder.path().join("big.png")).unwrap();
+        let text = "a ".repeat(20);
+        let big = format!(
+            "{{\"image\":\"big.png\",\"conversations\":[{{\"from\":\"human\",\"value\":\"<image>Q\"}},{{\"from\":\"gpt\",\"value\":\"{text}\"}}]}}\n"
+        );
+        let hi = ROWS.lines().nth(2).unwrap();
+        std::fs::write(folder.folder.path().join("data.jsonl"), format!("{big}{hi}\n")).unwrap();
+        let more = format!(
+            "epochs = 2\nlr = {{ base = 1e-4 }}\nbatch = {{ tokens = 1 }}\nlimits = {{ sequence = 90, too_long = \"{policy}\" }}\n"
+        );
+        let mut reports = train(folder.config("dense_tied", "run", &more), Some(1));
+        reports.extend(train(folder.config("dense_tied", "run", &more), None));
+        let last = reports.last().unwrap();
+        assert_eq!([last.dropped, last.shrunk, last.trimmed], counts, "{policy}: {reports:?}");
+        let state = checkpoint::read_state(&checkpoint::newest(&folder.output("run")).unwrap());
+        let position = state.unwrap().position;
+        assert_eq!([position.dropped, position.shrunk, position.trimmed], counts, "{policy}");
+    }
+}
+
+/// A head that is the embedding table has no parameter of its own.
+#[test]
+fn a_tied_head_alone_trains_nothing_and_is_refused() {
+    let folder = Folder::new();
+    let rest = "steps = 1\nlr = { base = 1e-3 }\nbatch = { tokens = 1 }\n";
+    let alone =
+        format!("{rest}train = {{ merger = false, llm = false, embed = false, head = true }}\n");
+    let device = device::select(Some("flex")).unwrap();
+    let error = Trainer::new(folder.config("dense_tied", "run", &alone), &device).err();
+    let message = error.expect("nothing would be trained").to_string();
+    assert!(message.contains("embedding table") && message.contains("`embed = true`"), "{message}");
+    Trainer::new(folder.config("dense_untied", "untied", &alone), &device).unwrap();
+    for (train, note) in [
+        (
+            "merger = true, llm = true, embed = false, head = true",
+            "`train.head = true` changes nothing",
+        ),
+        ("embed = true, head = false", "`train.head = false` changes nothing"),
+    ] {
+        let more = format!("{rest}train = {{ {train} }}\n");
+        let trainer = Trainer::new(folder.config("dense_tied", "run", &more), &device).unwrap();
+        assert!(trainer.notes().len() == 1 && trainer.notes()[0].contains(note), "{train}");
+        let untied = folder.config("dense_untied", "untied", &more);
+        assert!(Trainer::new(untied, &device).unwrap().notes().is_empty(), "{train}");
+    }
+}
+
+/// Two gradients of 3 and 4 have the norm 5 together, so that a clip of 1 leaves 0.6 and 0.8 (torch `clip_grad_norm_`).
+/// AdamW's first step then is `rate · g / (|g| + epsilon)`: with an epsilon of 1, 0.6 / 1.6 and 0.8 / 1.8.
+#[test]
+fn gradients_are_clipped_by_their_norm_together() {
+    let base = common::load(&common::fixtures().join("dense_untied"), "flex");
+    let paths = ["visual.merger.norm.weight", "language_model.norm.weight"];
+    let model = trainable(base.model().clone(), |p| paths.contains(&p.path.as_str()));
+    let first = |values: Param<Tensor<1>>, factor: f64| values.val().slice([0..1]).sum() * factor;
+    let moved = |clip: f64| {
+        let loss = first(model.visual.merger.norm.weight.clone(), 3.0)
+            + first(model.language_model.norm.weight.clone(), -4.0);
+        let mut gradients = ModelGradients::default();
+        gradients.collect(&model, &mut loss.backward());
+        let norm = gradients.norm();
+        assert!((norm - 5.0).abs() < 1e-6, "{norm}");
+        let mut settings = parsed("optimizer = { epsilon = 1.0 }");
+        settings.optimizer.clip = clip;
+        let list: Vec<_> = parameters(&model);
+        let list: Vec<_> = list.into_iter().filter(|p| paths.contains(&p.path.as_str())).collect();
+        let mut optimizer = ModelOptimizer::new(settings.optimizer, &settings.lr, &list);
+        let (before, after) =
+            (all_values(&model), all_values(&optimizer.step(model.clone(), gradients, norm, 1.0)));
+        // The rate is 1e-3.
+        paths.map(|path| f64::from(before[path][0] - after[path][0]) / 1e-3)
+    };
+    let near = |found: [f64; 2], wanted: [f64; 2]| {
+        found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 2e-3)
+    };
+    for (clip, wanted) in [
+        (1.0, [0.6 / 1.6, -0.8 / 1.8]),
+        (2.5, [1.5 / 2.5, -2.0 / 3.0]),
+        (10.0, [3.0 / 4.0, -4.0 / 5.0]),
+        (0.0, [3.0 / 4.0, -4.0 / 5.0]),
+    ] {
+        let found = moved(clip);
+        assert!(near(found, wanted), "clip {clip}: {found:?}, not {wanted:?}");
     }
 }
 

@@ -16,10 +16,11 @@ use qwen3_vl::model::processor::Processor;
 use qwen3_vl::train::config::{TrainConfig, Training};
 use qwen3_vl::train::data::{Dataset, Limits, Preparer, glance};
 use qwen3_vl::train::export::{Trained, trained};
-use qwen3_vl::train::loader::datasets;
+use qwen3_vl::train::loader::{Position, datasets};
 use qwen3_vl::train::lora::{Plan, adapter};
 use qwen3_vl::train::memory::ROWS_MEASURED;
 use qwen3_vl::train::run::{Finished, Trainer};
+use qwen3_vl::train::start::check_start;
 use qwen3_vl::train::synth::{
     Bounds, Channel, Mixture, Questions, SynthOptions, Typefaces, write_dataset, write_tokenizer,
 };
@@ -167,6 +168,7 @@ fn open(path: &Path) -> anyhow::Result<Opened> {
 
 fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
     let Opened { config, processor, sets } = open(&args.config)?;
+    check_start(&config)?;
     let device = device::select(args.device.as_deref())?;
     let preparer = Preparer::new(&processor, Limits::from(&config.limits));
     let glance = glance(&sets, &preparer, ROWS_MEASURED);
@@ -186,17 +188,29 @@ fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
     }
     if let Some(folder) = &finished.checkpoint {
         print::aside(&format!(
-            "step {} of {}, checkpoint {}\n",
+            "step {} of {}{}, checkpoint {}\n",
             finished.step,
             finished.steps,
+            too_long(&finished.position),
             folder.display()
         ));
     }
     Ok(if finished.step < finished.steps { Outcome::Interrupted } else { Outcome::Done })
 }
 
+/// How many samples were too long, where any was.
+fn too_long(position: &Position) -> String {
+    let Position { dropped, shrunk, trimmed, .. } = position;
+    match dropped + shrunk + trimmed {
+        0 => String::new(),
+        _ => format!(
+            ", samples that were too long: {dropped} dropped, {shrunk} shrunk, {trimmed} trimmed"
+        ),
+    }
+}
+
 /// Trains behind a bar, or behind the dashboard where it is asked for.
-fn follow(trainer: Trainer, args: &RunArgs) -> anyhow::Result<Finished> {
+fn follow(mut trainer: Trainer, args: &RunArgs) -> anyhow::Result<Finished> {
     #[cfg(feature = "tui")]
     if args.tui {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
@@ -281,5 +295,6 @@ fn head(trainer: &Trainer, device: &str) -> String {
     if trainer.resumed() {
         text += &format!("going on from step {}\n", state.step);
     }
+    trainer.notes().iter().for_each(|note| text += &format!("note: {note}\n"));
     text + &format!("training to step {} on {device}\n", state.steps)
 }

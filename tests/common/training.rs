@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor};
 use qwen3_vl::backends::device;
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::train::checkpoint;
 use qwen3_vl::train::config::TrainConfig;
+use qwen3_vl::train::groups::parameters;
 use qwen3_vl::train::pass::Batch;
 use qwen3_vl::train::run::{Observer, StepReport, Trainer};
 use safetensors::SafeTensors;
@@ -106,6 +109,20 @@ pub fn weights(output: &Path) -> BTreeMap<String, Vec<f32>> {
         bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>()
     };
     tensors.iter().map(|(name, view)| (name.to_owned(), values(view.data()))).collect()
+}
+
+/// All parameters of a model, by module path.
+pub fn all_values(model: &Qwen3VlModel) -> BTreeMap<String, Vec<f32>> {
+    struct Values(Vec<Vec<f32>>);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let values = param.val().inner().into_data().convert_dtype(DType::F32);
+            self.0.push(values.try_to_vec().unwrap());
+        }
+    }
+    let mut values = Values(Vec::new());
+    model.visit(&mut values);
+    parameters(model).into_iter().map(|p| p.path).zip(values.0).collect()
 }
 
 /// The request with two pictures of the fixture `name`; its last six tokens are the targets.

@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
+use crate::data::Fingerprint;
 use crate::groups::{Parameter, parameters};
 use crate::loader::Position;
 use crate::optim::{ModelOptimizer, Moments};
@@ -37,9 +38,25 @@ pub enum CheckpointError {
     )]
     Missing { path: PathBuf, name: String, expected: usize },
     #[error(
-        "{path} was written with another configuration: {changes}; put that back, or choose another `output`"
+        "{path} was written with another configuration or other data: {changes}; put that back, or choose another `output`"
     )]
     Changed { path: PathBuf, changes: String },
+    #[error("{source}; the checkpoint {folder} is damaged: {}", way_out(.folder, .before.as_deref()))]
+    Damaged { folder: PathBuf, source: Box<CheckpointError>, before: Option<PathBuf> },
+}
+
+fn way_out(folder: &Path, before: Option<&Path>) -> String {
+    match before {
+        Some(before) => {
+            format!("remove that folder, and the run goes on from {}", before.display())
+        }
+        None => {
+            let output = folder.parent().unwrap_or(folder).display();
+            format!(
+                "there is none before it, so remove {output} or choose another `output` to begin anew"
+            )
+        }
+    }
 }
 
 /// What a run needs beside weights and moments to go on.
@@ -56,11 +73,51 @@ pub struct RunState {
     pub config: TrainConfig,
     /// Updates of every trained parameter, by module path.
     pub updates: HashMap<String, u64>,
+    /// What each data file held, in the order of `config.data`; empty in checkpoints of older versions.
+    #[serde(default)]
+    pub data: Vec<Option<Fingerprint>>,
+}
+
+impl RunState {
+    /// A run that begins, of no step yet.
+    pub(crate) fn new(config: &TrainConfig, data: Vec<Option<Fingerprint>>) -> Self {
+        Self {
+            step: 0,
+            steps: 0,
+            position: Position::default(),
+            tokens: 0,
+            targets: 0,
+            config: config.clone(),
+            updates: HashMap::new(),
+            data,
+        }
+    }
+
+    /// The same run from where `before` ends, to `steps`; says when that is another number.
+    pub(crate) fn go_on(&mut self, before: Self, steps: u64) -> Option<String> {
+        let Self { config, data, .. } = self.clone();
+        let was = before.steps;
+        *self = Self { steps, config, data, ..before };
+        (steps != was).then(|| {
+            format!("the run has {steps} steps now and had {was}; rates follow the new number")
+        })
+    }
 }
 
 /// The newest complete checkpoint in `output`.
 pub fn newest(output: &Path) -> Option<PathBuf> {
     all(output).pop()
+}
+
+/// The same error for a checkpoint whose files are damaged, with what the user can go on from.
+pub(crate) fn damaged(folder: &Path, error: CheckpointError) -> CheckpointError {
+    use CheckpointError::{Damaged, Io, State, Tensors};
+    if !matches!(error, Io { .. } | Tensors { .. } | State { .. }) {
+        return error;
+    }
+    let others = all(folder.parent().unwrap_or(folder)).into_iter();
+    let before = others.filter(|other| other.as_path() < folder).next_back();
+    Damaged { folder: folder.to_owned(), source: Box::new(error), before }
 }
 
 /// Whether `folder` is a checkpoint that was written to its end.

@@ -7,7 +7,8 @@ use qwen3_vl_model::Qwen3VlModel;
 
 use crate::checkpoint;
 use crate::config::{ConfigError, TrainConfig};
-use crate::run::{TrainError, load};
+use crate::run::TrainError;
+use crate::start::load;
 
 /// Why there is no model of a run.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,10 @@ pub fn trained(run: &Path, device: &SelectedDevice) -> Result<Trained, TrainedEr
     let state = checkpoint::read_state(&folder).map_err(TrainError::from)?;
     let mut config = config.unwrap_or_else(|| state.config.clone());
     (config.method, config.train) = (state.config.method.clone(), state.config.train);
+    if !config.model.is_dir() {
+        // A hub id or `nano`: the checkpoint knows the folder that it stood for.
+        config.model = state.config.model.clone();
+    }
     let model = load(&config, device)?;
     let model = checkpoint::restore(&folder, &state, model, None).map_err(TrainError::from)?;
     Ok(Trained { model, config, step: state.step })

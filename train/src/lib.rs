@@ -3,6 +3,7 @@
 #![recursion_limit = "256"]
 
 mod ahead;
+mod changes;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -21,5 +22,6 @@ pub mod pass;
 pub mod recompute;
 pub mod report;
 pub mod run;
+pub mod start;
 pub mod synth;
 pub mod trainable;

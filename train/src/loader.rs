@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{BatchTable, Source, TrainConfig};
 use crate::data::{
-    self, DataError, Dataset, Limits, Prepared, Preparer, Sample, SampleError, SourceOptions,
-    TrainRow,
+    self, DataError, Dataset, Fingerprint, Limits, Note, Prepared, Preparer, Sample, SampleError,
+    SourceOptions, TrainRow,
 };
 use crate::synth::SynthOptions;
 
@@ -36,11 +36,35 @@ pub struct Position {
     pub epoch: u64,
     /// Rows of this pass so far.
     pub row: usize,
-    /// Samples left out so far because they were too long.
+    /// Samples left out so far because they were too long; one that comes in several passes counts each time.
     pub dropped: u64,
+    /// Samples whose pictures and videos were made smaller so far, and those whose text was cut.
+    #[serde(default)]
+    pub shrunk: u64,
+    #[serde(default)]
+    pub trimmed: u64,
 }
 
-/// The micro-batches of one optimiser step.
+impl Position {
+    fn count(&mut self, prepared: &Prepared) {
+        match prepared {
+            Prepared::Dropped(_) => self.dropped += 1,
+            Prepared::Row(row) => {
+                let is = |shrunk: bool| {
+                    row.changes.iter().any(|note| match note {
+                        Note::Shrunk { .. } => shrunk,
+                        Note::Trimmed { .. } => !shrunk,
+                        Note::Frames { .. } => false,
+                    })
+                };
+                self.shrunk += u64::from(is(true));
+                self.trimmed += u64::from(is(false));
+            }
+        }
+    }
+}
+
+/// The micro-batches of one optimiser step; none behind the last row.
 #[derive(Debug)]
 pub struct StepRows {
     pub micro: Vec<Vec<TrainRow>>,
@@ -70,6 +94,8 @@ pub struct Loader {
     position: Position,
     /// (source, row) of this pass.
     order: Vec<(u32, u32)>,
+    /// Rows of all passes together, where these and no number of steps end the run.
+    end: Option<usize>,
 }
 
 impl Loader {
@@ -92,19 +118,35 @@ impl Loader {
             seed: config.seed,
             position,
             order: Vec::new(),
+            end: None,
         };
         loader.order = loader.order_of(position.epoch);
+        loader.end = config.steps.is_none().then(|| loader.rows_of(config.epochs));
         Ok(loader)
+    }
+
+    /// Length and hash of every data file, in the order of the sources; `None` for one that is drawn.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn fingerprints(&self) -> Result<Vec<Option<Fingerprint>>, LoaderError> {
+        let found = self.sources.iter().map(|(_, dataset)| dataset.fingerprint());
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
+    /// Rows of `epochs` passes.
+    fn rows_of(&self, epochs: f64) -> usize {
+        (self.order.len() as f64 * epochs).ceil() as usize
     }
 
     /// Optimiser steps that `epochs` passes take, from the tokens of every row; nothing is decoded.
     ///
     /// # Errors
-    /// When a row is malformed or a medium is missing.
+    /// When a row is malformed, a medium is missing, or every row is too long.
     pub fn steps_of(&self, epochs: f64) -> Result<u64, LoaderError> {
         let preparer = Preparer::new(&self.processor, self.limits.clone());
         let mut known: HashMap<(u32, u32), usize> = HashMap::new();
-        let mut rest = (self.order.len() as f64 * epochs).ceil() as usize;
+        let mut rest = self.rows_of(epochs);
         let (mut micro, mut held, mut epoch) = (0u64, 0, 0);
         while rest > 0 {
             let order = self.order_of(epoch);
@@ -127,7 +169,14 @@ impl Loader {
             epoch += 1;
         }
         micro += u64::from(held > 0);
-        Ok(micro.div_ceil(self.batch.accumulate as u64).max(1))
+        match micro.div_ceil(self.batch.accumulate as u64) {
+            0 => Err(self.nothing_fits()),
+            steps => Ok(steps),
+        }
+    }
+
+    fn nothing_fits(&self) -> LoaderError {
+        LoaderError::NothingFits { rows: self.order.len(), limit: self.limits.sequence }
     }
 
     /// Tokens of a row without the samples that are dropped.
@@ -145,14 +194,18 @@ impl Loader {
         Ok(tokens)
     }
 
-    /// Micro-batches of the next optimiser step.
+    /// Micro-batches of the next optimiser step. Those of the last step of a run whose end is that of its passes may be fewer.
     ///
     /// # Errors
     /// When a row is malformed, a medium is missing or damaged, or no row at all fits.
     pub fn next_step(&mut self) -> Result<StepRows, LoaderError> {
         let mut micro = Vec::with_capacity(self.batch.accumulate);
         for _ in 0..self.batch.accumulate {
-            micro.push(self.next_micro()?);
+            let rows = self.next_micro()?;
+            if rows.is_empty() {
+                break;
+            }
+            micro.push(rows);
         }
         Ok(StepRows { micro, after: self.position })
     }
@@ -165,6 +218,7 @@ impl Loader {
         let mut order = self.order.clone();
         order.sort_unstable();
         order.truncate(most.unwrap_or(usize::MAX));
+        let rows = order.len();
         let mut micro = Vec::new();
         let mut current: Vec<TrainRow> = Vec::new();
         for place in order {
@@ -179,20 +233,23 @@ impl Loader {
         if !current.is_empty() {
             micro.push(current);
         }
-        Ok(micro)
+        match micro.is_empty() {
+            true => Err(LoaderError::NothingFits { rows, limit: self.limits.sequence }),
+            false => Ok(micro),
+        }
     }
 
+    /// None where the requested passes are over.
     fn next_micro(&mut self) -> Result<Vec<TrainRow>, LoaderError> {
         let (mut rows, mut tokens) = (Vec::new(), 0);
         let mut empty = 0;
-        while tokens < self.batch.tokens {
+        while tokens < self.batch.tokens && !self.is_over() {
             let before = self.position;
             let next = self.next_rows()?;
             let more: usize = next.iter().map(TrainRow::tokens).sum();
             empty = if next.is_empty() { empty + 1 } else { 0 };
             if rows.is_empty() && empty > self.order.len() {
-                let (rows, limit) = (self.order.len(), self.limits.sequence);
-                return Err(LoaderError::NothingFits { rows, limit });
+                return Err(self.nothing_fits());
             }
             if !rows.is_empty() && tokens + more > self.batch.tokens {
                 // It begins the next micro-batch; a resumed run reads it again.
@@ -203,6 +260,12 @@ impl Loader {
             tokens += more;
         }
         Ok(rows)
+    }
+
+    /// Whether the run has had all rows of its passes.
+    fn is_over(&self) -> bool {
+        let Position { epoch, row, .. } = self.position;
+        self.end.is_some_and(|end| epoch as usize * self.order.len() + row >= end)
     }
 
     /// The samples of the next row; none where they are too long.
@@ -223,11 +286,12 @@ impl Loader {
         let preparer = Preparer::new(&self.processor, self.limits.clone());
         let mut rows = Vec::with_capacity(samples.len());
         for sample in &samples {
-            match preparer.prepare(sample)? {
+            let prepared = preparer.prepare(sample)?;
+            self.position.count(&prepared);
+            match prepared {
                 Prepared::Row(row) => rows.push(*row),
                 Prepared::Dropped(dropped) => {
                     tracing::debug!(place = ?dropped.place, tokens = dropped.tokens, "too long");
-                    self.position.dropped += 1;
                 }
             }
         }

@@ -8,33 +8,30 @@ use std::time::Instant;
 
 use qwen3_vl_backends::device::peak_resident_bytes;
 use qwen3_vl_backends::ops::{Products, set_products};
-use qwen3_vl_backends::{BackendKind, Placement, Precision, SelectedDevice};
+use qwen3_vl_backends::{BackendKind, SelectedDevice};
 use qwen3_vl_model::Qwen3VlModel;
-use qwen3_vl_model::config::Quantisation;
-use qwen3_vl_model::init::Init;
 use qwen3_vl_model::inputs::InputError;
 use qwen3_vl_model::processor::Processor;
-use qwen3_vl_weights::checkpoint::read_config;
-use qwen3_vl_weights::{
-    Checkpoint, LoadError, LoadHow, ProcessorError, load_placed, load_processor,
-};
+use qwen3_vl_weights::{LoadError, ProcessorError, load_processor};
 use serde::{Deserialize, Serialize};
 
 use crate::ahead::Ahead;
+use crate::changes::changes;
 use crate::checkpoint::{self, CheckpointError, RunState};
-use crate::config::{Compute, InitFrom, Recompute, TrainConfig};
+use crate::config::{Compute, Recompute, TrainConfig};
 use crate::data::TrainRow;
 use crate::evaluate::HeldOut;
 use crate::gradients::ModelGradients;
 use crate::groups::{Group, GroupCount, Parameter, parameters};
 use crate::loader::{Loader, LoaderError, Position, StepRows};
-use crate::lora::{LoraError, Plan};
+use crate::lora::LoraError;
 use crate::losses::{ChannelLoss, LossSums};
 use crate::metrics::Figures;
 use crate::optim::ModelOptimizer;
 use crate::pass::{self, Batch, PassOptions};
 use crate::recompute::without_gradients;
 use crate::report::{Log, ReportError};
+use crate::start::{check_head, load};
 use crate::trainable::trainable;
 
 /// Why a run stopped.
@@ -64,6 +61,10 @@ pub enum TrainError {
     )]
     Remote { device: String },
     #[error(
+        "`train.head` is true and every other group is frozen, but the head of this model is its embedding table, so that nothing would be trained; write `embed = true`, which trains both"
+    )]
+    TiedHead,
+    #[error(
         "step {step}: {what} is not finite; rows: {rows}; the last good checkpoint is {checkpoint}"
     )]
     NotFinite { step: u64, what: String, rows: String, checkpoint: String },
@@ -85,8 +86,13 @@ pub struct StepReport {
     pub targets: u64,
     pub seconds: f64,
     pub epoch: u64,
-    /// Samples left out so far because they were too long.
+    /// Samples left out so far because they were too long; as in [`Position`], one counts each time that it comes.
     pub dropped: u64,
+    /// Samples with smaller pictures and videos so far, and with text that was cut.
+    #[serde(default)]
+    pub shrunk: u64,
+    #[serde(default)]
+    pub trimmed: u64,
     /// Largest resident size of the process so far, where the system tells it.
     #[serde(default)]
     pub peak_bytes: Option<u64>,
@@ -105,6 +111,9 @@ pub struct StepReport {
     /// Figures of generated answers, of [`ALL`](crate::evaluate::ALL) and by channel.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub answers: Option<BTreeMap<String, Figures>>,
+    /// In the first line after a resumption, what has changed since.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
 }
 
 /// Follows a run, and may stop it; a stopped run leaves a checkpoint.
@@ -120,6 +129,8 @@ pub trait Observer {
 pub struct Finished {
     pub step: u64,
     pub steps: u64,
+    /// Passes so far, and how many samples were dropped, shrunk and trimmed in them.
+    pub position: Position,
     pub checkpoint: Option<PathBuf>,
 }
 
@@ -132,57 +143,49 @@ pub struct Trainer {
     processor: Arc<Processor>,
     state: RunState,
     resumed: bool,
+    notes: Vec<String>,
 }
 
 impl Trainer {
     /// Loads the model and, where there is a checkpoint in the output folder, goes on from it.
     ///
     /// # Errors
-    /// When the model or the data cannot be loaded, or the checkpoint was written with another configuration.
+    /// When the model or the data cannot be loaded, or the checkpoint is damaged or was written with another configuration or
+    /// other data.
     pub fn new(config: TrainConfig, device: &SelectedDevice) -> Result<Self, TrainError> {
-        if device.kind == BackendKind::Remote {
-            return Err(TrainError::Remote { device: device.name.clone() });
-        }
-        let rounded = config.memory.compute == Compute::Bf16;
-        if rounded && device.kind != BackendKind::Flex {
-            return Err(TrainError::Compute { device: device.name.clone() });
-        }
-        set_products(if rounded { Products::Rounded } else { Products::Exact });
+        choose_products(&config, device)?;
         let newest = checkpoint::newest(&config.output);
-        let before = newest.as_deref().map(checkpoint::read_state).transpose()?;
+        let damaged = |error| match &newest {
+            Some(folder) => checkpoint::damaged(folder, error),
+            None => error,
+        };
+        let before = newest.as_deref().map(checkpoint::read_state).transpose().map_err(damaged)?;
         let model = load(&config, device)?;
+        let mut notes: Vec<String> =
+            check_head(&config, model.config())?.map(str::to_owned).into_iter().collect();
         let processor = Arc::new(load_processor(&config.model, model.config())?);
-        let model = trainable(model, |parameter| config.train.trains(parameter));
+        let mut model = trainable(model, |parameter| config.train.trains(parameter));
         let trained = trained_of(&config, &model);
         let mut optimizer = ModelOptimizer::new(config.optimizer, &config.lr, &trained);
         let position = before.as_ref().map_or(Position::default(), |state| state.position);
         let loader = Loader::new(&config, &config.data, processor.clone(), position)?;
-        let Some((folder, state)) = newest.zip(before) else {
-            let steps = match config.steps {
-                Some(steps) => steps,
-                None => loader.steps_of(config.epochs)?,
-            };
-            let state = RunState {
-                step: 0,
-                steps,
-                position,
-                tokens: 0,
-                targets: 0,
-                config: config.clone(),
-                updates: Default::default(),
-            };
-            let ahead = Ahead::new(loader);
-            return Ok(Self { config, model, optimizer, ahead, processor, state, resumed: false });
-        };
-        let changes = changes(&state.config, &config);
-        if !changes.is_empty() {
-            return Err(CheckpointError::Changed { path: folder, changes }.into());
+        let mut state = RunState::new(&config, loader.fingerprints()?);
+        let resumed = before.is_some();
+        match newest.as_ref().zip(before) {
+            None => state.steps = steps_of(&config, &loader)?,
+            Some((folder, before)) => {
+                let changes = changes(&before, &state);
+                if !changes.is_empty() {
+                    return Err(CheckpointError::Changed { path: folder.clone(), changes }.into());
+                }
+                let restored = checkpoint::restore(folder, &before, model, Some(&mut optimizer));
+                model = restored.map_err(damaged)?;
+                let steps = steps_on(&before, &config, &loader)?;
+                notes.extend(state.go_on(before, steps));
+            }
         }
-        let model = checkpoint::restore(&folder, &state, model, Some(&mut optimizer))?;
-        let steps = config.steps.unwrap_or(state.steps);
-        let state = RunState { steps, ..state };
         let ahead = Ahead::new(loader);
-        Ok(Self { config, model, optimizer, ahead, processor, state, resumed: true })
+        Ok(Self { config, model, optimizer, ahead, processor, state, resumed, notes })
     }
 
     /// The configuration of the run.
@@ -205,6 +208,11 @@ impl Trainer {
         self.resumed
     }
 
+    /// What its user should know before it goes on.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Parameters of each group: all, trained in place, and of side paths.
     pub fn counts(&self) -> Vec<GroupCount> {
         let list = parameters(&self.model);
@@ -218,12 +226,21 @@ impl Trainer {
     ///
     /// # Errors
     /// When a row cannot be read, a value is not finite or a file cannot be written.
-    pub fn run(mut self, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Finished, TrainError> {
         let mut log = Log::open(&self.config.output, self.state.step)?;
         let held_out = HeldOut::read(&self.config, &self.processor)?;
         let mut last = checkpoint::newest(&self.config.output);
+        let mut notes = if self.resumed { self.notes.clone() } else { Vec::new() };
         while self.state.step < self.state.steps {
-            let mut report = self.step(last.as_deref())?;
+            let rows = self.next_rows()?;
+            if rows.micro.is_empty() {
+                // Fewer rows fitted than were counted: the passes are over.
+                self.state.steps = self.state.step;
+                last = Some(self.save()?);
+                break;
+            }
+            let mut report = self.step(rows, last.as_deref())?;
+            report.notes = std::mem::take(&mut notes);
             let step = self.state.step;
             let every = self.config.eval.every;
             if every > 0 && (step.is_multiple_of(every) || step == self.state.steps) {
@@ -241,8 +258,20 @@ impl Trainer {
                 break;
             }
         }
-        let RunState { step, steps, .. } = self.state;
-        Ok(Finished { step, steps, checkpoint: last })
+        let RunState { step, steps, position, .. } = self.state;
+        Ok(Finished { step, steps, position, checkpoint: last })
+    }
+
+    fn next_rows(&mut self) -> Result<StepRows, TrainError> {
+        let mut rows = self.ahead.next_step()?;
+        if self.config.steps.is_none() && self.state.step + 1 == self.state.steps {
+            // Rows behind the last sample are too long, and are counted too.
+            let rest = self.ahead.next_step()?;
+            if rest.micro.is_empty() {
+                rows.after = rest.after;
+            }
+        }
+        Ok(rows)
     }
 
     fn save(&self) -> Result<PathBuf, TrainError> {
@@ -251,10 +280,13 @@ impl Trainer {
         Ok(checkpoint::save(output, keep, &self.model, &self.optimizer, state)?)
     }
 
-    /// One optimiser step.
-    fn step(&mut self, last: Option<&std::path::Path>) -> Result<StepReport, TrainError> {
+    /// One optimiser step on `rows`, of which there are some.
+    fn step(
+        &mut self,
+        rows: StepRows,
+        last: Option<&std::path::Path>,
+    ) -> Result<StepReport, TrainError> {
         let start = Instant::now();
-        let rows = self.ahead.next_step()?;
         let (tokens, targets) = (rows.tokens() as u64, rows.targets());
         let (gradients, losses) = self.gradients(&rows)?;
         let norm = gradients.norm();
@@ -281,12 +313,15 @@ impl Trainer {
             seconds: start.elapsed().as_secs_f64(),
             epoch: rows.after.epoch,
             dropped: rows.after.dropped,
+            shrunk: rows.after.shrunk,
+            trimmed: rows.after.trimmed,
             peak_bytes: peak_resident_bytes(),
             rates: self.rates(factor),
             channels: losses.by_channel(),
             eval_loss: None,
             eval_channels: BTreeMap::new(),
             answers: None,
+            notes: Vec::new(),
         })
     }
 
@@ -363,62 +398,33 @@ impl Trainer {
     }
 }
 
-/// The model that a run begins with, with its side paths. It is in f32; under LoRA, weights keep the dtype of the file
-/// where the device has it.
-pub(crate) fn load(
-    config: &TrainConfig,
-    device: &SelectedDevice,
-) -> Result<Qwen3VlModel, TrainError> {
-    let shape = read_config(&config.model)?;
-    let plan = Plan::new(config, &shape)?;
-    let model = match config.init {
-        InitFrom::Checkpoint => {
-            let checkpoint = Checkpoint::open(&config.model)?;
-            if let Some(Quantisation { scheme, .. }) = shape.quantisation {
-                let folder = config.model.clone();
-                return Err(LoadError::QuantTraining { folder, scheme }.into());
-            }
-            let stored = checkpoint.main_dtype();
-            let weights = Some(stored).filter(|dtype| plan.is_some() && device.holds(*dtype));
-            let weights = weights.unwrap_or(Precision::F32.weights);
-            let precision = Precision { weights, ..Precision::F32 };
-            // Gradients are of whole parameters: one that a device has no buffer for is refused.
-            let how = LoadHow { whole: true, ..LoadHow::new(precision, None) };
-            let placement = Placement::whole(device, shape.text.layers);
-            load_placed(&checkpoint, &placement, how, &mut ())?.0
-        }
-        InitFrom::Random => {
-            device.device.seed(config.seed);
-            Qwen3VlModel::new(&shape, &Init::new(&device.device, Precision::F32))
-        }
-    };
-    Ok(match plan {
-        Some(plan) => plan.attach(model),
-        None => model,
-    })
+/// Sets what large products are computed in, where the device has it.
+fn choose_products(config: &TrainConfig, device: &SelectedDevice) -> Result<(), TrainError> {
+    if device.kind == BackendKind::Remote {
+        return Err(TrainError::Remote { device: device.name.clone() });
+    }
+    let rounded = config.memory.compute == Compute::Bf16;
+    if rounded && device.kind != BackendKind::Flex {
+        return Err(TrainError::Compute { device: device.name.clone() });
+    }
+    set_products(if rounded { Products::Rounded } else { Products::Exact });
+    Ok(())
+}
+
+/// Steps of a run that begins.
+fn steps_of(config: &TrainConfig, loader: &Loader) -> Result<u64, LoaderError> {
+    config.steps.map_or_else(|| loader.steps_of(config.epochs), Ok)
+}
+
+/// Steps of a run that goes on: passes are counted again only where their number has changed.
+fn steps_on(state: &RunState, config: &TrainConfig, loader: &Loader) -> Result<u64, LoaderError> {
+    let before = &state.config;
+    match before.steps.is_none() && config.steps.is_none() && before.epochs == config.epochs {
+        true => Ok(state.steps),
+        false => steps_of(config, loader),
+    }
 }
 
 fn trained_of(config: &TrainConfig, model: &Qwen3VlModel) -> Vec<Parameter> {
     parameters(model).into_iter().filter(|p| config.train.trains(p)).collect()
-}
-
-/// What differs between two configurations and decides on results. More steps, other logs and checkpoints do not.
-fn changes(before: &TrainConfig, now: &TrainConfig) -> String {
-    let comparable = |config: &TrainConfig| {
-        let mut config = config.clone();
-        config.steps = None;
-        config.epochs = 1.0;
-        config.save = Default::default();
-        config.eval = Default::default();
-        config.memory.recompute = Default::default();
-        config.output = PathBuf::new();
-        serde_json::to_value(&config).unwrap_or_default()
-    };
-    let (before, now) = (comparable(before), comparable(now));
-    let keys = before.as_object().into_iter().flatten();
-    let changed = keys.filter(|(key, value)| now.get(key) != Some(value));
-    let line = |(key, value): (&String, &serde_json::Value)| {
-        format!("`{key}` was {value} and is {}", now.get(key).unwrap_or(&serde_json::Value::Null))
-    };
-    changed.map(line).collect::<Vec<_>>().join("; ")
 }
