@@ -54,6 +54,11 @@ fn train(verb: &str, config: &Path, more: &[&str]) -> Command {
     command
 }
 
+/// What a command that ends with 1 says on standard error.
+fn complaint(mut command: Command) -> String {
+    said(&command.assert().code(1).get_output().stderr)
+}
+
 fn said(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -176,6 +181,112 @@ fn samples_that_are_too_long_are_counted_by_policy() {
 }
 
 #[test]
+fn check_looks_at_held_out_rows_too() {
+    let folder = Folder::new();
+    let held_out = format!("{}\n{}\n", row("Q", "A"), picture("none.png"));
+    std::fs::write(folder.at("held.jsonl"), held_out).unwrap();
+    let eval = |more: &str| {
+        format!(
+            "data = [{{ path = \"data.jsonl\" }}]\nsteps = 1\neval = {{ every = 1, data = [{{ path = \"held.jsonl\"{more} }}] }}"
+        )
+    };
+    let config = folder.config(&[row("Say hi", "Hi there.")], &eval(""));
+    let failed = train("check", &config, &[]).assert().code(1);
+    let text = said(&failed.get_output().stdout);
+    assert!(text.starts_with("1 rows, 1 good;"), "{text}");
+    assert!(text.contains("\neval.data: 2 rows, 1 good; 1 samples"), "{text}");
+    assert!(text.contains("held.jsonl, line 2: The file"), "{text}");
+    let failed = train("check", &config, &["--json"]).assert().code(1);
+    let report: Value = serde_json::from_slice(&failed.get_output().stdout).unwrap();
+    assert_eq!((&report["good"], &report["eval"]["good"]), (&json!(1), &json!(1)));
+    let failed = train("check", &folder.config(&[row("Q", "A")], &eval(", sample = 7.0")), &[]);
+    let text = complaint(failed);
+    assert!(text.contains("`eval.data[0].sample` is 7"), "{text}");
+    std::fs::remove_file(folder.at("held.jsonl")).unwrap();
+    let text = complaint(train("check", &folder.config(&[row("Q", "A")], &eval("")), &[]));
+    assert!(text.contains("`eval.data`") && text.contains("held.jsonl"), "{text}");
+}
+
+/// A check that passes means that a run can begin.
+#[test]
+fn check_fails_where_a_run_would() {
+    let folder = Folder::new();
+    let short = "steps = 1\nlimits = { sequence = 10 }";
+    let config = folder.config(&[row("Say hi", "Hi there."), row("Q", "A")], short);
+    let text = complaint(train("check", &config, &[]));
+    let expected =
+        "no sample of `data` is left: all 2 have more than the 10 tokens of limits.sequence";
+    assert!(text.contains(expected), "{text}");
+    train("run", &config, &[]).assert().code(1);
+    let model = middle_sized(&folder);
+    folder.config(&[row("Q", "A")], "");
+    let config = folder.toml(&model, "steps = 1");
+    let text = complaint(train("check", &config, &[]));
+    assert!(text.contains("holds neither model.safetensors nor"), "{text}");
+    train("check", &folder.toml(&model, "steps = 1\ninit = \"random\""), &[]).assert().success();
+    let alone = "steps = 1\ntrain = { merger = false, llm = false, embed = false, head = true }";
+    for verb in ["check", "run"] {
+        let text = complaint(train(verb, &folder.config(&[row("Q", "A")], alone), &[]));
+        assert!(text.contains("nothing would be trained"), "{verb}: {text}");
+    }
+    let frozen = "steps = 1\ntrain = { merger = true, llm = true, embed = false }";
+    let done = train("check", &folder.config(&[row("Q", "A")], frozen), &[]).assert().success();
+    let text = said(&done.get_output().stdout);
+    assert!(text.contains("note: the head of this model is its embedding table"), "{text}");
+}
+
+#[test]
+fn a_run_says_what_was_too_long_and_what_looks_like_pixels() {
+    let folder = Folder::new();
+    let boxes = |x: usize| {
+        let answer = format!("[{{\"bbox_2d\": [1, 2, {x}, 32], \"label\": \"x\"}}]");
+        with(row("<image>box?", &answer), "image", json!("a.png"))
+    };
+    let rows = [boxes(20), boxes(30), boxes(40), row("Q", &"a ".repeat(200))];
+    let config = folder.config(&rows, "batch = { tokens = 1 }\nlimits = { sequence = 120 }");
+    let done = train("run", &config, &[]).assert().success();
+    let text = said(&done.get_output().stderr);
+    assert!(text.contains("warning: Channel data: all 3 boxes on 3 pictures lie inside"), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    let counted =
+        "step 3 of 3, samples that were too long: 1 dropped, 0 shrunk, 0 trimmed, checkpoint ";
+    assert!(last.starts_with(counted), "{text}");
+    let log = std::fs::read_to_string(folder.at("out/log.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
+    assert_eq!([&last["dropped"], &last["shrunk"], &last["trimmed"]], [1, 0, 0]);
+}
+
+/// `model` is found as other verbs find it, and what training cannot take is said.
+#[test]
+fn a_model_may_be_named() {
+    let folder = Folder::new();
+    folder.config(&[row("Say hi", "Hi there.")], "");
+    let cache = folder.at("cache");
+    let named = |verb: &str, model: &str, more: &[&str]| {
+        let config = folder.toml(Path::new(model), "steps = 1\nbatch = { tokens = 1 }");
+        let mut command = train(verb, &config, more);
+        command.env("XDG_CACHE_HOME", &cache).env("HF_HOME", &cache).env("HF_HUB_OFFLINE", "1");
+        command
+    };
+    if qwen3_vl::nano::default_model().is_some() {
+        named("check", "nano", &[]).assert().success();
+        named("run", "nano", &["-q"]).assert().success();
+        let out = folder.at("exported");
+        named("export", "nano", &["--out", out.to_str().unwrap()]).assert().success();
+        assert!(out.join("model.safetensors").is_file());
+    }
+    std::fs::write(folder.at("m.gguf"), "GGUF").unwrap();
+    for (model, expected) in [
+        ("m.gguf", "a GGUF file; training takes a checkpoint folder with safetensors"),
+        ("none", "which is no folder; training takes a checkpoint folder with safetensors"),
+        ("Owner/Name", "`model` is Owner/Name, and no folder beside the file has that name"),
+    ] {
+        let text = complaint(named("run", model, &[]));
+        assert!(text.contains(expected), "{model}: {text}");
+    }
+}
+
+#[test]
 fn show_draws_boxes_on_pictures_of_their_own_size() {
     let folder = Folder::new();
     let two = json!({"messages": [
@@ -217,8 +328,11 @@ fn a_damaged_picture_stops_the_run_and_is_named() {
     let folder = Folder::new();
     let config =
         folder.config(&[row("Q", "A"), picture("cut.png")], "steps = 2\nbatch = { tokens = 1 }");
-    // Its header is whole, so that the check passes.
+    // Its header is whole, so that the check passes, unless it decodes.
     train("check", &config, &[]).assert().success();
+    let failed = train("check", &config, &["--decode"]).assert().code(1);
+    let text = said(&failed.get_output().stdout);
+    assert!(text.contains("data.jsonl, line 2: ") && text.contains("cut.png"), "{text}");
     let failed = train("run", &config, &[]).assert().code(1);
     let text = said(&failed.get_output().stderr);
     assert!(text.contains("data.jsonl, line 2: ") && text.contains("cut.png"), "{text}");

@@ -8,16 +8,18 @@ mod show;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_vl::backends::device::peak_resident_bytes;
 use qwen3_vl::backends::{DtypeRequest, device};
 use qwen3_vl::model::processor::Processor;
+use qwen3_vl::nano;
 use qwen3_vl::train::config::{TrainConfig, Training};
 use qwen3_vl::train::data::{Dataset, Limits, Preparer, glance};
 use qwen3_vl::train::export::{Trained, trained};
 use qwen3_vl::train::loader::{Position, datasets};
-use qwen3_vl::train::lora::{Plan, adapter};
+use qwen3_vl::train::lora::adapter;
 use qwen3_vl::train::memory::ROWS_MEASURED;
 use qwen3_vl::train::run::{Finished, Trainer};
 use qwen3_vl::train::start::check_start;
@@ -27,6 +29,7 @@ use qwen3_vl::train::synth::{
 use qwen3_vl::weights::adapter::write_adapter;
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::export::{ExportOptions, export_model};
+use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::load_processor;
 
 use super::{Outcome, print, size, usage_error};
@@ -36,6 +39,7 @@ use follow::Follower;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     qwen3-vl train check run.toml\n  \
+    qwen3-vl train check run.toml --decode        (finds damaged pictures)\n  \
     qwen3-vl train show run.toml --row 17 --draw boxes.png\n  \
     qwen3-vl train run run.toml        (again to go on where it stopped)\n  \
     qwen3-vl train export run.toml --out trained\n  \
@@ -48,7 +52,7 @@ pub struct TrainArgs {
 
 #[derive(Debug, Subcommand)]
 enum TrainVerb {
-    /// Parse every row, find every file, count every token; train nothing
+    /// Parse every row, held-out ones too, find every file, count every token; train nothing
     Check(check::CheckArgs),
     /// Print one row as the model reads it, with what it learns in green; draw its boxes
     Show(show::ShowArgs),
@@ -158,12 +162,31 @@ struct Opened {
 }
 
 fn open(path: &Path) -> anyhow::Result<Opened> {
-    let config = TrainConfig::open(path)?;
-    let model = read_config(&config.model)?;
-    Plan::new(&config, &model)?;
-    let processor = load_processor(&config.model, &model)?;
+    let mut config = TrainConfig::open(path)?;
+    config.model = model_folder(&config.model)?;
+    let processor = load_processor(&config.model, &read_config(&config.model)?)?;
     let sets = datasets(&config.data)?;
     Ok(Opened { config, processor, sets })
+}
+
+/// The checkpoint folder of `model`, which may be the name of one.
+fn model_folder(model: &Path) -> anyhow::Result<PathBuf> {
+    const TAKEN: &str = "training takes a checkpoint folder with safetensors, a hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano";
+    if model.is_dir() {
+        return Ok(model.to_owned());
+    }
+    let gguf = model.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+    anyhow::ensure!(!gguf, "`model` is {}, a GGUF file; {TAKEN}", model.display());
+    anyhow::ensure!(
+        model.is_relative(),
+        "`model` is {}, which is no folder; {TAKEN}",
+        model.display()
+    );
+    let found = nano::resolve(&model.to_string_lossy(), &HubOptions::from_env());
+    let found = found.with_context(|| {
+        format!("`model` is {}, and no folder beside the file has that name", model.display())
+    })?;
+    Ok(std::path::absolute(found)?)
 }
 
 fn train(args: &RunArgs) -> anyhow::Result<Outcome> {

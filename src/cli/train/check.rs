@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use qwen3_vl::backends::Precision;
@@ -13,8 +14,10 @@ use qwen3_vl::train::data::check::Long;
 use qwen3_vl::train::data::{
     CheckOptions, CheckReport, Dataset, Limits, Preparer, SampleSizes, check,
 };
+use qwen3_vl::train::loader::datasets;
 use qwen3_vl::train::lora::Plan;
 use qwen3_vl::train::memory::MemoryEstimate;
+use qwen3_vl::train::start::check_start;
 use qwen3_vl::weights::checkpoint::read_config;
 use serde_json::json;
 
@@ -31,27 +34,72 @@ pub(super) struct CheckArgs {
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    /// Decode every picture and the frames of every video too, so that files damaged behind their headers are found
+    #[arg(long)]
+    decode: bool,
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Outcome> {
     let Opened { config, processor, sets } = super::open(&args.config)?;
+    let note = check_start(&config)?;
+    let held_out = datasets(&config.eval.data).context("`eval.data`")?;
     let preparer = Preparer::new(&processor, Limits::from(&config.limits));
-    let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("checking {bar:30} {pos}/{len} rows {eta}")?);
-    let report = check(&sets, &preparer, CheckOptions::default(), &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
+    let options = CheckOptions { decode: args.decode, ..CheckOptions::default() };
+    let report = checked(&sets, &preparer, options)?;
+    let held_out = match held_out.is_empty() {
+        true => None,
+        false => Some(checked(&held_out, &preparer, options)?),
+    };
     let memory = estimate(&config, &report.sizes)?;
     let colours = if args.json { Colours::Brackets } else { Colours::of_output() };
     let preview = preview(&sets, &preparer, colours);
     let text = match args.json {
-        true => as_json(&report, &memory, preview.as_deref())?,
-        false => describe(&report) + &table(&memory, host_memory()) + &preview.unwrap_or_default(),
+        true => as_json(&report, held_out.as_ref(), &memory, preview.as_deref())?,
+        false => {
+            let held_out =
+                held_out.as_ref().map(|report| format!("eval.data: {}", describe(report)));
+            let note = note.map(|note| format!("note: {note}\n"));
+            describe(&report)
+                + &held_out.unwrap_or_default()
+                + &note.unwrap_or_default()
+                + &table(&memory, host_memory())
+                + &preview.unwrap_or_default()
+        }
     };
     print::out(&text)?;
-    Ok(if report.good == report.rows { Outcome::Done } else { Outcome::Failed })
+    let reports = [Some(("data", &report)), held_out.as_ref().map(|report| ("eval.data", report))];
+    let usable =
+        reports.into_iter().flatten().map(|(name, report)| is_usable(name, report, &config));
+    // All of them, so that each says what is wrong.
+    let usable: Vec<bool> = usable.collect();
+    Ok(if usable.contains(&false) { Outcome::Failed } else { Outcome::Done })
+}
+
+/// A check behind a bar.
+fn checked(
+    sets: &[Dataset],
+    preparer: &Preparer<'_>,
+    options: CheckOptions,
+) -> anyhow::Result<CheckReport> {
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template("checking {bar:30} {pos}/{len} rows {eta}")?);
+    let report = check(sets, preparer, options, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Whether every row is good and a sample is left; where none is, that is said.
+fn is_usable(name: &str, report: &CheckReport, config: &TrainConfig) -> bool {
+    if report.is_good() && report.samples == 0 {
+        let (dropped, limit) = (report.dropped, config.limits.sequence);
+        print::error_line(&format!(
+            "error: no sample of `{name}` is left: all {dropped} have more than the {limit} tokens of limits.sequence"
+        ));
+    }
+    report.is_good() && report.samples > 0
 }
 
 /// What a run needs whose samples have these sizes; the weights stay where they are.
@@ -101,10 +149,12 @@ pub(super) fn table(memory: &MemoryEstimate, machine: Option<MemoryInfo>) -> Str
 
 fn as_json(
     report: &CheckReport,
+    held_out: Option<&CheckReport>,
     memory: &MemoryEstimate,
     preview: Option<&str>,
 ) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(report)?;
+    object["eval"] = serde_json::to_value(held_out)?;
     object["memory"] = serde_json::to_value(memory)?;
     object["memory"]["peak"] = json!(memory.peak());
     object["memory"]["available"] = json!(host_memory().map(|machine| machine.available));
