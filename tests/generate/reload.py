@@ -4,17 +4,27 @@ python tests/generate/reload.py EXPORTED ORIGINAL [TOLERANCE]
 """
 
 import sys
+from pathlib import Path
 
 import torch
 
-from check import load
+from check import inputs_of, load, stored
 from common import VOCAB
 
 
-def logits(model):
+def text():
     ids = torch.randint(0, VOCAB - 16, (1, 24), generator=torch.Generator().manual_seed(5))
+    return {"input_ids": ids}
+
+
+def pictures(folder):
+    """The prompt with two pictures that is stored beside the original."""
+    return inputs_of(stored(Path(folder) / "ref_two_images.safetensors"))
+
+
+def logits(model, inputs):
     with torch.no_grad():
-        return model(input_ids=ids, use_cache=False).logits
+        return model(**inputs, use_cache=False).logits
 
 
 def main():
@@ -25,10 +35,11 @@ def main():
     for key, value in expected.items():
         error = ((found[key] - value).abs().max() / value.abs().max()).item()
         assert error <= tolerance, f"{key}: relative error {error}"
-    expected = logits(original)
-    error = ((logits(exported) - expected).abs().max() / expected.abs().max()).item()
-    assert error <= 20 * tolerance, f"logits: relative error {error}"
-    print(f"{len(found)} tensors, logits within {error} of the largest")
+    for name, inputs in [("text", text()), ("pictures", pictures(sys.argv[2]))]:
+        expected = logits(original, inputs)
+        error = ((logits(exported, inputs) - expected).abs().max() / expected.abs().max()).item()
+        assert error <= 20 * tolerance, f"logits of {name}: relative error {error}"
+        print(f"{len(found)} tensors, logits of {name} within {error} of the largest")
 
 
 if __name__ == "__main__":
