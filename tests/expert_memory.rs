@@ -1,5 +1,6 @@
 //! Experts that stay on the host: the same bits with a few of them on the device as with all, and clear words where it
-//! makes no sense. The device is `ndarray`, which like a card has copies of what it computes with.
+//! makes no sense. The devices are `ndarray`, which like a card has copies of what it computes with, and cards, whose kernels for
+//! all experts together add up in another order than those for one.
 
 mod common;
 
@@ -81,9 +82,26 @@ const LARGEST: u64 = 40 * 48 * 4;
 /// Of all matrices: six experts in two layers.
 const ALL: u64 = 2 * 6 * (40 * 48 + 48 * 20) * 4;
 
+/// The largest difference, as a share of the largest number.
+fn far(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
+    let size = largest(&mut expected.iter().copied());
+    largest(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / size
+}
+
 #[test]
 fn a_few_experts_on_the_device_compute_the_same_bits_as_all() {
-    let Some(device) = device() else { return };
+    device().iter().for_each(|device| compare_on(device));
+}
+
+/// Bits are those of a device whose experts all came on demand and stayed.
+#[test]
+fn on_a_card_a_few_experts_compute_the_same_bits_as_many() {
+    common::cards().iter().for_each(|card| compare_on(card));
+}
+
+fn compare_on(device: &str) {
     let (folder, published) = (tempfile::tempdir().unwrap(), published());
     let rounded = folder.path().join("int4");
     let rounding = Rounding::new("int4".parse().unwrap());
@@ -95,11 +113,18 @@ fn a_few_experts_on_the_device_compute_the_same_bits_as_all() {
         ("rounded before", rounded.as_path(), None),
         ("rounded now", moe().as_path(), Some("int8")),
     ] {
-        let whole = load(folder, options(&device, quant, None)).unwrap();
+        let whole = load(folder, options(device, quant, None)).unwrap();
         assert_eq!(whole.model().expert_usage(), None);
-        let expected = logits(&whole);
+        let mut expected = logits(&whole);
+        if common::is_card(device) {
+            let many = load(folder, options(device, quant, Some(10 * ALL))).unwrap();
+            let found = logits(&many);
+            let far = far(&found, &expected);
+            assert!(far < 1e-4, "{what} on {device}: {far}");
+            expected = found;
+        }
         for budget in [LARGEST, 3 * LARGEST + 1, 10 * ALL] {
-            let loaded = load(folder, options(&device, quant, Some(budget))).unwrap();
+            let loaded = load(folder, options(device, quant, Some(budget))).unwrap();
             assert!(loaded.report().unexpected.is_empty(), "{what}: {:?}", loaded.report());
             assert_eq!(loaded.scheme(), whole.scheme());
             let per_token = |loaded: &Qwen3Vl| loaded.model().bytes_per_token();
@@ -109,6 +134,7 @@ fn a_few_experts_on_the_device_compute_the_same_bits_as_all() {
             let after = usage(&loaded);
             assert!(after.held <= budget && after.held > 0, "{what}: {after:?}");
             assert!(after.misses > 0 && after.uploaded >= after.held, "{what}: {after:?}");
+            assert!(!after.uploading.is_zero(), "{what}: {after:?}");
             // Prompt and one step more: with room for all, nothing is uploaded twice.
             match budget > ALL {
                 true => {
@@ -196,8 +222,98 @@ fn sizes_that_are_none_are_wrong_usage() {
     let (code, _, errors) = program("cpu", &plan);
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.contains("leave --expert-memory out"), "{errors}");
-    let random = ["bench", "--shape", "2b", "--expert-memory", "1GB"];
-    let (code, _, errors) = program("cpu", &random);
-    assert_eq!(code, Some(1), "{errors}");
-    assert!(errors.contains("needs a checkpoint with weights"), "{errors}");
+    for (device, shape, words) in
+        [("flex", "30b-a3b", "leave --expert-memory out"), ("cpu", "2b", "no experts")]
+    {
+        let random = ["bench", "--shape", shape, "--device", device, "--expert-memory", "1GB"];
+        let (code, _, errors) = program("cpu", &random);
+        assert_eq!(code, Some(1), "{errors}");
+        assert!(errors.contains(words), "{errors}");
+    }
+}
+
+/// A folder with the configuration of `moe` alone gets random experts on the host, dense and rounded, of which no more than the
+/// given memory are on the device.
+#[test]
+fn random_experts_are_uploaded_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(moe().join("config.json"), folder.path().join("config.json")).unwrap();
+    let bench = |device: &str, more: &[&str]| {
+        let quick = [
+            "bench",
+            "--shape",
+            folder.path().to_str().unwrap(),
+            "-p",
+            "9",
+            "-n",
+            "4",
+            "-r",
+            "2",
+            "--only",
+            "text",
+            "--read",
+            "1MB",
+            "--square",
+            "64",
+            "--image",
+            "96x64",
+        ];
+        let (code, said, errors) = program(device, &[&quick[..], more].concat());
+        assert_eq!(code, Some(0), "{more:?} on {device}: {errors}");
+        said
+    };
+    let devices = device().into_iter().chain(common::cards());
+    for device in devices {
+        for quant in [
+            &["--dtype", "f32"][..],
+            &["--dtype", "f32", "--quant", "int8"],
+            &["--dtype", "f32", "--quant", "int4"],
+        ] {
+            let json = ["-o", "json", "--expert-memory", "10KB"];
+            let told = bench(&device, &[quant, &json].concat());
+            let told: Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(told["model"]["random"], true);
+            let experts = |key: &str| {
+                let found = &told["experts"][key];
+                found.as_f64().unwrap_or_else(|| panic!("{key} on {device}: {told}"))
+            };
+            assert_eq!(experts("budget_bytes"), 10_000.0);
+            let held = experts("held_bytes");
+            assert!(held > 0.0 && held <= 10_000.0, "{quant:?} on {device}: {told}");
+            for key in [
+                "misses",
+                "uploaded_bytes",
+                "upload_s",
+                "upload_bytes_per_s",
+                "answer_misses",
+                "answer_uploaded_bytes",
+                "answer_upload_ms",
+            ] {
+                assert!(experts(key) > 0.0, "{key} with {quant:?} on {device}: {told}");
+            }
+            let (per_second, seconds) = (experts("upload_bytes_per_s"), experts("upload_s"));
+            let bytes = experts("uploaded_bytes");
+            assert!((per_second * seconds - bytes).abs() < 1e-6 * bytes, "{told}");
+            for key in ["hits", "hit_share", "wait_s", "answer_hits", "answer_wait_ms"] {
+                assert!(experts(key) >= 0.0, "{key} with {quant:?} on {device}: {told}");
+            }
+        }
+    }
+    let Some(device) = device() else { return };
+    let few = ["--dtype", "f32", "--expert-memory", "10KB"];
+    let table = bench(&device, &few);
+    for words in [
+        "hits",
+        "misses that uploaded",
+        "GB/s; waited",
+        "experts of a token",
+        "one layer for all layers",
+    ] {
+        assert!(table.contains(words), "{words} in {table}");
+    }
+    let csv = bench(&device, &[&few[..], &["-o", "csv"]].concat());
+    assert!(csv.contains("\nexperts.upload_bytes_per_s,") && csv.contains("\nexperts.wait_s,"));
+    let all = ["--dtype", "f32", "--expert-memory", "1GB", "-o", "json"];
+    let told: Value = serde_json::from_str(&bench(&device, &all)).unwrap();
+    assert_eq!(told["experts"]["held_bytes"], told["experts"]["uploaded_bytes"]);
 }

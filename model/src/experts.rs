@@ -1,13 +1,18 @@
 //! Experts that stay in the memory of the host, and come to the device when tokens go to them.
 
-use std::collections::{BTreeMap, HashMap};
+mod cache;
+mod state;
+
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use qwen3_vl_backends::ops::{self, Share};
 use qwen3_vl_backends::quant::QuantScheme;
+
+pub use cache::ExpertCache;
 
 use crate::model::Qwen3VlModel;
 use crate::stack::Stack;
@@ -39,7 +44,10 @@ pub trait HostStack: Debug + Send + Sync {
     fn scheme(&self) -> Option<QuantScheme>;
     /// Bytes of one of them on the device.
     fn matrix_bytes(&self) -> u64;
-    /// Copies one of them to the device.
+    /// Where they are copied to.
+    fn device(&self) -> Device;
+    /// Copies one of them to the device, on whichever thread asks. It waits for no worker of the processor, all of which may be
+    /// waiting for it.
     fn upload(&self, expert: usize) -> ExpertMatrix;
     /// Tells the system that one of them is about to be uploaded, so that it reads what is not in memory yet.
     fn announce(&self, expert: usize);
@@ -48,7 +56,7 @@ pub trait HostStack: Debug + Send + Sync {
 /// What the cache of experts has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExpertUsage {
-    /// Bytes that it may hold, and those that it holds.
+    /// Bytes that it may hold, and those that it holds or has kept room for.
     pub budget: u64,
     pub held: u64,
     /// Matrices that were on the device when tokens went to them.
@@ -56,99 +64,24 @@ pub struct ExpertUsage {
     /// Those that had to be uploaded first, and their bytes.
     pub misses: u64,
     pub uploaded: u64,
+    /// While uploads were under way, up to their end on the device. Cards of which CubeCL has one queue alone, all but those of
+    /// CUDA, count what they compute meanwhile too.
+    pub uploading: Duration,
+    /// While computing waited for them.
+    pub waited: Duration,
 }
 
-/// The matrices on the device, for all layers together: when there is no room for the next one, those go that were not used
-/// for longest.
-#[derive(Debug)]
-pub struct ExpertCache {
-    state: Mutex<State>,
-}
-
-/// A stack and an expert in it.
-type Key = (usize, usize);
-
-#[derive(Debug, Default)]
-struct State {
-    held: HashMap<Key, Held>,
-    /// When each was used last, the oldest first.
-    order: BTreeMap<u64, Key>,
-    clock: u64,
-    usage: ExpertUsage,
-}
-
-#[derive(Debug)]
-struct Held {
-    matrix: ExpertMatrix,
-    bytes: u64,
-    used: u64,
-}
-
-impl ExpertCache {
-    /// An empty cache that holds at most `budget` bytes, or the one matrix that is larger.
-    pub fn new(budget: u64) -> Self {
-        let usage = ExpertUsage { budget, ..ExpertUsage::default() };
-        Self { state: Mutex::new(State { usage, ..State::default() }) }
-    }
-
-    /// What it has done so far.
-    pub fn usage(&self) -> ExpertUsage {
-        self.with(|state| state.usage)
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn matrix(&self, key: Key, host: &dyn HostStack) -> ExpertMatrix {
-        let bytes = host.matrix_bytes();
-        let held = self.with(|state| {
-            let held = state.hit(key);
-            if held.is_none() {
-                state.make_room(bytes);
-            }
-            held
-        });
-        // Not under the lock: a thread that waits for others in an upload may begin other work with the same model.
-        held.unwrap_or_else(|| {
-            let matrix = host.upload(key.1);
-            self.with(|state| state.hold(key, matrix.clone(), bytes));
-            matrix
-        })
-    }
-}
-
-impl State {
-    fn hit(&mut self, key: Key) -> Option<ExpertMatrix> {
-        let held = self.held.get_mut(&key)?;
-        self.clock += 1;
-        self.order.remove(&held.used);
-        self.order.insert(self.clock, key);
-        held.used = self.clock;
-        self.usage.hits += 1;
-        Some(held.matrix.clone())
-    }
-
-    /// Lets the oldest go until there is room for `bytes` more.
-    fn make_room(&mut self, bytes: u64) {
-        while self.usage.held + bytes > self.usage.budget {
-            let Some((_, key)) = self.order.pop_first() else { break };
-            let gone = self.held.remove(&key).map_or(0, |held| held.bytes);
-            self.usage.held -= gone;
+impl ExpertUsage {
+    /// What was done since `before`; `budget` and `held` are those of now.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            hits: self.hits - before.hits,
+            misses: self.misses - before.misses,
+            uploaded: self.uploaded - before.uploaded,
+            uploading: self.uploading.saturating_sub(before.uploading),
+            waited: self.waited.saturating_sub(before.waited),
+            ..self
         }
-    }
-
-    fn hold(&mut self, key: Key, matrix: ExpertMatrix, bytes: u64) {
-        self.usage.misses += 1;
-        self.usage.uploaded += bytes;
-        if self.held.contains_key(&key) {
-            return;
-        }
-        self.make_room(bytes);
-        self.clock += 1;
-        self.order.insert(self.clock, key);
-        self.held.insert(key, Held { matrix, bytes, used: self.clock });
-        self.usage.held += bytes;
     }
 }
 
@@ -184,24 +117,28 @@ impl Streamed {
         self.shape()[0] as u64 * self.host.matrix_bytes()
     }
 
-    /// Tells the system which matrices the next product reads that are not on the device.
-    pub(crate) fn announce(&self, shares: &[Share]) {
-        let absent = |share: &&Share| {
-            let key = (self.index, share.expert);
-            self.cache.with(|state| !state.held.contains_key(&key))
-        };
-        shares.iter().filter(absent).for_each(|share| self.host.announce(share.expert));
-    }
-
-    /// As [`Stack::product`].
+    /// As [`Stack::product`]: first with what is there, while the rest is uploaded as far as there is room. What a row gets does
+    /// not depend on that order.
     pub(crate) fn product(&self, x: Tensor<2>, shares: &[Share]) -> Tensor<2> {
-        let mut first = 0;
-        let parts = shares.iter().map(|share| {
-            first += share.rows;
-            let rows = x.clone().narrow(0, first - share.rows, share.rows);
-            self.cache.matrix((self.index, share.expert), self.host.as_ref()).product(rows)
+        let ends = shares.iter().scan(0, |end, share| {
+            *end += share.rows;
+            Some(*end)
         });
-        Tensor::cat(parts.collect(), 0)
+        let rows =
+            |(end, share): (usize, &Share)| x.clone().narrow(0, end - share.rows, share.rows);
+        let mut left: Vec<(usize, Tensor<2>)> = ends.zip(shares).map(rows).enumerate().collect();
+        let mut parts = Vec::with_capacity(shares.len());
+        while !left.is_empty() {
+            let experts: Vec<usize> = left.iter().map(|(at, _)| shares[*at].expert).collect();
+            self.cache.fetch(self.index, &self.host, experts.iter().copied());
+            let next = self.cache.next_of(self.index, &experts);
+            let (at, rows) = left.remove(next);
+            let key = (self.index, experts[next]);
+            parts.push((at, self.cache.take(key, &self.host).product(rows)));
+            self.cache.release(key);
+        }
+        parts.sort_unstable_by_key(|(at, _)| *at);
+        Tensor::cat(parts.into_iter().map(|(_, part)| part).collect(), 0)
     }
 
     /// The numbers themselves, `[experts, out, in]`; none stays on the device.
@@ -212,6 +149,25 @@ impl Streamed {
         };
         Tensor::cat((0..self.shape()[0]).map(values).collect(), 0)
     }
+}
+
+/// The router has chosen: tells the system which parts of the file come next, and begins to upload what the stacks of a layer lack
+/// for `shares`, those of a stack only when the one before it will have all of its own.
+pub(crate) fn prepare(stacks: &[&Stack], shares: &[Share]) {
+    let streamed = || {
+        stacks.iter().filter_map(|stack| match stack {
+            Stack::Streamed(streamed) => Some(streamed),
+            _ => None,
+        })
+    };
+    let experts: Vec<usize> = shares.iter().map(|share| share.expert).collect();
+    streamed().for_each(|stack| stack.cache.begin());
+    for stack in streamed() {
+        let absent = stack.cache.want(stack.index, &experts);
+        absent.into_iter().for_each(|expert| stack.host.announce(expert));
+    }
+    let _ = streamed()
+        .all(|stack| stack.cache.fetch(stack.index, &stack.host, experts.iter().copied()));
 }
 
 impl Qwen3VlModel {
@@ -233,84 +189,4 @@ impl Qwen3VlModel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::TensorData;
-    use qwen3_vl_backends::device;
-
-    /// Experts of two by two, each filled with its number; it counts what is announced.
-    #[derive(Debug, Default)]
-    struct Numbers {
-        announced: Mutex<Vec<usize>>,
-    }
-
-    impl HostStack for Numbers {
-        fn shape(&self) -> [usize; 3] {
-            [5, 2, 2]
-        }
-
-        fn scheme(&self) -> Option<QuantScheme> {
-            None
-        }
-
-        fn matrix_bytes(&self) -> u64 {
-            16
-        }
-
-        fn upload(&self, expert: usize) -> ExpertMatrix {
-            let device = device::select(None).unwrap().device;
-            let values = TensorData::new(vec![expert as f32; 4], [2, 2]);
-            ExpertMatrix::Dense(Tensor::from_data(values, &device))
-        }
-
-        fn announce(&self, expert: usize) {
-            self.announced.lock().unwrap().push(expert);
-        }
-    }
-
-    fn product(streamed: &Streamed, experts: &[usize]) -> Vec<f32> {
-        let device = device::select(None).unwrap().device;
-        let x = TensorData::new(vec![1.0f32; experts.len() * 2], [experts.len(), 2]);
-        let shares = experts.iter().map(|expert| Share { expert: *expert, rows: 1, steps: None });
-        let shares: Vec<Share> = shares.collect();
-        streamed.announce(&shares);
-        let y = streamed.product(Tensor::from_data(x, &device), &shares);
-        y.into_data().try_to_vec::<f32>().unwrap()
-    }
-
-    #[test]
-    fn those_go_that_were_not_used_for_longest() {
-        let host = Arc::new(Numbers::default());
-        let cache = Arc::new(ExpertCache::new(3 * 16 + 5));
-        let streamed = Streamed::new(host.clone(), cache.clone(), 0);
-        let counts = || {
-            let usage = cache.usage();
-            assert!(usage.held <= usage.budget, "{usage:?}");
-            (usage.hits, usage.misses, usage.held / 16)
-        };
-        assert_eq!(product(&streamed, &[1, 2, 3]), [2.0, 2.0, 4.0, 4.0, 6.0, 6.0]);
-        assert_eq!(counts(), (0, 3, 3));
-        product(&streamed, &[1]);
-        assert_eq!(counts(), (1, 3, 3));
-        // 2 is the oldest now.
-        assert_eq!(product(&streamed, &[4]), [8.0, 8.0]);
-        assert_eq!(counts(), (1, 4, 3));
-        product(&streamed, &[1, 3, 4]);
-        assert_eq!(counts(), (4, 4, 3));
-        product(&streamed, &[2]);
-        assert_eq!(counts(), (4, 5, 3));
-        assert_eq!(cache.usage().uploaded, 5 * 16);
-        assert_eq!(*host.announced.lock().unwrap(), [1, 2, 3, 4, 2]);
-        // Another stack with the same experts is another matter.
-        product(&Streamed::new(host, cache.clone(), 1), &[2]);
-        assert_eq!(counts(), (4, 6, 3));
-    }
-
-    #[test]
-    fn one_matrix_is_held_whatever_the_budget() {
-        let cache = Arc::new(ExpertCache::new(3));
-        let streamed = Streamed::new(Arc::new(Numbers::default()), cache.clone(), 0);
-        product(&streamed, &[0, 1]);
-        assert_eq!((cache.usage().misses, cache.usage().held), (2, 16));
-    }
-}
+mod tests;

@@ -53,13 +53,6 @@ impl Stack {
         }
     }
 
-    /// Tells what the next products read, as soon as that is known.
-    pub(crate) fn announce(&self, shares: &[Share]) {
-        if let Self::Streamed(weight) = self {
-            weight.announce(shares);
-        }
-    }
-
     /// `x [n, in] -> [n, out]` in the dtype of `x`: each share of rows times the matrix of its expert.
     pub fn product(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
         match self {

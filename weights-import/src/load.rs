@@ -8,7 +8,7 @@ mod repack;
 mod room;
 pub(crate) mod rounded;
 pub(crate) mod split;
-mod streamed;
+pub(crate) mod streamed;
 
 use std::iter::Peekable;
 

@@ -1,13 +1,19 @@
 //! Models with random weights, made where they are used: what a step costs follows from shapes and dtypes, not from values.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 use qwen3_vl_backends::Placement;
+use qwen3_vl_backends::dtype::maps_in_place;
+use qwen3_vl_backends::memmap::HostBytes;
 use qwen3_vl_backends::quant::QuantScheme;
+use qwen3_vl_model::experts::{ExpertCache, Streamed};
 use qwen3_vl_model::roundable::Roundable;
+use qwen3_vl_model::stack::Stack;
 use qwen3_vl_model::weight::{Quantised, Weight};
 use qwen3_vl_model::{Qwen3VlConfig, Qwen3VlModel};
 use rayon::prelude::*;
@@ -15,7 +21,8 @@ use rayon::prelude::*;
 use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
 use crate::load::split::{block_rows, ranges};
-use crate::load::{LoadHow, Progress, computes_rounded, home, part_sizes};
+use crate::load::streamed::{MadeUp, check_budget};
+use crate::load::{LoadHow, Progress, check_expert_memory, computes_rounded, home, part_sizes};
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
 const DRAWN: usize = 1_048_583;
@@ -24,18 +31,20 @@ const DEVIATION: f32 = 0.02;
 
 /// A model of `config`, each part on its device, with normally distributed matrices of deviation 0.02 that are the same in every run, norms of 1 and
 /// biases of 0. What `how` chooses is rounded one matrix after the other as it is made, so that none but the last is ever there
-/// in full; matrices that are larger than a buffer are split as [`load_placed`](crate::load_placed) does. Experts are all on the
-/// devices.
+/// in full; matrices that are larger than a buffer are split as [`load_placed`](crate::load_placed) does. Experts that it leaves
+/// on the host are those of one layer, in bf16 or rounded, which all layers use: what is copied to the device when, and how large
+/// the copies are, does not depend on their numbers.
 ///
 /// # Errors
-/// When the device cannot compute with rounded weights, or a pattern names no layer.
+/// When the device cannot compute with rounded weights, a pattern names no layer, or there are no experts to be left on the host
+/// or no room for one of them on the device.
 pub fn random_model(
     config: &Qwen3VlConfig,
     placement: &Placement,
     how: LoadHow<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Qwen3VlModel, LoadError> {
-    let how = LoadHow { expert_memory: None, ..how };
+    check_expert_memory(config, placement, how)?;
     let precision = how.precision;
     let mut model = Qwen3VlModel::placed(config, placement, precision);
     let sizes = part_sizes(config, how);
@@ -52,7 +61,14 @@ pub fn random_model(
         Some(rounding) => rounding.choose(&mut model)?,
         None => BTreeSet::new(),
     };
-    maker.place(&mut model, &chosen)?;
+    let scheme = |path: &str| {
+        let rounding = how.rounding.filter(|_| chosen.contains(path));
+        rounding.map(|rounding| rounding.scheme_of(path))
+    };
+    if let Some(budget) = how.expert_memory {
+        maker.stream(&mut model, budget, &scheme)?;
+    }
+    maker.place(&mut model, &scheme)?;
     Ok(model.map(&mut maker))
 }
 
@@ -69,15 +85,69 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// Leaves experts on the host that are not on a device which uses them there, with `budget` bytes of them on devices.
+    fn stream(
+        &mut self,
+        model: &mut Qwen3VlModel,
+        budget: u64,
+        scheme: &dyn Fn(&str) -> Option<QuantScheme>,
+    ) -> Result<(), LoadError> {
+        let (cache, mut made) = (Arc::new(ExpertCache::new(budget)), HashMap::new());
+        let mut bytes = 0;
+        for (index, (path, mut weight)) in model.roundable_mut().into_iter().enumerate() {
+            let (device, part) = home(self.placement, &path);
+            let Roundable::Experts(stack) = &weight else { continue };
+            if maps_in_place(device.kind) {
+                continue;
+            }
+            let (shape, scheme) = (stack.shape(), scheme(&path));
+            if scheme.is_some() {
+                computes_rounded(device, &path, part)?;
+            }
+            let numbers = match made.entry((shape, scheme)) {
+                Entry::Occupied(made) => made.into_mut(),
+                Entry::Vacant(place) => place.insert(self.experts(&path, shape, scheme)?),
+            };
+            let host = numbers.stack(shape, device, self.values.dtype);
+            check_budget(host.as_ref(), budget, &path)?;
+            let streamed = Streamed::new(host, cache.clone(), index);
+            bytes += streamed.bytes();
+            weight.stream(streamed);
+        }
+        self.tell("experts", bytes.min(budget));
+        Ok(())
+    }
+
+    /// All experts of a layer, `shape [experts, out, in]`.
+    fn experts(
+        &mut self,
+        path: &str,
+        shape: [usize; 3],
+        scheme: Option<QuantScheme>,
+    ) -> Result<MadeUp, LoadError> {
+        let bytes = |data: TensorData| HostBytes::from(data.into_bytes().to_vec());
+        let Some(scheme) = scheme else {
+            let numbers = self.values.tensor(&shape, self.values.dtype);
+            return Ok(MadeUp::Plain(bytes(numbers.convert_dtype(DType::BF16))));
+        };
+        let [experts, rows, inputs] = shape;
+        let values = (0..experts).map(|_| self.values.tensor(&[rows, inputs], DType::F32));
+        let (codes, scales) = round(path, inputs, values, scheme)?;
+        let scales = bytes(scales.convert_dtype(DType::BF16));
+        Ok(MadeUp::Codes { codes: bytes(codes), scales, scheme })
+    }
+
     /// Makes the weights that are rounded or split.
     fn place(
         &mut self,
         model: &mut Qwen3VlModel,
-        chosen: &BTreeSet<String>,
+        scheme: &dyn Fn(&str) -> Option<QuantScheme>,
     ) -> Result<(), LoadError> {
         for (path, mut weight) in model.roundable_mut() {
-            let rounding = self.how.rounding.filter(|_| chosen.contains(&path));
-            let scheme = rounding.map(|rounding| rounding.scheme_of(&path));
+            if matches!(&weight, Roundable::Experts(Stack::Streamed(_))) {
+                continue;
+            }
+            let scheme = scheme(&path);
             let (shape, matrices) = (weight.shape(), weight.matrices());
             match (scheme, self.block(&path, &weight, scheme)) {
                 (None, None) => continue,

@@ -8,6 +8,7 @@ use qwen3_vl_backends::ops::{self, RoundedStack, Share};
 use qwen3_vl_backends::threads::is_processor;
 
 use crate::config::MoeConfig;
+use crate::experts;
 use crate::init::Init;
 use crate::linear::Linear;
 use crate::pack::index_tensor;
@@ -149,8 +150,7 @@ impl Experts {
 
     /// SwiGLU on the rows of `x`, each share with the weights of its expert.
     fn forward(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
-        self.gate_up_proj.announce(&shares);
-        self.down_proj.announce(&shares);
+        experts::prepare(&[&self.gate_up_proj, &self.down_proj], &shares);
         let gate_up = self.gate_up_proj.product(x, shares.clone());
         let inner = gate_up.dims()[1] / 2;
         let gate = gate_up.clone().narrow(1, 0, inner);

@@ -26,10 +26,13 @@ const PASSES: usize = 3;
     qwen3-vl bench --shape 4b --quant int4 -p 2048 -n 128 -o json\n  \
     qwen3-vl bench --shape ./Qwen3-VL-2B-Instruct --image photo.jpg --threads 4\n  \
     qwen3-vl bench --shape nano --only picture --image 1300x970 -r 20\n  \
+    qwen3-vl bench --shape 30b-a3b --device cuda:0 --expert-memory 8GB --only text\n  \
     qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 8\n\n\
     Published shapes get random weights, made in memory: what a step costs follows from shapes and dtypes. Every round \
     preprocesses the picture, runs it with a question up to the first token, runs a text prompt, writes tokens behind it, and \
-    writes them in several streams together; the median of the rounds counts. The shares are of what this machine reached in \
+    writes them in several streams together; the median of the rounds counts. \
+    With --expert-memory the random experts of one layer lie in the memory of the host, and every layer copies its own from there: \
+    hits, misses, bytes and seconds of copies are counted, and the random router chooses. The shares are of what this machine reached in \
     the same run: reading memory, on all cores or by the card of the first layer, and the fastest product of two square matrices that the model's own \
     kernels make. Nothing else should run meanwhile; the load average at both ends is printed. GB are 10^9 bytes.")]
 pub struct MeasureArgs {

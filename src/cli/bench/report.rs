@@ -1,6 +1,7 @@
 //! The figures as one JSON object, whose fields are always all there; what was not measured is null.
 
 use qwen3_vl::backends::{dtype, threads};
+use qwen3_vl::model::experts::ExpertUsage;
 use qwen3_vl::weights::load::parameter_counts;
 use serde_json::{Value, json};
 
@@ -193,24 +194,33 @@ impl Report<'_> {
         })
     }
 
-    /// What became of experts that stay on the host.
+    /// What became of experts that stay on the host, since the model was made; `answer` of what was written behind the text
+    /// prompt, per token.
     fn experts(&self) -> Value {
-        let usage = self.subject.model.expert_usage().unwrap_or_default();
-        let rate = usage.hits as f64 / (usage.hits + usage.misses) as f64;
-        match usage.budget {
-            0 => json!({
-                "budget_bytes": null, "held_bytes": null, "hits": null, "misses": null, "hit_share": null,
-                "uploaded_bytes": null,
-            }),
-            budget => json!({
-                "budget_bytes": budget,
-                "held_bytes": usage.held,
-                "hits": usage.hits,
-                "misses": usage.misses,
-                "hit_share": Some(rate).filter(|rate| rate.is_finite()),
-                "uploaded_bytes": usage.uploaded,
-            }),
-        }
+        let usage = self.subject.model.expert_usage();
+        let tokens = self.task.tokens as f64;
+        let answer = |of: fn(ExpertUsage) -> f64| {
+            self.median(|round| round.experts.map(|usage| of(usage) / tokens))
+        };
+        let seconds = usage.map(|usage| usage.uploading.as_secs_f64());
+        let rate = usage.zip(seconds).map(|(usage, seconds)| usage.uploaded as f64 / seconds);
+        json!({
+            "budget_bytes": usage.map(|usage| usage.budget),
+            "held_bytes": usage.map(|usage| usage.held),
+            "hits": usage.map(|usage| usage.hits),
+            "misses": usage.map(|usage| usage.misses),
+            "hit_share": usage.and_then(hit_share),
+            "uploaded_bytes": usage.map(|usage| usage.uploaded),
+            "upload_s": seconds,
+            "upload_bytes_per_s": rate.filter(|rate| rate.is_finite()),
+            "wait_s": usage.map(|usage| usage.waited.as_secs_f64()),
+            "answer_hits": answer(|usage| usage.hits as f64),
+            "answer_misses": answer(|usage| usage.misses as f64),
+            "answer_hit_share": self.median(|round| round.experts.and_then(hit_share)),
+            "answer_uploaded_bytes": answer(|usage| usage.uploaded as f64),
+            "answer_upload_ms": answer(|usage| 1e3 * usage.uploading.as_secs_f64()),
+            "answer_wait_ms": answer(|usage| 1e3 * usage.waited.as_secs_f64()),
+        })
     }
 
     /// Tokens before a new one, on average.
@@ -221,6 +231,12 @@ impl Report<'_> {
     fn median(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
         median(self.measured.rounds.iter().filter_map(of).collect())
     }
+}
+
+/// Matrices that were there, of all that tokens went to.
+fn hit_share(usage: ExpertUsage) -> Option<f64> {
+    let share = usage.hits as f64 / (usage.hits + usage.misses) as f64;
+    Some(share).filter(|share| share.is_finite())
 }
 
 /// The fields of both objects.

@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
+use qwen3_vl::model::experts::ExpertUsage;
 use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
@@ -52,6 +53,8 @@ pub struct Round {
     pub decode: Option<f64>,
     /// One token of every stream.
     pub streams: Option<f64>,
+    /// What became of experts on the host while tokens were written behind the text prompt.
+    pub experts: Option<ExpertUsage>,
     /// Largest resident size of the process before the streams, in bytes.
     pub peak: Option<u64>,
 }
@@ -137,7 +140,10 @@ impl<'a> Task<'a> {
                 Stage::Text => {
                     course.step("text");
                     let (mut read, prefill) = self.read()?;
+                    let before = self.subject.model.expert_usage();
                     let decode = self.go_on(&mut read)?;
+                    let after = self.subject.model.expert_usage();
+                    round.experts = after.zip(before).map(|(after, before)| after.since(before));
                     (round.prefill, round.decode) = (Some(prefill), Some(decode));
                     session = Some(read);
                 }

@@ -13,7 +13,7 @@ use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
 use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::weights::load::{checkpoint_sizes, part_sizes};
+use qwen3_vl::weights::load::{check_expert_memory, checkpoint_sizes, part_sizes};
 use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_placed, random_model};
 use serde_json::{Map, Value};
 
@@ -78,13 +78,13 @@ impl Place {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
         let rounding = self.options.rounding(config);
-        anyhow::ensure!(
-            self.options.expert_memory.is_none(),
-            "random weights are made on the device; --expert-memory needs a checkpoint with weights"
-        );
         let how = self.options.how(precision, rounding.as_ref());
+        check_expert_memory(config, &placement, how)?;
         let weight_bytes = part_sizes(config, how).total();
-        check_room(&placement, weight_bytes)?;
+        check_room(
+            &placement,
+            weight_bytes + how.expert_memory.map_or(0, |_| layer_bytes(config)),
+        )?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, how, &mut bar)?;
         bar.clear();
@@ -125,6 +125,13 @@ impl Place {
             seconds: start.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Bytes of the experts of one layer in bf16, which all layers copy theirs from where experts stay on the host.
+fn layer_bytes(config: &Qwen3VlConfig) -> u64 {
+    let hidden = config.text.hidden_size;
+    let experts = config.text.moe.as_ref();
+    experts.map_or(0, |moe| 6 * (moe.experts * moe.intermediate_size * hidden) as u64)
 }
 
 /// Refuses what the memory has no room for, before it is filled.

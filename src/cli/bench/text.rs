@@ -156,15 +156,31 @@ fn machine(report: &Value) -> String {
 fn experts(report: &Value) -> String {
     let experts = &report["experts"];
     let Some(budget) = experts["budget_bytes"].as_u64() else { return String::new() };
-    let size = |key: &str| experts[key].as_u64().map_or("-".to_owned(), bytes);
-    format!(
-        "experts: {} of {} on the device, {} hits, {} misses that uploaded {}\n",
+    let size = |key: &str| experts[key].as_f64().map_or("-".to_owned(), |x| bytes(x as u64));
+    let figure = |key: &str, digits| fixed(experts.get(key), digits);
+    let all = format!(
+        "experts: {} of {} on the device, {} hits, {} misses that uploaded {} in {} s, {}; waited {} s for them\n",
         size("held_bytes"),
         bytes(budget),
         experts["hits"],
         experts["misses"],
         size("uploaded_bytes"),
-    )
+        figure("upload_s", 2),
+        giga(&experts["upload_bytes_per_s"], "B/s"),
+        figure("wait_s", 2),
+    );
+    let answer = format!(
+        "experts of a token of the answer: {} hits, {} misses that uploaded {} in {} ms; waited {} ms\n",
+        figure("answer_hits", 1),
+        figure("answer_misses", 1),
+        size("answer_uploaded_bytes"),
+        figure("answer_upload_ms", 2),
+        figure("answer_wait_ms", 2),
+    );
+    let shared = "experts: random, those of one layer for all layers\n";
+    let shared = if report["model"]["random"] == true { shared } else { "" };
+    let answer = if experts["answer_hits"].is_null() { String::new() } else { answer };
+    all + &answer + shared
 }
 
 fn row(name: String, time: String, rate: String, share: String) -> Row {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use qwen3_vl_backends::SelectedDevice;
 use qwen3_vl_backends::dtype::maps_in_place;
 use qwen3_vl_backends::memmap::HostBytes;
 use qwen3_vl_backends::quant::QuantScheme;
@@ -12,7 +13,7 @@ use qwen3_vl_model::roundable::Roundable;
 
 use super::foreign::Packed;
 use super::parts::keeps_codes;
-use super::rounded::placed;
+use super::rounded::{placed, scales_dtype};
 use super::{Item, Loader, Stored, home};
 use crate::checkpoint::TensorEntry;
 use crate::error::LoadError;
@@ -52,6 +53,10 @@ impl HostStack for Plain {
 
     fn matrix_bytes(&self) -> u64 {
         (self.shape[1] * self.shape[2] * self.wanted.size()) as u64
+    }
+
+    fn device(&self) -> Device {
+        self.device.clone()
     }
 
     fn upload(&self, expert: usize) -> ExpertMatrix {
@@ -121,6 +126,10 @@ impl HostStack for Codes {
         (rows * (scheme.row_bytes(inputs) + scales)) as u64
     }
 
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
     fn upload(&self, expert: usize) -> ExpertMatrix {
         let ([_, rows, inputs], scheme) = (self.shape, self.held.scheme);
         let [codes, scales] = self.of(expert);
@@ -133,6 +142,50 @@ impl HostStack for Codes {
 
     fn announce(&self, expert: usize) {
         self.of(expert).iter().for_each(HostBytes::announce);
+    }
+}
+
+/// One layer's worth of experts on the host whose numbers were made up, for all layers of one shape to copy from.
+#[derive(Debug, Clone)]
+pub(crate) enum MadeUp {
+    /// In the dtype and the orientation of published files, bf16 and `[experts, in, out]`.
+    Plain(HostBytes),
+    /// Codes, and scales in bf16.
+    Codes { codes: HostBytes, scales: HostBytes, scheme: QuantScheme },
+}
+
+impl MadeUp {
+    /// As a stack of `shape [experts, out, in]` whose matrices are copied to `device`, dense ones as `wanted`.
+    pub fn stack(
+        &self,
+        shape: [usize; 3],
+        device: &SelectedDevice,
+        wanted: DType,
+    ) -> Arc<dyn HostStack> {
+        let at = device.device.clone();
+        match self.clone() {
+            Self::Plain(bytes) => {
+                let (parts, stored) = (vec![bytes], DType::BF16);
+                Arc::new(Plain { parts, shape, transposed: true, stored, device: at, wanted })
+            }
+            Self::Codes { codes, scales, scheme } => {
+                let held = HostCodes { codes, scales, dtype: DType::BF16, scheme };
+                Arc::new(Codes { held, shape, device: at, scales: scales_dtype(device) })
+            }
+        }
+    }
+}
+
+/// Refuses a `budget` without room for one matrix of `host`, which `tensor` names.
+pub(crate) fn check_budget(
+    host: &dyn HostStack,
+    budget: u64,
+    tensor: &str,
+) -> Result<(), LoadError> {
+    let needed = host.matrix_bytes();
+    match needed > budget {
+        true => Err(LoadError::ExpertMemory { budget, needed, tensor: tensor.to_owned() }),
+        false => Ok(()),
     }
 }
 
@@ -160,10 +213,7 @@ impl<'c> Loader<'_, 'c> {
             let item = items.remove(at);
             self.turn_to(&item);
             let host = self.host_stack(&item, shape)?;
-            let needed = host.matrix_bytes();
-            if needed > budget {
-                return Err(LoadError::ExpertMemory { budget, needed, tensor: item.name });
-            }
+            check_budget(host.as_ref(), budget, &item.name)?;
             weight.stream(Streamed::new(host, cache.clone(), index));
             index += 1;
             self.tell(&item);
