@@ -125,12 +125,17 @@ impl Maker<'_> {
         shape: [usize; 3],
         scheme: Option<QuantScheme>,
     ) -> Result<MadeUp, LoadError> {
-        let bytes = |data: TensorData| HostBytes::from(data.into_bytes().to_vec());
-        let Some(scheme) = scheme else {
-            let numbers = self.values.tensor(&shape, self.values.dtype);
-            return Ok(MadeUp::Plain(bytes(numbers.convert_dtype(DType::BF16))));
-        };
         let [experts, rows, inputs] = shape;
+        let Some(scheme) = scheme else {
+            // One after the other, so that there is one alone beside those that stay.
+            let mut all = Vec::with_capacity(experts * rows * inputs * DType::BF16.size());
+            for _ in 0..experts {
+                let matrix = self.values.tensor(&[rows, inputs], self.values.dtype);
+                all.extend_from_slice(matrix.convert_dtype(DType::BF16).as_bytes());
+            }
+            return Ok(MadeUp::Plain(HostBytes::from(all)));
+        };
+        let bytes = |data: TensorData| HostBytes::from(data.as_bytes().to_vec());
         let values = (0..experts).map(|_| self.values.tensor(&[rows, inputs], DType::F32));
         let (codes, scales) = round(path, inputs, values, scheme)?;
         let scales = bytes(scales.convert_dtype(DType::BF16));
