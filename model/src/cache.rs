@@ -10,7 +10,9 @@ mod store;
 use std::ops::Range;
 use std::sync::Arc;
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
+use qwen3_vl_backends::ops::{KvRows, expand_kv};
 
 pub use dtype::KvDtype;
 
@@ -58,8 +60,8 @@ struct Block {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BlockId(usize);
 
-/// Keys, or values, of all tokens of one layer, in order: `[1, kv_heads, tokens, head_dim]` each.
-pub(crate) type Rows = Vec<Tensor<4>>;
+/// Keys, or values, of all tokens of one layer, in order: `[1, kv_heads, tokens, head_dim]` each, as they are stored.
+pub(crate) type Rows = Vec<KvRows<Dispatch>>;
 
 impl KvCache {
     /// An empty cache for a model of `config` that computes in `compute`.
@@ -252,17 +254,18 @@ impl KvCache {
         let stores = self
             .blocks
             .iter()
-            .filter_map(|part| Some(of(&part.block.layers[layer])?.read(part.length, &self.shape)));
+            .filter_map(|part| Some(of(&part.block.layers[layer])?.read(part.length)));
         stores.collect()
     }
 
-    /// All keys and values of one layer.
-    pub(crate) fn held(&self, layer: usize) -> (Rows, Rows) {
+    /// All keys and values of one layer, in the compute dtype.
+    pub(crate) fn held(&self, layer: usize) -> (Vec<Tensor<4>>, Vec<Tensor<4>>) {
+        let RowShape { head_dim, compute, .. } = self.shape;
         let all = |of: fn(&LayerRows) -> Option<&Store>| {
             let mut rows = self.of_blocks(layer, of);
             let (own, length) = (of(&self.own[layer - self.first]), self.length - self.shared);
-            rows.extend(own.filter(|_| length > 0).map(|own| own.read(length, &self.shape)));
-            rows
+            rows.extend(own.filter(|_| length > 0).map(|own| own.read(length)));
+            rows.into_iter().map(|rows| expand_kv(rows, head_dim, compute)).collect()
         };
         (all(|rows| rows.keys.as_ref()), all(|rows| rows.values.as_ref()))
     }

@@ -32,7 +32,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 
 use super::fixed::Entering;
-use super::{ModelOps, Parts, RoundedStack, Share, reference};
+use super::{KvRows, ModelOps, Parts, RoundedStack, Share, reference};
 use crate::quant::QuantScheme;
 use codes::Rounded;
 use launch::usable;
@@ -132,7 +132,7 @@ impl ModelOps for CubeBackend {
         v: FloatTensor<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        Self::attention_over_parts(q, Parts { keys: vec![k], values: vec![v] }, causal)
+        Self::attention_over_parts(q, Parts::floats(vec![k], vec![v]), causal)
     }
 
     fn attention_over_parts(
@@ -140,13 +140,19 @@ impl ModelOps for CubeBackend {
         parts: Parts<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        let all: Vec<_> = parts.keys.iter().cloned().zip(parts.values.iter().cloned()).collect();
+        let ([_, _, _, d], dtype) = (q.shape().dims(), q.dtype);
+        let floats = |all: Vec<KvRows<Self>>| {
+            let all = all.into_iter().map(|rows| reference::expanded_kv::<Self>(rows, d, dtype));
+            all.collect::<Vec<_>>()
+        };
+        let (keys, values) = (floats(parts.keys), floats(parts.values));
+        let all: Vec<_> = keys.iter().cloned().zip(values.iter().cloned()).collect();
         let whole = all.iter().all(|(k, _)| usable([k]));
-        if !usable([&q]) || !whole || !attention::alike(&q, &all) {
-            return reference::attention_over_parts::<Self>(q, parts, causal);
-        }
-        attention::over_parts(&q, &all, causal)
-            .unwrap_or_else(|| reference::attention_over_parts::<Self>(q, parts, causal))
+        let fits = usable([&q]) && whole && attention::alike(&q, &all);
+        let found = fits.then(|| attention::over_parts(&q, &all, causal)).flatten();
+        found.unwrap_or_else(|| {
+            reference::attention_over_parts::<Self>(q, Parts::floats(keys, values), causal)
+        })
     }
 
     fn attention_in_sequences(

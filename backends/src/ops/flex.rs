@@ -19,6 +19,7 @@ mod quantised;
 mod rotary;
 mod simd;
 mod softmax;
+mod sums;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod turned;
@@ -35,7 +36,7 @@ use rayon::prelude::*;
 use super::update::{AdamWStep, Moved, UpdateOps};
 use super::{ModelOps, Parts, Share, kernels_on, reference};
 use crate::quant::QuantScheme;
-use attention::{Heads, Part, Rows, Sizes};
+use attention::Rows;
 use products::{matrix_product, product_of_codes};
 use quantised::Scales;
 use rotary::Angles;
@@ -122,7 +123,7 @@ impl ModelOps for Flex {
         v: FloatTensor<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        Self::attention_over_parts(q, Parts { keys: vec![k], values: vec![v] }, causal)
+        Self::attention_over_parts(q, Parts::floats(vec![k], vec![v]), causal)
     }
 
     fn attention_over_parts(
@@ -130,20 +131,27 @@ impl ModelOps for Flex {
         parts: Parts<Self>,
         causal: bool,
     ) -> FloatTensor<Self> {
-        let mut all = parts.keys.iter().chain(&parts.values);
-        let all_f32 = q.dtype() == DType::F32 && all.all(|part| part.dtype() == DType::F32);
-        if !kernels_on() || !all_f32 {
-            return reference::attention_over_parts::<Self>(q, parts, causal);
+        let usable = kernels_on() && q.dtype() == DType::F32;
+        match usable.then(|| attention::over_parts(&q, &parts, causal)).flatten() {
+            Some(out) => f32_tensor(out, q.shape()),
+            None => reference::attention_over_parts::<Self>(q, parts, causal),
         }
-        let [batch, heads, s, d] = q.layout().shape().dims();
-        let groups = parts.keys[0].layout().shape()[1];
-        let t = parts.keys.iter().map(|part| part.layout().shape()[2]).sum();
-        let rows = |all: Vec<FlexTensor>| all.into_iter().map(by_rows).collect::<Vec<_>>();
-        let (keys, values) = (rows(parts.keys), rows(parts.values));
-        let parts: Vec<Part<'_>> = keys.iter().zip(&values).map(|(k, v)| part_of(k, v)).collect();
-        let sizes = Sizes { heads, groups, s, t, d, causal };
-        let out = attention::attention(rows_of(&q.to_contiguous()), &parts, sizes);
-        f32_tensor(out, Shape::new([batch, heads, s, d]))
+    }
+
+    fn rows_in_bytes(rows: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        let rows = rows.to_contiguous();
+        let shape = rows.shape();
+        match slices(&[rows.clone()]) {
+            Some([values]) => {
+                let [b, g, t, d] = shape.dims();
+                let (words, scales) = attention::in_bytes(values, d);
+                let words = Bytes::from_elems(words);
+                let layout = Layout::contiguous(Shape::new([b, g, t, d.div_ceil(4)]));
+                let scales = f32_tensor(scales, Shape::new([b, g, t, 1]));
+                (FlexTensor::new(words, layout, DType::I32), scales)
+            }
+            None => reference::rows_in_bytes::<Self>(rows),
+        }
     }
 
     fn affine_nk(
@@ -354,26 +362,6 @@ impl<'a> Turned<'a> {
             Rows { values: &self.qkv[2 * width..], stride: 3 * width, heads, d },
         ]
     }
-}
-
-/// The tensor itself where the rows of each head lie one after the other (as in a view of a cache), else a copy.
-fn by_rows(x: FlexTensor) -> FlexTensor {
-    let width = x.layout().shape()[3] as isize;
-    let strides = x.layout().strides();
-    let plain = strides[3] == 1 && strides[2] == width && strides[..2].iter().all(|s| *s >= 0);
-    if plain { x } else { x.to_contiguous() }
-}
-
-fn heads_of(x: &FlexTensor) -> Heads<'_> {
-    let strides = x.layout().strides();
-    Heads {
-        values: &x.storage::<f32>()[x.layout().start_offset()..],
-        strides: [strides[0] as usize, strides[1] as usize],
-    }
-}
-
-fn part_of<'a>(k: &'a FlexTensor, v: &'a FlexTensor) -> Part<'a> {
-    Part { keys: heads_of(k), values: heads_of(v), rows: k.layout().shape()[2] }
 }
 
 fn rows_of(x: &FlexTensor) -> &[f32] {

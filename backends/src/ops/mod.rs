@@ -27,10 +27,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 pub use mixture::{mixture, rounded_mixture};
-pub use parts::{Parts, RoundedStack};
+pub use parts::{KvRows, Parts, RoundedStack};
 pub use products::{
     Chosen, Products, choose_products, choose_steps, products, set_products, steps,
 };
@@ -129,6 +129,20 @@ pub trait ModelOps: Backend {
         causal: bool,
     ) -> FloatTensor<Self> {
         reference::attention::<Self>(q, k, v, causal)
+    }
+
+    /// Words and scales of `rows [b, g, t, d]`, see [`round_kv`].
+    fn rows_in_bytes(rows: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
+        reference::rows_in_bytes::<Self>(rows)
+    }
+
+    /// Keys or values as floats `[b, g, t, d]` of `dtype`, see [`expand_kv`].
+    fn expanded_kv(
+        #[extension_type] rows: KvRows<Self>,
+        d: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        reference::expanded_kv::<Self>(rows, d, dtype)
     }
 
     /// [`Self::grouped_attention`] over keys and values in several tensors, see [`attention_over_parts`].
@@ -356,16 +370,28 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tens
 }
 
 /// [`attention`] over keys and values that lie in several tensors, as if these were joined along the positions; they are
-/// not copied. Each `k` belongs to the `v` of the same index, and there is at least one.
-pub fn attention_over_parts(
+/// not copied, and kernels on Flex read them in any dtype as they lie. Each `k` belongs to the `v` of the same index, and there is
+/// at least one.
+pub fn attention_over_parts<R: Into<KvRows<Dispatch>>>(
     q: Tensor<4>,
-    k: Vec<Tensor<4>>,
-    v: Vec<Tensor<4>>,
+    k: Vec<R>,
+    v: Vec<R>,
     causal: bool,
 ) -> Tensor<4> {
-    let list = |all: Vec<Tensor<4>>| all.into_iter().map(Tensor::into_dispatch).collect();
+    let list = |all: Vec<R>| all.into_iter().map(Into::into).collect();
     let parts = Parts { keys: list(k), values: list(v) };
     Tensor::from_dispatch(Dispatch::attention_over_parts(q.into_dispatch(), parts, causal))
+}
+
+/// `rows [b, g, t, d]` as the words and scales of [`KvRows::Int8`]: the largest value of each row becomes 127 times its scale.
+pub fn round_kv(rows: Tensor<4>) -> (Tensor<4, Int>, Tensor<4>) {
+    let (words, scales) = Dispatch::rows_in_bytes(rows.into_dispatch());
+    (Tensor::from_dispatch(words), Tensor::from_dispatch(scales))
+}
+
+/// Keys or values `[b, g, t, d]` in `dtype`.
+pub fn expand_kv(rows: KvRows<Dispatch>, d: usize, dtype: DType) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::expanded_kv(rows, d, dtype))
 }
 
 /// [`attention`] inside each of many sequences that lie one after the other: `q [n, h, d]`, `k, v [n, g, d]`, the

@@ -2,6 +2,7 @@
 
 mod attention;
 mod fixed;
+mod kept;
 mod largest;
 mod mixture;
 
@@ -12,6 +13,7 @@ use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
 pub use fixed::{attention_up_to, enter, write_rows};
+pub use kept::{expanded_kv, rows_in_bytes};
 pub use largest::largest_of_rows;
 pub use mixture::{mixture, mixture_of_codes};
 

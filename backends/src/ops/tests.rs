@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
 
+pub(super) mod kept;
 pub(super) mod rounded;
 
 fn tensor<const D: usize>(shape: [usize; D], seed: f32, dtype: DType) -> Tensor<D> {
@@ -48,47 +49,6 @@ fn linear_agrees_for_every_dtype_and_row_count() {
             });
             let difference = largest_difference(linear(x, w), expected);
             assert!(difference < 1e-4, "{dtype:?} {m}x{n}x{k}: {difference}");
-        }
-    }
-}
-
-/// What a row gets depends neither on the rows that are computed with it nor on the parts that keys lie in.
-#[test]
-fn a_row_attends_alike_however_a_sequence_is_cut() {
-    let (h, g, t, d) = (4, 2, 600, 24);
-    let q = tensor([1, h, t, d], 0.1, DType::F32);
-    let [k, v] = [2.0, 3.0].map(|seed| tensor([1, g, t, d], seed, DType::F32));
-    let attend = |steps: usize, rows: std::ops::Range<usize>, cuts: &[usize]| {
-        let _steps = choose_steps(Some(steps));
-        let mut ends = cuts.to_vec();
-        ends.retain(|end| *end < rows.end);
-        ends.push(rows.end);
-        let parts = |x: &Tensor<4>| {
-            let starts = [0].into_iter().chain(ends.clone());
-            starts.zip(ends.clone()).map(|(a, b)| x.clone().narrow(2, a, b - a)).collect()
-        };
-        let q = q.clone().narrow(2, rows.start, rows.len());
-        let y = attention_over_parts(q, parts(&k), parts(&v), true);
-        y.swap_dims(1, 2).into_data().try_to_vec::<f32>().unwrap()
-    };
-    for how in Products::ALL {
-        let _how = choose_products(Some(how));
-        let whole = attend(0, 0..t, &[]);
-        for cuts in [&[][..], &[3], &[100], &[256], &[255, 258], &[17, 300, 301, 590]] {
-            for rows in [0..1, 0..2, 0..7, 5..40, 100..101, 250..259, 290..600, 513..514, 599..600]
-            {
-                let expected = &whole[rows.start * h * d..rows.end * h * d];
-                let found = attend(0, rows.clone(), cuts);
-                assert!(found == expected, "{how:?}: {rows:?} behind {cuts:?}");
-            }
-            let steps = attend(20, 580..600, cuts);
-            for row in 580..600 {
-                let alone = attend(1, row..row + 1, &[]);
-                assert!(
-                    alone == steps[(row - 580) * h * d..][..h * d],
-                    "step {row} behind {cuts:?}"
-                );
-            }
         }
     }
 }
@@ -161,7 +121,7 @@ fn attention_over_parts_is_attention_over_all_of_them() {
         let difference = largest_difference(found, whole.clone());
         assert!(difference < 1e-5, "{h}/{g} {s} over {lengths:?}: {difference}");
         let primitives = |all: Vec<Tensor<4>>| all.iter().map(primitive).collect::<Vec<_>>();
-        let parts = Parts { keys: primitives(k), values: primitives(v) };
+        let parts = Parts::floats(primitives(k), primitives(v));
         let generic = reference::<4>(vec![primitive(&q)], |mut inputs| {
             let (q, parts) = (inputs.pop().unwrap(), parts.clone());
             reference::attention_over_parts::<burn::backend::Flex>(q, parts, causal)

@@ -1,6 +1,7 @@
 //! How keys and values are stored.
 
 use burn::tensor::DType;
+use qwen3_vl_backends::dtype;
 
 /// How keys and values are stored (vLLM `--kv-cache-dtype`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +32,17 @@ impl KvDtype {
             Self::Float(dtype) => dtype == compute,
             Self::Int8 => false,
         }
+    }
+}
+
+/// As it is parsed.
+impl std::fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Float(dtype) => dtype::name(*dtype),
+            Self::Int8 => "int8",
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 //! What keys or values of consecutive tokens are kept in.
 
+use burn::backend::Dispatch;
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Tensor};
+use qwen3_vl_backends::ops::KvRows;
 
 use super::BLOCK;
 use super::dtype::KvDtype;
@@ -55,11 +57,11 @@ impl Store {
         }
     }
 
-    /// The first `length` rows in the compute dtype, a view where that is the stored one.
-    pub(super) fn read(&self, length: usize, shape: &RowShape) -> Tensor<4> {
+    /// The first `length` rows as they are stored, a view.
+    pub(super) fn read(&self, length: usize) -> KvRows<Dispatch> {
         match self {
-            Self::Float(tensor) => (**tensor).clone().narrow(2, 0, length).cast(shape.compute),
-            Self::Int8(rows) => rows.read(length, shape.head_dim).cast(shape.compute),
+            Self::Float(tensor) => (**tensor).clone().narrow(2, 0, length).into(),
+            Self::Int8(rows) => rows.read(length),
         }
     }
 
@@ -85,13 +87,13 @@ impl Store {
     }
 }
 
-/// Writes in place where the store is uniquely owned, and returns all rows in the compute dtype.
+/// Writes in place where the store is uniquely owned, and returns all rows as they are stored.
 pub(super) fn write(
     slot: &mut Option<Store>,
     new: Tensor<4>,
     room: Room,
     shape: &RowShape,
-) -> Tensor<4> {
+) -> KvRows<Dispatch> {
     let end = room.at + new.dims()[2];
     let store = match (slot.take(), shape.storage) {
         (Some(Store::Int8(rows)), _) => Store::Int8(Box::new(int8::append(Some(*rows), new, room))),
@@ -104,7 +106,7 @@ pub(super) fn write(
             Store::Float(Box::new(append_rows(old, new.cast(shape.float()), room)))
         }
     };
-    slot.insert(store).read(end, shape)
+    slot.insert(store).read(end)
 }
 
 /// `old` with the rows `new` behind its first ones, made larger in blocks where they do not fit.

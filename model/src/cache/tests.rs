@@ -26,7 +26,12 @@ fn push(cache: &mut KvCache, values: &[f32]) -> Vec<f32> {
     let new = tensor(values, [1, 1, values.len() / width, width]);
     let (keys, _) = cache.append(0, new.clone(), new);
     cache.advance(values.len() / width);
-    Tensor::cat(keys, 2).to_data().try_to_vec().unwrap()
+    values_of(keys, width)
+}
+
+fn values_of(rows: Rows, width: usize) -> Vec<f32> {
+    let rows = rows.into_iter().map(|rows| expand_kv(rows, width, DType::F32));
+    Tensor::cat(rows.collect(), 2).to_data().try_to_vec().unwrap()
 }
 
 /// Whether a push brought `right`, to the rounding of bytes.
@@ -136,7 +141,7 @@ fn layers_that_were_taken_out_come_back_and_keep_their_blocks() {
         for layer in layers {
             let new = tensor(&[value + layer as f32], [1, 1, 1, 1]);
             let (keys, _) = cache.append(layer, new.clone(), new);
-            found.push(Tensor::cat(keys, 2).to_data().try_to_vec::<f32>().unwrap());
+            found.push(values_of(keys, 1));
         }
         cache.advance(1);
         found

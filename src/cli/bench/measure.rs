@@ -7,6 +7,7 @@ use qwen3_vl::backends::bandwidth::{device_bandwidth, read_bandwidth};
 use qwen3_vl::backends::device::{Placement, load_average, peak_resident_bytes};
 use qwen3_vl::backends::peak::{PeakProduct, peak_product};
 use qwen3_vl::backends::threads::use_threads;
+use qwen3_vl::model::cache::KvDtype;
 
 use super::super::args::DeviceArgs;
 use super::super::{Outcome, print, size};
@@ -63,6 +64,10 @@ pub struct MeasureArgs {
     pub repetitions: u32,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// Store keys and values as auto (as computed), f32, bf16, f16 or int8
+    #[arg(long, value_name = "DTYPE", default_value = "auto",
+          value_parser = str::parse::<KvDtype>)]
+    pub kv_cache_dtype: KvDtype,
     /// Threads of the CPU [default: one per core, or RAYON_NUM_THREADS]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub threads: Option<u16>,

@@ -83,6 +83,7 @@ impl Report<'_> {
             "image_height": image.height,
             "resized_width": self.task.planned.resized_width,
             "resized_height": self.task.planned.resized_height,
+            "kv_cache_dtype": self.args.kv_cache_dtype.to_string(),
         })
     }
 

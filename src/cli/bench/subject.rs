@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use burn::tensor::DType;
 use qwen3_vl::LoadOptions;
+use qwen3_vl::backends::Precision;
 use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
 use qwen3_vl::backends::ops::Products;
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
@@ -51,7 +52,7 @@ impl Subject {
     /// # Errors
     /// When it names nothing, does not fit into the memory, or cannot be loaded.
     pub fn open(args: &MeasureArgs) -> anyhow::Result<Self> {
-        let options = args.device.options()?;
+        let options = LoadOptions { kv_cache_dtype: args.kv_cache_dtype, ..args.device.options()? };
         let place = Place { devices: options.open_devices()?, options };
         if let Some(config) = shapes().remove(&args.shape) {
             let config = Qwen3VlConfig::from_json(&config.to_string())?;
@@ -70,6 +71,13 @@ impl Subject {
 }
 
 impl Place {
+    /// The model, computing and keeping its past as the options say.
+    fn as_chosen(&self, model: Qwen3VlModel, precision: Precision) -> Qwen3VlModel {
+        model
+            .with_products(Products::of(self.options.dtype, precision))
+            .with_cache_dtype(self.options.kv_cache_dtype)
+    }
+
     fn random(
         &self,
         config: &Qwen3VlConfig,
@@ -89,7 +97,7 @@ impl Place {
         let model = random_model(config, &placement, how, &mut bar)?;
         bar.clear();
         Ok(Subject {
-            model: model.with_products(Products::of(self.options.dtype, precision)),
+            model: self.as_chosen(model, precision),
             placement,
             images: ImageProcessor::new(images),
             rounding,
@@ -116,7 +124,7 @@ impl Place {
             Some(_) => part_sizes(config, how),
         };
         Ok(Subject {
-            model: model.with_products(Products::of(self.options.dtype, precision)),
+            model: self.as_chosen(model, precision),
             placement,
             weight_bytes: sizes.total(),
             images: ImageProcessor::new(images),

@@ -231,7 +231,7 @@ impl Attended {
         let plain = |all: &[Tensor<4>]| -> Vec<FlexTensor> {
             all.iter().cloned().zip(lengths).map(|pair| flex(&view(pair))).collect()
         };
-        let parts = Parts { keys: plain(&self.k), values: plain(&self.v) };
+        let parts = Parts::floats(plain(&self.k), plain(&self.v));
         let expected = reference::attention_over_parts::<Flex>(flex(&self.q), parts, causal);
         let difference = far(found, expected);
         let shape = self.q.dims();

@@ -1,7 +1,11 @@
 //! Softmax attention in blocks of query rows.
 
+mod few;
+mod held;
 #[cfg(target_arch = "x86_64")]
 mod in_tiles;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -12,30 +16,19 @@ use super::products::Kind;
 use super::softmax::exponentials;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
+use super::widen::Widen;
 use super::{TILE_ROWS, panel};
-use crate::ops::{Products, choose_products, products};
+use crate::cpu::Level;
+use crate::ops::{choose_products, products};
+
+use held::{Head, Part};
+pub use held::{in_bytes, over_parts};
 
 /// Query rows per task.
 const BLOCK: usize = 128;
 
 /// Keys that are looked at together: their scores, they themselves and their values stay in the cache of one core.
 const KEYS: usize = 256;
-
-/// Keys or values of all heads, each head a run of `t` rows of `d` values.
-#[derive(Clone, Copy)]
-pub struct Heads<'a> {
-    pub values: &'a [f32],
-    /// From one batch entry, and from one head, to the next.
-    pub strides: [usize; 2],
-}
-
-/// Keys and values of consecutive positions, in memory of their own.
-#[derive(Clone, Copy)]
-pub struct Part<'a> {
-    pub keys: Heads<'a>,
-    pub values: Heads<'a>,
-    pub rows: usize,
-}
 
 /// Sizes of an attention.
 #[derive(Clone, Copy)]
@@ -50,14 +43,6 @@ pub struct Sizes {
     pub causal: bool,
 }
 
-impl<'a> Heads<'a> {
-    /// The matrix `[rows, d]` of one head.
-    fn head(self, batch: usize, head: usize, rows: usize, d: usize) -> Matrix<'a> {
-        let start = batch * self.strides[0] + head * self.strides[1];
-        Matrix::rows(&self.values[start..start + rows * d], d)
-    }
-}
-
 /// Fewest keys of a block: GEMM sums fewer in another order.
 const LEAST_KEYS: usize = 3;
 
@@ -66,34 +51,40 @@ const LEAST_ROWS: usize = least_rows(LEAST_KEYS);
 
 /// `softmax(q·kᵀ / sqrt(d)) · v`, `[batch, heads, s, d]`; `q` is contiguous.
 ///
-/// Steps of answers (see [`crate::ops::steps`]) are computed one by one, and rows of prompts so that none depends on how many
-/// others there are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits later would
-/// show it.
-pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
+/// Steps of answers (see [`crate::ops::steps`]) are computed as each alone, see [`few`], and rows of prompts so that none depends
+/// on how many others there are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits
+/// later would show it.
+///
+/// Few rows take the instructions of `level`, which the processor has.
+pub fn attention<W: Widen>(
+    q: &[f32],
+    parts: &[Part<'_, W>],
+    sizes: Sizes,
+    level: Level,
+) -> Vec<f32> {
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
     let kind = Kind::said();
-    let few = kind.map_or(s < TILE_ROWS, |kind| kind == Kind::Steps);
+    if kind.map_or(s < TILE_ROWS, |kind| kind == Kind::Steps) {
+        few::attention(&mut out, q, parts, sizes, level);
+        return out;
+    }
     #[cfg(target_arch = "x86_64")]
-    if let Some(tiling) = panel::tiles().filter(|_| !few) {
+    if let Some(tiling) = panel::tiles() {
         in_tiles::attention(&mut out, q, parts, sizes, tiling);
         return out;
     }
-    let chosen = if few { Products::Exact } else { products() };
-    let block = if kind == Some(Kind::Steps) { 1 } else { BLOCK };
-    let padded = kind == Some(Kind::Prompts);
+    let (chosen, padded) = (products(), kind == Some(Kind::Prompts));
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
-        let blocks = out.par_chunks_mut(block * d).zip(q.par_chunks(block * d)).enumerate();
+        let blocks = out.par_chunks_mut(BLOCK * d).zip(q.par_chunks(BLOCK * d)).enumerate();
         blocks.for_each(|(index, (out, q))| {
             let _chosen = choose_products(Some(chosen));
             let rows = q.len() / d;
-            let past = sizes.causal.then(|| sizes.t - s + index * block);
+            let past = sizes.causal.then(|| sizes.t - s + index * BLOCK);
             let seen = past.map_or(sizes.t, |past| past + rows);
-            let all = seen_of(parts, seen).map(|(part, rows)| {
-                (part.keys.head(batch, group, rows, d), part.values.head(batch, group, rows, d))
-            });
+            let all = seen_of(parts, seen).map(|(part, rows)| part.heads(batch, group, rows, d));
             match padded && rows < LEAST_ROWS {
                 true => among_zeros(out, q, d, all, past),
                 false => attend(out, d, Matrix::rows(q, d), all, past),
@@ -104,11 +95,11 @@ pub fn attention(q: &[f32], parts: &[Part<'_>], sizes: Sizes) -> Vec<f32> {
 }
 
 /// [`attend`] for rows of which there are few, with zeros behind them, see [`least_rows`].
-fn among_zeros<'k>(
+fn among_zeros<'k, W: Widen>(
     out: &mut [f32],
     q: &[f32],
     d: usize,
-    parts: impl Iterator<Item = (Matrix<'k>, Matrix<'k>)>,
+    parts: impl Iterator<Item = Pair<'k, W>>,
     past: Option<usize>,
 ) {
     let mut queries = q.to_vec();
@@ -119,7 +110,10 @@ fn among_zeros<'k>(
 }
 
 /// The parts that the first `seen` positions lie in, each with how many of its rows these are.
-fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p Part<'p>, usize)> {
+fn seen_of<'p, 'k, W: Widen>(
+    parts: &'p [Part<'k, W>],
+    seen: usize,
+) -> impl Iterator<Item = (&'p Part<'k, W>, usize)> {
     let firsts = parts.iter().scan(0, |end, part| {
         let first = *end;
         *end += part.rows;
@@ -130,30 +124,33 @@ fn seen_of<'p>(parts: &'p [Part<'p>], seen: usize) -> impl Iterator<Item = (&'p 
         .map(move |(part, first)| (part, part.rows.min(seen - first)))
 }
 
-/// Keys and values.
-type Pair<'k> = (Matrix<'k>, Matrix<'k>);
+/// Keys and values of one head.
+type Pair<'k, W> = (Head<'k, W>, Head<'k, W>);
 
 /// Keys and values of the positions in `range`, where they lie.
-fn pieces_of<'k>(parts: &[Pair<'k>], range: Range<usize>) -> Vec<Pair<'k>> {
+fn pieces_of<'k, W: Widen>(parts: &[Pair<'k, W>], range: Range<usize>) -> Vec<Pair<'k, W>> {
     let mut end = 0;
     let pieces = parts.iter().filter_map(|(keys, values)| {
         let first = end;
         end += keys.rows;
         let own = range.start.max(first)..range.end.min(end);
-        let piece = |matrix: &Matrix<'k>| matrix.part(own.start - first, own.len());
+        let piece = |head: &Head<'k, W>| head.part(own.start - first, own.len());
         (!own.is_empty()).then(|| (piece(keys), piece(values)))
     });
     pieces.collect()
 }
 
-/// The pieces of a block as one, with zeros behind it where it is very small.
-fn joined<'r>(pieces: &[Pair<'_>], room: &'r mut [Vec<f32>; 2]) -> Pair<'r> {
+/// The pieces of a block as one in f32, with zeros behind it where it is very small.
+fn joined<'r, W: Widen>(
+    pieces: &[Pair<'_, W>],
+    room: &'r mut [Vec<f32>; 2],
+) -> (Matrix<'r>, Matrix<'r>) {
     room.iter_mut().for_each(Vec::clear);
     for (keys, values) in pieces {
         keys.append_to(&mut room[0]);
         values.append_to(&mut room[1]);
     }
-    let d = pieces[0].0.columns;
+    let d = pieces[0].0.d;
     room.iter_mut().for_each(|room| room.resize(room.len().max(LEAST_KEYS * d), 0.0));
     let [keys, values] = room.each_ref().map(|room| Matrix::rows(room, d));
     (keys, values)
@@ -161,12 +158,13 @@ fn joined<'r>(pieces: &[Pair<'_>], room: &'r mut [Vec<f32>; 2]) -> Pair<'r> {
 
 /// `softmax(q·kᵀ / sqrt(d)) · v` over the keys and values of all parts, one after the other, in place of rows of `out` that begin
 /// `stride` values apart; with `past`, row `i` sees the first `past + i + 1` keys. Only the scores of [`KEYS`] keys exist at a
-/// time: what has been summed is scaled down when a larger score comes (Milakov and Gimelshein 2018, Dao et al. 2022).
-fn attend<'k>(
+/// time, and where these are no f32, as many of them and their values in f32: what has been summed is scaled down when a larger
+/// score comes (Milakov and Gimelshein 2018, Dao et al. 2022).
+fn attend<'k, W: Widen>(
     out: &mut [f32],
     stride: usize,
     q: Matrix<'_>,
-    parts: impl Iterator<Item = (Matrix<'k>, Matrix<'k>)>,
+    parts: impl Iterator<Item = Pair<'k, W>>,
     past: Option<usize>,
 ) {
     let d = q.columns;
@@ -179,12 +177,14 @@ fn attend<'k>(
         (parts.iter().map(|(keys, _)| keys.rows).sum(), [const { Vec::new() }; 2]);
     for first in (0..total).step_by(KEYS) {
         let count = KEYS.min(total - first);
-        let mut pieces = pieces_of(&parts, first..first + count);
+        let pieces = pieces_of(&parts, first..first + count);
         // The sums of a single row go on from piece to piece as in one.
         let apart = q.rows == 1 || pieces.len() == 1;
-        if !apart || pieces.iter().any(|(keys, _)| keys.rows < LEAST_KEYS) {
-            pieces = vec![joined(&pieces, &mut room)];
-        }
+        let plain = pieces.iter().map(|(keys, values)| Some((keys.plain()?, values.plain()?)));
+        let pieces = match plain.collect::<Option<Vec<_>>>() {
+            Some(plain) if apart && plain.iter().all(|(keys, _)| keys.rows >= LEAST_KEYS) => plain,
+            _ => vec![joined(&pieces, &mut room)],
+        };
         let width = pieces.iter().map(|(keys, _)| keys.rows).sum();
         let mut at = 0;
         for (keys, _) in &pieces {
@@ -303,7 +303,7 @@ pub fn packed(qkv: [Rows<'_>; 3], lengths: &[usize], causal: bool) -> Vec<f32> {
                 tiles::attention::attend(out, width, q, head, past);
                 continue;
             }
-            let part = (k.head(group, start, seen), v.head(group, start, seen));
+            let part = [&k, &v].map(|rows| Head::of(rows.head(group, start, seen))).into();
             attend(out, width, q, [part].into_iter(), past);
         }
     });

@@ -11,12 +11,12 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::Widen;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use crate::cpu::Level;
-use crate::cpu::prefetch;
+use crate::cpu::{Level, prefetch};
 
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
@@ -67,23 +67,70 @@ pub(super) fn products(out: &mut [f32], weights: &[f32], x: &[f32], k: usize) {
     block(out, weights, x, k);
 }
 
+/// Rows of activations that are multiplied with weights of `W` more than once.
+pub struct Inputs<W> {
+    x: Vec<f32>,
+    #[cfg(target_arch = "x86_64")]
+    ordered: Option<avx512::Ordered>,
+    k: usize,
+    level: Level,
+    weights: PhantomData<W>,
+}
+
+impl<W: Widen> Inputs<W> {
+    /// Of rows of `k` values, for a level that the processor has.
+    pub fn new(x: Vec<f32>, k: usize, level: Level) -> Self {
+        assert!(level.is_present());
+        #[cfg(target_arch = "x86_64")]
+        let ordered = (level >= Level::Avx512).then(|| avx512::Ordered::new::<W>(&x, k));
+        Self {
+            x,
+            #[cfg(target_arch = "x86_64")]
+            ordered,
+            k,
+            level,
+            weights: PhantomData,
+        }
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.x.len() / self.k
+    }
+
+    /// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, on one core.
+    pub fn products(&self, out: &mut [f32], weights: &[W]) {
+        #[cfg(target_arch = "x86_64")]
+        let x = self.ordered.as_ref().map_or(&self.x[..], avx512::Ordered::values);
+        #[cfg(not(target_arch = "x86_64"))]
+        let x = &self.x[..];
+        block_with(self.level, out, weights, x, self.k);
+    }
+}
+
 /// `weights [n, k] · x [m, k]ᵀ -> out [n, m]`, with the instructions that were chosen and `x` in the order that they want, which
 /// is the plain one for weights in f32.
 fn block<W: Widen>(out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
+    block_with(Level::chosen(), out, weights, x, k);
+}
+
+/// [`block`] with the instructions of a level that the processor has.
+fn block_with<W: Widen>(level: Level, out: &mut [f32], weights: &[W], x: &[f32], k: usize) {
     #[cfg(target_arch = "x86_64")]
-    match Level::chosen() {
-        // SAFETY: a level is chosen only where the processor has its features and those before it; the function has no
-        // other precondition (it only indexes slices).
+    match level {
+        // SAFETY: the processor has the features of the level and those before it, which [`Inputs::new`] and
+        // [`Level::chosen`] ask for; the function has no other precondition (it only indexes slices).
         Level::Avx512 | Level::Amx => return unsafe { avx512::block(out, weights, x, k) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::block(out, weights, x, k) },
         Level::Portable | Level::Neon => {}
     }
     #[cfg(target_arch = "aarch64")]
-    if Level::chosen() == Level::Neon {
+    if level == Level::Neon {
         // SAFETY: every processor of the target has NEON; the function has no other precondition (it only indexes slices).
         return unsafe { neon::block(out, weights, x, k) };
     }
+    let _ = level;
     portable(out, weights, x, k);
 }
 

@@ -20,17 +20,6 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// Some of the rows.
-    pub fn part(self, start: usize, rows: usize) -> Self {
-        Self { values: &self.values[start * self.row_stride..], rows, ..self }
-    }
-
-    /// Appends its values row by row; those of a row lie one after the other.
-    pub fn append_to(self, out: &mut Vec<f32>) {
-        let rows = self.values.chunks(self.row_stride.max(1)).take(self.rows);
-        rows.for_each(|row| out.extend_from_slice(&row[..self.columns]));
-    }
-
     /// The same numbers with rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Widen;
 use super::matmul::{Into, Matrix, multiply_parallel, product};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
+use super::widen::{Widen, widen_all};
 use crate::cpu::Tiles;
 use crate::ops::{Products, products};
 
@@ -92,9 +92,6 @@ pub fn by_panels(x: &[f32], [m, n, k]: [usize; 3], fill: impl Fn(usize, &mut [f3
 
 fn widen<W: Widen>(from: &[W], to: &mut [f32]) {
     const CHUNK: usize = 1 << 14;
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from.widen();
-        }
-    });
+    let chunks = to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK));
+    chunks.for_each(|(to, from)| widen_all(from, to));
 }

@@ -4,7 +4,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{DType, Shape, Slice};
 
-use super::super::{ModelOps, Parts};
+use super::super::{KvRows, ModelOps, Parts};
 use super::{SCORE_BUDGET, cast, slice_rows};
 
 /// Body of [`crate::ops::ModelOps::grouped_attention`].
@@ -14,17 +14,21 @@ pub fn attention<B: ModelOps>(
     v: FloatTensor<B>,
     causal: bool,
 ) -> FloatTensor<B> {
-    attention_over_parts::<B>(q, Parts { keys: vec![k], values: vec![v] }, causal)
+    attention_over_parts::<B>(q, Parts::floats(vec![k], vec![v]), causal)
 }
 
-/// Body of [`crate::ops::ModelOps::attention_over_parts`]: query rows in blocks, each against the keys that it can see. Only
-/// scores are joined, never keys or values.
+/// Body of [`crate::ops::ModelOps::attention_over_parts`]: keys and values in the dtype of `q`, and query rows in blocks,
+/// each against the keys that it can see. Only scores are joined, never keys or values.
 pub fn attention_over_parts<B: ModelOps>(
     q: FloatTensor<B>,
     Parts { keys, values }: Parts<B>,
     causal: bool,
 ) -> FloatTensor<B> {
-    let [b, h, s, d] = q.shape().dims();
+    let ([b, h, s, d], dtype) = (q.shape().dims(), q.dtype());
+    let expanded = |all: Vec<KvRows<B>>| {
+        all.into_iter().map(|rows| B::expanded_kv(rows, d, dtype)).collect::<Vec<_>>()
+    };
+    let (keys, values) = (expanded(keys), expanded(values));
     let g = keys[0].shape()[1];
     let t = keys.iter().map(|part| part.shape()[2]).sum::<usize>();
     let rows = (SCORE_BUDGET / (b * h * t).max(1)).clamp(1, s);

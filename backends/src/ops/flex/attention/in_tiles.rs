@@ -8,15 +8,23 @@ use super::super::TILE_ROWS;
 use super::super::matmul::Matrix;
 use super::super::panel::Tiling;
 use super::super::tiles::attention::{Packed, attend};
-use super::{BLOCK, Heads, Part, Rows, Sizes};
+use super::super::widen::Widen;
+use super::{BLOCK, Head, Part, Rows, Sizes};
 
 /// [`super::attention`] with keys and values that are packed once for the query heads that share them.
-pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, tiling: Tiling) {
+pub fn attention<W: Widen>(
+    out: &mut [f32],
+    q: &[f32],
+    parts: &[Part<'_, W>],
+    sizes: Sizes,
+    tiling: Tiling,
+) {
     let Sizes { heads, groups, s, t, d, causal } = sizes;
     let pack = |index: usize| {
         let (batch, group) = (index / groups, index % groups);
-        let whole = |side| gathered(parts, side, (batch, group), d);
-        let (keys, values) = (whole(|part| part.keys), whole(|part| part.values));
+        let heads = parts.iter().map(|part| part.heads(batch, group, part.rows, d));
+        let (keys, values): (Vec<_>, Vec<_>) = heads.unzip();
+        let (keys, values) = (gathered(&keys), gathered(&values));
         Packed::new(Matrix::rows(&keys, d), Matrix::rows(&values, d), tiling)
     };
     let packed: Vec<_> =
@@ -33,18 +41,16 @@ pub fn attention(out: &mut [f32], q: &[f32], parts: &[Part<'_>], sizes: Sizes, t
     });
 }
 
-/// One head of the keys or values of all parts.
-fn gathered<'p>(
-    parts: &[Part<'p>],
-    side: fn(&Part<'p>) -> Heads<'p>,
-    (batch, group): (usize, usize),
-    d: usize,
-) -> Cow<'p, [f32]> {
-    let head = |part| side(part).head(batch, group, part.rows, d).values;
-    match parts {
-        [part] => Cow::Borrowed(head(part)),
-        _ => parts.iter().flat_map(|part| head(part).iter().copied()).collect(),
+/// One head of the keys or values of all parts, in f32.
+fn gathered<'p, W: Widen>(parts: &[Head<'p, W>]) -> Cow<'p, [f32]> {
+    if let [part] = parts
+        && let Some(plain) = part.plain()
+    {
+        return Cow::Borrowed(plain.values);
     }
+    let mut all = Vec::with_capacity(parts.iter().map(|part| part.rows * part.d).sum());
+    parts.iter().for_each(|part| part.append_to(&mut all));
+    Cow::Owned(all)
 }
 
 /// Keys and values of each head of each sequence, where it is long enough.
