@@ -208,6 +208,72 @@ fn bad_arguments_are_usage_errors() {
     assert_eq!(hyphen["usage"]["completion_tokens"], 1);
 }
 
+/// `--threads` of every verb that computes; what rayon would pass over is named.
+#[test]
+fn threads_are_counted_from_one() {
+    let (model, data) = (model(), fixture("videos/rows.jsonl"));
+    let verbs: [&[&str]; 8] = [
+        &["run", &model, "-p", "x"],
+        &["chat", &model],
+        &["batch", &data, "-o", "out", "-m", &model],
+        &["eval", &model, &data],
+        &["verify", &model, "--reference", &data],
+        &["warmup", &model],
+        &["bench", "--shape", &model],
+        &["train", "run", "run.toml"],
+    ];
+    let serve: &[&str] = if cfg!(feature = "server") { &["serve", &model] } else { verbs[0] };
+    for verb in verbs.into_iter().chain([serve]) {
+        fails(&[verb, &["--threads", "0"]].concat(), 2, &["--threads", "0 is not in 1.."]);
+    }
+    for value in ["0", "two"] {
+        let mut command = program();
+        command.env("RAYON_NUM_THREADS", value).args(["run", &model, "-p", "x", "-n", "1"]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(&format!("RAYON_NUM_THREADS is `{value}`")), "{message}");
+    }
+    run_json(&["-p", "x", "-n", "1", "--threads", "1"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn as_many_threads_compute_as_were_asked_for() {
+    let tasks = |threads: &str| {
+        let mut child = program()
+            .args(["chat", &model(), "-n", "1", "--greedy", "--threads", threads])
+            .env("RAYON_NUM_THREADS", "9")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"Hello\n/history\n").unwrap();
+        // The answer has begun.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+        let count = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
+        drop(input);
+        child.wait_with_output().unwrap();
+        count
+    };
+    assert_eq!(tasks("6"), tasks("2") + 4);
+}
+
+/// Before the weights are read, which are broken here.
+#[test]
+fn a_model_without_a_vision_tower_refuses_pictures_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.gguf");
+    std::fs::write(&model, b"no weights").unwrap();
+    let (model, picture) = (model.to_str().unwrap(), fixture("e2e/gradient.png"));
+    let words = ["language model alone", "--mmproj FILE"];
+    fails(&["run", model, "--image", &picture, "-p", "What?"], 1, &words);
+    fails(&["chat", model, "--image", &picture], 1, &words);
+    fails(&["run", model, "-p", "What?"], 1, &["GGUF"]);
+}
+
 #[test]
 fn bad_checkpoints_are_named() {
     fails(&["run", "/no/such/folder", "-p", "x"], 1, &["/no/such/folder"]);

@@ -4,12 +4,33 @@ use std::num::NonZeroUsize;
 
 use burn::tensor::Device;
 
+/// The environment variable that rayon takes the number of threads from.
+pub const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
+
 /// Why the number of threads cannot be chosen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ThreadError {
     #[error("{count} threads cannot be started: {source}")]
     Start { count: NonZeroUsize, source: rayon::ThreadPoolBuildError },
+    #[error("{THREADS_VARIABLE} is `{value}`; it must be a number of threads, 1 or more")]
+    Variable { value: String },
+}
+
+/// Refuses what rayon would pass over in [`THREADS_VARIABLE`] without a word, and take all cores.
+///
+/// # Errors
+/// When it is set, and neither empty nor a number of threads.
+pub fn check_variable() -> Result<(), ThreadError> {
+    let Some(value) = std::env::var_os(THREADS_VARIABLE) else { return Ok(()) };
+    check_value(&value.to_string_lossy())
+}
+
+fn check_value(value: &str) -> Result<(), ThreadError> {
+    match value.is_empty() || value.parse::<NonZeroUsize>().is_ok() {
+        true => Ok(()),
+        false => Err(ThreadError::Variable { value: value.to_owned() }),
+    }
 }
 
 /// Runs everything on `count` threads from now on. Without it there is one per core, or as many as `RAYON_NUM_THREADS` says.
@@ -42,4 +63,23 @@ pub fn is_processor(device: &Device) -> bool {
 /// How many threads there are.
 pub fn threads() -> usize {
     rayon::current_num_threads()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_threads_is_one_at_least() {
+        for value in ["", "1", "64"] {
+            assert!(check_value(value).is_ok(), "{value}");
+        }
+        for value in ["0", "-1", "two", " 2", "1.5"] {
+            let error = check_value(value).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{value}`")) && error.contains("1 or more"),
+                "{error}"
+            );
+        }
+    }
 }

@@ -1,18 +1,21 @@
 //! Arguments that several verbs share.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::backends::{DeviceMap, kernel_cache};
+use qwen3_vl::backends::threads::{check_variable, use_threads};
 use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::generate::Lookup;
+use qwen3_vl::model::processor::message::MediaRef;
 use qwen3_vl::model::sample::GenerationDefaults;
 use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::{ModelSource, Rounding};
-use qwen3_vl::{ContextOptions, LoadOptions, Qwen3Vl, SamplingOverrides, nano};
+use qwen3_vl::{ContextOptions, Error, LoadOptions, Qwen3Vl, SamplingOverrides, nano};
 
 use super::media::MediaSettings;
 use super::progress::LoadBar;
@@ -47,12 +50,26 @@ impl ModelArgs {
     /// # Errors
     /// A usage error when no name was given and this build has no checkpoint.
     pub fn name(&self) -> anyhow::Result<&str> {
-        let named = self.positional.as_deref().or(self.model.as_deref());
-        named.or(nano::default_model()).ok_or_else(|| {
-            let message = "no model: give a checkpoint folder or a hub id such as \
-                           Qwen/Qwen3-VL-2B-Instruct, as first argument or by --model";
-            usage_error(ErrorKind::MissingRequiredArgument, message)
-        })
+        named_or_nano(self.positional.as_deref().or(self.model.as_deref()))
+    }
+
+    /// Refuses pictures and videos for a GGUF file without a vision tower, before it is loaded.
+    ///
+    /// # Errors
+    /// When there are `media`, and the files that are there read none.
+    pub fn check_sight<'m>(
+        &self,
+        media: impl IntoIterator<Item = &'m MediaRef>,
+    ) -> anyhow::Result<()> {
+        let path = Path::new(self.name()?);
+        if media.into_iter().next().is_none() || !path.exists() {
+            return Ok(());
+        }
+        let source = ModelSource::find(path, self.mmproj.as_deref())?;
+        match source.sees() {
+            true => Ok(()),
+            false => Err(Error::NoVision { path: source.path().to_owned() }.into()),
+        }
     }
 
     /// Finds the model, downloading what is not there.
@@ -68,6 +85,39 @@ impl ModelArgs {
     pub fn hub(&self, quiet: bool) -> HubOptions {
         let environment = HubOptions::from_env();
         HubOptions { revision: self.revision.clone(), progress: !quiet, ..environment }
+    }
+}
+
+/// The model that was named, else the embedded one.
+///
+/// # Errors
+/// A usage error when no name was given and this build has no checkpoint.
+pub fn named_or_nano(named: Option<&str>) -> anyhow::Result<&str> {
+    named.or(nano::default_model()).ok_or_else(|| {
+        let message = "no model: give a checkpoint folder or a hub id such as \
+                       Qwen/Qwen3-VL-2B-Instruct, as first argument or by --model";
+        usage_error(ErrorKind::MissingRequiredArgument, message)
+    })
+}
+
+/// How many threads the processor computes on.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ThreadArgs {
+    /// Threads of the CPU [default: one per core, or RAYON_NUM_THREADS]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    /// Computes on so many threads from now on.
+    ///
+    /// # Errors
+    /// When the system does not start them, or `RAYON_NUM_THREADS` is to say how many and is no such number.
+    pub fn apply(self) -> anyhow::Result<()> {
+        match self.threads.and_then(|count| NonZeroUsize::new(count.into())) {
+            Some(count) => Ok(use_threads(count)?),
+            None => Ok(check_variable()?),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use qwen3_vl::{LoadOptions, Qwen3Vl, Request, Requests, Response, openai};
 use serde_json::{Value, json};
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load, load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, TogetherArgs, load, load_options,
 };
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
@@ -60,6 +60,8 @@ pub struct BatchArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
     settings: MediaSettings,
     #[command(flatten)]
     context: ContextArgs,
@@ -70,6 +72,7 @@ pub struct BatchArgs {
 
 /// Runs the verb.
 pub fn run(args: &BatchArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let rows = Rows::open(&args.input)?;
     let mut journal = Journal::open(&args.output, args.overwrite)?;
     if !args.quiet && !journal.done.is_empty() {

@@ -5,13 +5,15 @@ use qwen3_vl::model::processor::message::{ImageRef, MediaRef, VideoRef};
 use qwen3_vl::model::processor::video::with_defaults;
 use qwen3_vl::weights::MediaLimits;
 use qwen3_vl::weights::media::OpenedMedia;
-use qwen3_vl::{Chat, Conversation, LoadOptions, MediaSource, Message, Qwen3Vl, Request, Response};
+use qwen3_vl::{
+    Chat, Conversation, Error, LoadOptions, MediaSource, Message, Qwen3Vl, Request, Response,
+};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, load,
-    load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, ThreadArgs,
+    load, load_options,
 };
 use super::interrupt::Streaming;
 use super::media::MediaArgs;
@@ -53,6 +55,8 @@ pub struct ChatArgs {
     adapter: AdapterArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// The media are for the first message
     #[command(flatten)]
     media: MediaArgs,
@@ -63,8 +67,16 @@ pub struct ChatArgs {
     quiet: bool,
 }
 
+impl ChatArgs {
+    /// What the first message shows.
+    fn shown(&self) -> Vec<MediaRef> {
+        self.media.question(None, "").messages.remove(0).media().to_vec()
+    }
+}
+
 /// Runs the verb.
 pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let base = Request {
         max_tokens: args.sampling.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         sampling: args.sampling.overrides()?,
@@ -75,6 +87,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<Outcome> {
     };
     let options = load_options(&args.device, &args.context, &args.media.settings)?;
     let options = LoadOptions { adapter: args.adapter.lora.clone(), ..options };
+    args.model.check_sight(&args.shown())?;
     let model = load(&args.model, options, args.quiet)?;
     let mut repl = Repl::new(&model, base, &args);
     let mut editor = DefaultEditor::new()?;
@@ -116,7 +129,7 @@ impl<'m> Repl<'m> {
             base,
             system: args.system.clone(),
             messages: Vec::new(),
-            waiting: args.media.question(None, "").messages.remove(0).media().to_vec(),
+            waiting: args.shown(),
             video_defaults: args.media.settings.video_defaults(),
             limits: args.media.settings.limits(),
             model,
@@ -160,6 +173,10 @@ impl<'m> Repl<'m> {
 
     /// Looks at the picture or video now, so that a wrong path is told before the question.
     fn add(&mut self, medium: MediaRef) {
+        if !self.model.sees() {
+            let error = Error::NoVision { path: self.model.folder().to_owned() };
+            return print::error_line(&format!("error: {error}"));
+        }
         let messages = vec![Message::user("").media_part(medium.clone())];
         let conversation = Conversation { messages, tools: Vec::new() };
         match OpenedMedia::open(&conversation, &self.limits, &mut ()) {

@@ -14,7 +14,7 @@ use qwen3_vl::{Conversation, LoadOptions, Qwen3Vl, Request, Requests};
 use serde_json::json;
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load, load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, TogetherArgs, load, load_options,
 };
 use super::interrupt::Streaming;
 use super::media::MediaSettings;
@@ -67,6 +67,8 @@ pub struct EvalArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
     settings: MediaSettings,
     #[command(flatten)]
     context: ContextArgs,
@@ -77,6 +79,7 @@ pub struct EvalArgs {
 
 /// Runs the verb.
 pub fn run(args: &EvalArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let source = SourceOptions { root: args.root.clone(), ..SourceOptions::new(&args.data) };
     let set = data::read(source)?;
     let (positional, mmproj) = (Some(args.model.clone()), args.mmproj.clone());

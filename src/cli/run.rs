@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qwen3_vl::model::generate::Timings;
-use qwen3_vl::{AnswerStream, Conversation, LoadOptions, Request, Response, StreamEvent};
+use qwen3_vl::{AnswerStream, Conversation, LoadOptions, Message, Request, Response, StreamEvent};
 
 use super::args::{
-    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, load,
-    load_options,
+    AdapterArgs, ContextArgs, DeviceArgs, ModelArgs, SamplingArgs, SpeculativeArgs, ThreadArgs,
+    load, load_options,
 };
 use super::grounding::GroundingArgs;
 use super::interrupt::{self, Streaming};
@@ -50,6 +50,8 @@ pub struct RunArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
     media: MediaArgs,
     #[command(flatten)]
     context: ContextArgs,
@@ -69,9 +71,11 @@ pub struct RunArgs {
 
 /// Runs the verb.
 pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     args.model.name()?;
     interrupt::install();
     let request = request(&args)?;
+    args.model.check_sight(request.conversation.messages.iter().flat_map(Message::media))?;
     args.grounding.check(&request)?;
     let quiet = args.quiet || args.json;
     let options = load_options(&args.device, &args.context, &args.media.settings)?;

@@ -10,7 +10,9 @@ use qwen3_vl::Qwen3Vl;
 use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, TogetherArgs, load_options, warn};
+use super::args::{
+    ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, TogetherArgs, load_options, warn,
+};
 use super::media::MediaSettings;
 use super::progress::LoadBar;
 use super::{Outcome, print, size};
@@ -51,6 +53,8 @@ pub struct ServeArgs {
     access: AccessArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     #[command(flatten)]
     settings: MediaSettings,
     #[command(flatten)]
@@ -141,6 +145,7 @@ struct AccessArgs {
 
 /// Runs the verb.
 pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let name = args.model.name()?.to_owned();
     let config = config(&args, &name)?;
     let mut options = load_options(&args.device, &args.context, &args.settings)?;

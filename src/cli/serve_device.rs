@@ -7,6 +7,7 @@ use clap::Args;
 use qwen3_vl::backends::SelectedDevice;
 use qwen3_vl::backends::device::{TOKEN_VARIABLE, lend, open, select};
 
+use super::args::ThreadArgs;
 use super::{Outcome, print};
 
 /// Arguments of `serve-device`.
@@ -28,10 +29,13 @@ pub struct ServeDeviceArgs {
     /// Token that clients must have in the same variable
     #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     token: Option<String>,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 /// Runs the verb.
 pub fn run(args: &ServeDeviceArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let devices: Vec<SelectedDevice> = match args.device.is_empty() {
         true => vec![select(None).map_err(qwen3_vl::Error::from)?],
         false => args

@@ -32,6 +32,7 @@ use qwen3_vl::weights::export::{ExportOptions, export_model};
 use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::load_processor;
 
+use super::args::ThreadArgs;
 use super::{Outcome, print, size, usage_error};
 use follow::Follower;
 
@@ -71,6 +72,8 @@ struct RunArgs {
     /// flex, ndarray, cpu, wgpu, vulkan, metal, webgpu or cuda:0 [default: the best present]
     #[arg(long, value_name = "DEVICE", env = "QWEN3_VL_DEVICE")]
     device: Option<String>,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -190,6 +193,7 @@ fn model_folder(model: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn train(args: &RunArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let Opened { config, processor, sets } = open(&args.config)?;
     check_start(&config)?;
     let device = device::select(args.device.as_deref())?;

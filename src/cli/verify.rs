@@ -6,7 +6,7 @@ use clap::Args;
 use qwen3_vl::verify::{Divergence, Stage, StageKind, Tolerance, Verification, verify};
 use serde_json::json;
 
-use super::args::{DeviceArgs, ModelArgs, load};
+use super::args::{DeviceArgs, ModelArgs, ThreadArgs, load};
 use super::size::table;
 use super::{Outcome, print};
 
@@ -23,6 +23,8 @@ pub struct VerifyArgs {
     reference: PathBuf,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Bound on the maximal relative error of every stage, instead of the device's own
     #[arg(long, value_name = "X")]
     tolerance: Option<f64>,
@@ -33,6 +35,7 @@ pub struct VerifyArgs {
 
 /// Runs the verb.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     let model = load(&args.model, args.device.options()?, args.json)?;
     let placement = model.placement();
     let own = match model.scheme() {

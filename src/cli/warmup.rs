@@ -14,7 +14,7 @@ use qwen3_vl::model::batch::BatchOptions;
 use qwen3_vl::{LoadOptions, Message, Prepared, Qwen3Vl, Request};
 use serde_json::{Value, json};
 
-use super::args::{ContextArgs, DeviceArgs, ModelArgs, load};
+use super::args::{ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, load};
 use super::bench::{Picture, ids};
 use super::size::{grouped, table};
 use super::{Outcome, interrupt, print};
@@ -54,6 +54,8 @@ pub struct WarmupArgs {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
     context: ContextArgs,
     /// Print one JSON object
     #[arg(long)]
@@ -65,6 +67,7 @@ pub struct WarmupArgs {
 
 /// Runs the verb.
 pub fn run(args: &WarmupArgs) -> anyhow::Result<Outcome> {
+    args.threads.apply()?;
     args.model.name()?;
     interrupt::install();
     let quiet = args.quiet || args.json;
