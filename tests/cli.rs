@@ -212,7 +212,7 @@ fn bad_arguments_are_usage_errors() {
 #[test]
 fn threads_are_counted_from_one() {
     let (model, data) = (model(), fixture("videos/rows.jsonl"));
-    let verbs: [&[&str]; 8] = [
+    let verbs: [&[&str]; 9] = [
         &["run", &model, "-p", "x"],
         &["chat", &model],
         &["batch", &data, "-o", "out", "-m", &model],
@@ -220,6 +220,7 @@ fn threads_are_counted_from_one() {
         &["verify", &model, "--reference", &data],
         &["warmup", &model],
         &["bench", "--shape", &model],
+        &["quantize", &model, "-o", "out", "--quant", "int8"],
         &["train", "run", "run.toml"],
     ];
     let serve: &[&str] = if cfg!(feature = "server") { &["serve", &model] } else { verbs[0] };

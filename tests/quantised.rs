@@ -460,6 +460,25 @@ fn the_program_rounds_runs_and_tells() {
     assert!(said.contains("KL divergence"), "{said}");
 }
 
+#[cfg(feature = "nano")]
+#[test]
+fn the_embedded_checkpoint_is_rounded_where_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, cache) = (folder.path().join("int8"), folder.path().join("cache"));
+    let environment = [("XDG_CACHE_HOME", cache.to_str().unwrap())];
+    let out = out.to_str().unwrap();
+    let (code, _, errors) = program(&["quantize", "-o", out, "--quant", "int8"], &environment);
+    assert_eq!(code, Some(0), "{errors}");
+    let (_, said, _) = program(&["inspect", out], &environment);
+    assert!(said.contains("rounded to int8-g64"), "{said}");
+    let gguf = common::fixtures().join("gguf/model.gguf");
+    let arguments = ["quantize", gguf.to_str().unwrap(), "-o", "out", "--quant", "int8"];
+    let (code, _, errors) = program(&arguments, &environment);
+    assert!(code == Some(1) && errors.contains("checkpoint folder"), "{errors}");
+    let (_, help, _) = program(&["quantize", "--help"], &environment);
+    assert!(!help.contains("for the CPU") && help.contains("A GGUF file is not taken"), "{help}");
+}
+
 #[test]
 fn the_program_refuses_what_it_cannot_do() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::nano;
 use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
-use qwen3_vl::weights::hub::resolve_model;
+use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::{Checkpoint, Rounding};
 
-use super::args::ModelArgs;
+use super::args::{ThreadArgs, named_or_nano};
 use super::progress::LoadBar;
 use super::size::{bytes, parse};
 use super::{Outcome, print};
@@ -21,10 +22,24 @@ use super::{Outcome, print};
     qwen3-vl quantize ./model -o ./mixed --quant int4 --exclude down_proj --exclude 'layers.0.*'\n\n\
     The linear layers and the experts of the language model are rounded; vision tower, mergers, embedding, head and router \
     stay as they are. The embedding and the head get eight bits whatever the scheme. A pattern is the name of a module as in the checkpoint, or its end; * stands for anything. The result \
-    loads as any checkpoint does, without conversion, and is for the CPU; transformers cannot read it.")]
+    loads as any checkpoint does, without conversion, on CPUs and GPUs; transformers cannot read it. A GGUF file is not taken: \
+    it is used as it is, by `run` and the others.")]
 pub struct QuantizeArgs {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// Checkpoint folder, hub id such as Qwen/Qwen3-VL-2B-Instruct, or nano for the embedded one [default: nano]
+    #[arg(value_name = "MODEL")]
+    positional: Option<String>,
+    /// The same as MODEL
+    #[arg(
+        short,
+        long,
+        value_name = "MODEL",
+        conflicts_with = "positional",
+        env = "QWEN3_VL_MODEL"
+    )]
+    model: Option<String>,
+    /// Branch, tag or commit of a hub id
+    #[arg(long, value_name = "REV")]
+    revision: Option<String>,
     /// New folder for the checkpoint
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
@@ -40,6 +55,8 @@ pub struct QuantizeArgs {
     /// Most bytes of one file of weights
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse)]
     max_shard_size: u64,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// No progress, no summary
     #[arg(short, long)]
     quiet: bool,
@@ -47,7 +64,11 @@ pub struct QuantizeArgs {
 
 /// Runs the verb.
 pub fn run(args: &QuantizeArgs) -> anyhow::Result<Outcome> {
-    let folder = resolve_model(args.model.name()?, &args.model.hub(args.quiet))?;
+    args.threads.apply()?;
+    let model = named_or_nano(args.positional.as_deref().or(args.model.as_deref()))?;
+    let (revision, environment) = (args.revision.clone(), HubOptions::from_env());
+    let hub = HubOptions { revision, progress: !args.quiet, ..environment };
+    let folder = nano::resolve(model, &hub)?;
     let (include, exclude) = (args.include.clone(), args.exclude.clone());
     let rounding = Rounding { scheme: args.quant, include, exclude };
     let options = QuantizeOptions { rounding, max_shard_bytes: args.max_shard_size };
