@@ -262,6 +262,29 @@ fn as_many_threads_compute_as_were_asked_for() {
     assert_eq!(tasks("6"), tasks("2") + 4);
 }
 
+#[test]
+fn devices_tell_the_instructions_that_can_be_forced() {
+    let devices = |level: &str, json: &[&str]| {
+        let mut command = program();
+        command.arg("devices").args(json).env("QWEN3_VL_CPU", level).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output)
+    };
+    let text = devices("portable", &[]);
+    assert!(text.contains("instructions for flex: portable") && text.contains("is used"), "{text}");
+    let json: Value = serde_json::from_str(&devices("portable", &["--json"])).unwrap();
+    assert_eq!(json["instructions"]["used"], "portable");
+    let present = json["instructions"]["present"].as_array().unwrap();
+    assert!(present.contains(&"portable".into()), "{json}");
+    let json: Value = serde_json::from_str(&devices("", &["--json"])).unwrap();
+    assert_eq!(json["instructions"]["used"], *present.last().unwrap());
+    let json: Value = serde_json::from_str(&devices("sse9", &["--json"])).unwrap();
+    assert_eq!(json["instructions"]["used"], Value::Null);
+    let text = devices("sse9", &[]);
+    assert!(text.contains("instructions for flex: portable") && text.contains("`sse9`"), "{text}");
+}
+
 /// Before the weights are read, which are broken here.
 #[test]
 fn a_model_without_a_vision_tower_refuses_pictures_at_once() {

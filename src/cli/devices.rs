@@ -1,6 +1,7 @@
 //! `qwen3-vl devices`: what this build can run on.
 
 use clap::Args;
+use qwen3_vl::backends::cpu::{CPU_VARIABLE, CpuError, Level};
 use qwen3_vl::backends::device::{DEVICE_VARIABLE, compiled, present, select};
 use qwen3_vl::backends::{BackendKind, DeviceInfo};
 use serde_json::json;
@@ -24,7 +25,13 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
     if args.json {
         let list: Vec<_> = devices.iter().map(describe).collect();
         let compiled: Vec<_> = compiled().map(BackendKind::name).collect();
-        let object = json!({ "compiled": compiled, "devices": list, "default": chosen.ok() });
+        let instructions = BackendKind::Flex.is_compiled().then(instructions);
+        let object = json!({
+            "compiled": compiled,
+            "devices": list,
+            "default": chosen.ok(),
+            "instructions": instructions,
+        });
         print::line(&object.to_string())?;
         return Ok(Outcome::Done);
     }
@@ -48,6 +55,9 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
     if !missing.is_empty() {
         print::line(&format!("not compiled in (cargo features): {}", missing.join(", ")))?;
     }
+    if BackendKind::Flex.is_compiled() {
+        print::line(&told(&names(), Level::from_env()))?;
+    }
     match chosen {
         Ok(name) => {
             print::line(&format!("without --device: {name} ({DEVICE_VARIABLE} changes that)"))?
@@ -55,6 +65,28 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<Outcome> {
         Err(error) => print::line(&format!("without --device: {error}"))?,
     }
     Ok(Outcome::Done)
+}
+
+/// The sets of instructions of `flex` that this processor has, from the narrowest to the widest.
+fn names() -> Vec<&'static str> {
+    Level::present().map(Level::name).collect()
+}
+
+/// The same with the one that is used; none where the environment asks for what is not there.
+fn instructions() -> serde_json::Value {
+    json!({ "present": names(), "used": Level::from_env().ok().map(Level::name) })
+}
+
+/// A sentence about them.
+fn told(present: &[&str], used: Result<Level, CpuError>) -> String {
+    let present = present.join(", ");
+    match used {
+        Ok(level) => format!(
+            "instructions for flex: {present}; {} is used ({CPU_VARIABLE} changes that)",
+            level.name()
+        ),
+        Err(error) => format!("instructions for flex: {present}; {error}"),
+    }
 }
 
 fn header() -> Vec<String> {
