@@ -328,7 +328,8 @@ fn what_is_wrong_with_a_rounded_checkpoint_is_named() {
         error
     };
     for (key, value, expected) in [
-        ("version", json!(2), "newer program"),
+        ("version", json!(99), "is 99, but this program reads version 1; a newer program"),
+        ("version", json!("2"), "is \"2\", but this program reads version 1"),
         ("group_size", json!(33), "32, 64 and 128"),
         ("group_size", json!(64), "2 scales per row"),
         ("bits", json!(4), "whose codes are U8"),
@@ -347,7 +348,7 @@ fn what_is_wrong_with_a_rounded_checkpoint_is_named() {
     let error = broken(&|tensors| drop(tensors.remove(&scales)));
     assert!(error.contains(&scales), "{error}");
     let error = broken(&|tensors| tensors.get_mut(&scales).unwrap().0 = Dtype::F16);
-    assert!(error.contains("F16") && error.contains("BF16"), "{error}");
+    assert!(error.contains("F16") && error.contains("whose scales are BF16"), "{error}");
     let error = broken(&|tensors| {
         let (_, shape, bytes) = tensors.get_mut(name).unwrap();
         shape[0] -= 1;

@@ -61,9 +61,17 @@ pub enum LoadError {
     )]
     QuantTraining { folder: PathBuf, scheme: QuantScheme },
     #[error(
-        "{path}: tensor `{tensor}` has dtype {dtype}, but config.json says {scheme}, whose codes are {expected}"
+        "{path}: tensor `{tensor}` has dtype {dtype}, but config.json says {scheme}, whose {what} are {expected}"
     )]
-    Codes { path: PathBuf, tensor: String, dtype: String, scheme: QuantScheme, expected: String },
+    Codes {
+        path: PathBuf,
+        tensor: String,
+        dtype: String,
+        scheme: QuantScheme,
+        /// `codes` or `scales`.
+        what: &'static str,
+        expected: String,
+    },
     #[error(
         "{path}: tensor `{tensor}` has {found} scales per row, but config.json says {scheme}, which makes {expected} of {inputs} weights"
     )]

@@ -115,11 +115,11 @@ impl Raw {
         let version = self.version.as_ref().filter(|version| !version.is_null());
         let version = needed("quantization_config.version", version)?;
         if version.as_u64() != Some(Quantisation::VERSION) {
-            let rule = format!(
-                "this program reads version {}; a newer program wrote the checkpoint",
-                Quantisation::VERSION
-            );
-            return Err(ConfigError::invalid("quantization_config.version", version, rule));
+            let newer = version.as_u64().is_some_and(|found| found > Quantisation::VERSION);
+            let who = if newer { "; a newer program wrote the checkpoint" } else { "" };
+            let rule = format!("this program reads version {}{who}", Quantisation::VERSION);
+            let (field, value) = ("quantization_config.version", version.to_string());
+            return Err(ConfigError::Invalid { field, value, rule });
         }
         let bits = needed("quantization_config.bits", self.bits)?;
         checked(QuantScheme::new(bits, self.group()?), bits, self.group_size)
@@ -141,17 +141,19 @@ impl Raw {
             self.config_groups.iter().flatten().filter_map(|(_, group)| group.get("weights"));
         let weights = needed("quantization_config.config_groups", groups.into_iter().next())?;
         let weights = RawWeights::deserialize(weights)?;
-        if self.format.as_deref() == Some("float-quantized") {
+        let format = needed("quantization_config.format", self.format.as_deref())?;
+        if format == "float-quantized" {
             return Ok(QuantScheme::FLOAT8);
         }
-        if self.format.as_deref() != Some("pack-quantized") {
+        if format != "pack-quantized" {
             let rule = "only `pack-quantized` and `float-quantized` can be read";
-            return Err(ConfigError::invalid("quantization_config.format", &self.format, rule));
+            return Err(ConfigError::invalid("quantization_config.format", format, rule));
         }
         let ordered = |order: &&Value| !order.is_null() && order.as_str() != Some("weight");
         if let Some(order) = weights.actorder.as_ref().filter(ordered) {
             let rule = "only weights whose groups lie in the order of columns can be read";
-            return Err(ConfigError::invalid("quantization_config.actorder", order, rule));
+            let (field, value) = ("quantization_config.actorder", order.to_string());
+            return Err(ConfigError::Invalid { field, value, rule: rule.into() });
         }
         let bits = needed("quantization_config.num_bits", weights.num_bits)?;
         four_only(bits)?;
@@ -235,7 +237,11 @@ mod tests {
             Quantisation::from_raw(Some(&json)).unwrap_err().to_string()
         };
         for (key, value, expected) in [
-            ("version", json!(2), "newer"),
+            (
+                "version",
+                json!(2),
+                "version is 2, but this program reads version 1; a newer program",
+            ),
             ("version", Value::Null, "quantization_config.version"),
             ("group_size", json!(48), "32, 64 and 128"),
             ("bits", json!(3), "quantization_config.bits"),
@@ -245,6 +251,17 @@ mod tests {
         ] {
             let error = with(key, value);
             assert!(error.contains(expected), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_none_is_not_called_newer() {
+        for (version, shown) in [(json!(0), "0"), (json!(-1), "-1"), (json!("2"), "\"2\"")] {
+            let mut json = Quantisation::own("int8".parse().unwrap()).to_json();
+            json["version"] = version;
+            let error = Quantisation::from_raw(Some(&json)).unwrap_err().to_string();
+            assert!(error.contains(shown) && error.contains("reads version 1"), "{error}");
+            assert!(!error.contains("newer") && !error.contains("Number"), "{error}");
         }
     }
 

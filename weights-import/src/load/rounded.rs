@@ -42,18 +42,19 @@ pub(super) fn stored<'c>(
     }
     let [_, inputs] = as_matrix(shape);
     let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
-    let refuse = |entry: &TensorEntry, tensor: String, expected: Dtype| LoadError::Codes {
+    let refuse = |entry: &TensorEntry, what, expected: Dtype| LoadError::Codes {
         path: checkpoint.file(entry).path.clone(),
-        tensor,
+        tensor: if what == "codes" { name.to_owned() } else { scales_name(name) },
         dtype: entry.storage.to_string(),
         scheme,
+        what,
         expected: format!("{expected:?}"),
     };
     if codes.dtype() != Some(wanted) {
-        return Err(refuse(codes, name.to_owned(), wanted));
+        return Err(refuse(codes, "codes", wanted));
     }
     if scales.dtype() != Some(Dtype::BF16) {
-        return Err(refuse(scales, scales_name(name), Dtype::BF16));
+        return Err(refuse(scales, "scales", Dtype::BF16));
     }
     let (found, expected) = (*scales.shape.last().unwrap_or(&0), scheme.groups(inputs));
     let outer = shape.len() - 1;
