@@ -112,7 +112,20 @@ const NUMBERS: [(&str, &[&str]); 12] = [
             "flop_per_s",
         ],
     ),
-    ("/batch_decode", &["streams", "ms_per_step", "tokens_per_s", "ratio", "flop_per_s"]),
+    (
+        "/batch_decode",
+        &[
+            "streams",
+            "ms_per_step",
+            "tokens_per_s",
+            "ratio",
+            "weight_bytes_per_step",
+            "cache_bytes_per_step",
+            "bytes_per_s",
+            "memory_share",
+            "flop_per_s",
+        ],
+    ),
     ("/memory", &["weight_bytes", "cache_bytes", "streams_cache_bytes"]),
 ];
 /// Of Linux.
@@ -157,6 +170,65 @@ fn every_figure_is_there_and_positive() {
     assert_eq!(report["machine"]["threads"], 2);
     assert_eq!(report["preprocess"]["decode_ms"], Value::Null);
     assert_eq!(report["decode"]["past_tokens"], 9.5);
+    // The prompt of 9 tokens once, and of 3 streams one token each, half of the second one, and the new one.
+    let bytes = |path: &str| report.pointer(path).and_then(Value::as_f64).unwrap();
+    let (one, all) =
+        (bytes("/decode/cache_bytes_per_token"), bytes("/batch_decode/cache_bytes_per_step"));
+    assert_eq!(all * 10.5, one * (9.0 + 3.0 * 2.5));
+    assert_eq!(
+        bytes("/decode/weight_bytes_per_token"),
+        bytes("/batch_decode/weight_bytes_per_step")
+    );
+    assert_eq!(report["speculative"]["ratio"], Value::Null);
+}
+
+/// A greedy answer is told apart from the tokens that the other figures are about.
+#[test]
+fn guessed_tokens_are_told_apart() {
+    let shape = fixture("dense_tied");
+    let guess = ["--shape", &shape, "-p", "9", "-n", "24", "-r", "1", "--read", "1MB", "--square"];
+    let how = ["64", "--only", "text", "--speculative", "ngram", "--speculative-tokens", "4", "-o"];
+    let said = |format| {
+        let (code, said, errors) = bench(&[&guess[..], &how, &[format]].concat());
+        assert_eq!(code, Some(0), "{errors}");
+        said
+    };
+    let report: Value = serde_json::from_str(&said("json")).unwrap();
+    let part = |key: &str| report["speculative"][key].as_f64().unwrap_or(-1.0);
+    for key in ["tokens_per_s", "plain_tokens_per_s", "ratio"] {
+        assert!(part(key) > 0.0, "{key} of {report}");
+    }
+    assert_eq!(part("guesses"), 4.0);
+    let (drafted, accepted) = (part("drafted_tokens"), part("accepted_tokens"));
+    assert!((0.0..=drafted).contains(&accepted) && accepted <= 24.0, "{report}");
+    let table = said("md");
+    for words in ["greedy answer, a token", "the same, tokens guessed", "guesses right"] {
+        assert!(table.contains(words), "{words} in {table}");
+    }
+}
+
+/// With the vision tower that lies beside it, and without one.
+#[test]
+fn gguf_files_are_measured() {
+    let model = fixture("gguf/model.gguf");
+    let report = figures(&model, &[]);
+    check(&report);
+    assert_eq!(report["model"]["random"], false);
+    let mmproj = fixture("gguf/mmproj-model.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("model.gguf");
+    std::fs::copy(&model, &alone).unwrap();
+    let alone = alone.to_str().unwrap();
+    check(&figures(alone, &["--mmproj", &mmproj]));
+    let report = figures(alone, &[]);
+    for path in ["/vision/ms", "/question/ms", "/question/first_token_ms"] {
+        assert_eq!(report.pointer(path), Some(&Value::Null), "{path}");
+    }
+    assert!(report["prefill"]["ms"].is_number() && report["decode"]["bytes_per_s"].is_number());
+    let (code, _, errors) = bench(&["--shape", alone, "--only", "question"]);
+    assert!(code == Some(2) && errors.contains("--mmproj"), "{errors}");
+    let (code, _, errors) = bench(&["--shape", "2b", "--mmproj", &mmproj]);
+    assert!(code == Some(1) && errors.contains("--mmproj goes with a GGUF file"), "{errors}");
 }
 
 /// A card's own memory is what its shares are of.
@@ -226,6 +298,8 @@ fn tables_and_lines_can_be_read() {
     for words in ["tokens/s", "patches/s", "GB/s", "% of memory", "% of matmul", "peak", "load"] {
         assert!(table.contains(words), "{words} in {table}");
     }
+    let streams = rows.iter().find(|row| row.contains("answer, 3 streams")).unwrap();
+    assert!(streams.contains("% of memory") && streams.contains("FLOP/s"), "{table}");
 }
 
 /// What is left out is null and has no row; streams go on from the text.
@@ -251,6 +325,7 @@ fn stages_can_be_measured_alone() {
 fn what_cannot_be_measured_is_refused() {
     let shape = fixture("dense_tied");
     let context = ["--shape", &shape, "-p", "1000000"];
+    let guess = ["--shape", &shape, "--only", "picture", "--speculative", "ngram"];
     for (arguments, code, words) in [
         (&["--threads", "0"][..], 2, ["--threads", "0 is not in 1.."]),
         (&["--batch", "0"], 2, ["--batch", "1..=256"]),
@@ -261,6 +336,7 @@ fn what_cannot_be_measured_is_refused() {
         (&context, 2, ["context", "1000065"]),
         (&["--shape", "2b", "--dtype", "f12"], 2, ["f12", "bf16"]),
         (&["decode"], 2, ["decode", "unrecognized subcommand"]),
+        (&guess, 2, ["--speculative", "--only"]),
     ] {
         let (found, said, errors) = bench(arguments);
         assert_eq!(found, Some(code), "{arguments:?}: {said}{errors}");

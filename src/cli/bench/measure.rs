@@ -1,15 +1,14 @@
 //! `qwen3-vl bench`: what this machine does with a model, beside what it could do.
 
-use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use qwen3_vl::backends::bandwidth::{device_bandwidth, read_bandwidth};
 use qwen3_vl::backends::device::{Placement, load_average, peak_resident_bytes};
 use qwen3_vl::backends::peak::{PeakProduct, peak_product};
-use qwen3_vl::backends::threads::use_threads;
 use qwen3_vl::model::cache::KvDtype;
 
-use super::super::args::DeviceArgs;
+use super::super::args::{DeviceArgs, SpeculativeArgs, ThreadArgs};
 use super::super::{Outcome, print, size};
 use super::picture::Picture;
 use super::report::Report;
@@ -28,6 +27,7 @@ const PASSES: usize = 3;
     qwen3-vl bench --shape ./Qwen3-VL-2B-Instruct --image photo.jpg --threads 4\n  \
     qwen3-vl bench --shape nano --only picture --image 1300x970 -r 20\n  \
     qwen3-vl bench --shape 30b-a3b --device cuda:0 --expert-memory 8GB --only text\n  \
+    qwen3-vl bench --shape Qwen3-VL-4B-Q4_K_M.gguf --only text --speculative ngram\n  \
     qwen3-vl bench serve --url http://127.0.0.1:8000 --concurrency 8\n\n\
     Published shapes get random weights, made in memory: what a step costs follows from shapes and dtypes. Every round \
     preprocesses the picture, runs it with a question up to the first token, runs a text prompt, writes tokens behind it, and \
@@ -37,10 +37,13 @@ const PASSES: usize = 3;
     the same run: reading memory, on all cores or by the card of the first layer, and the fastest product of two square matrices that the model's own \
     kernels make. Nothing else should run meanwhile; the load average at both ends is printed. GB are 10^9 bytes.")]
 pub struct MeasureArgs {
-    /// 2b, 4b, 8b or 30b-a3b with random weights; nano; or a checkpoint, as folder or hub id. A folder without weights gets
-    /// random ones
+    /// 2b, 4b, 8b or 30b-a3b with random weights; nano; or a checkpoint, as folder, GGUF file or hub id. A folder without
+    /// weights gets random ones
     #[arg(long, value_name = "SHAPE", default_value = "2b")]
     pub shape: String,
+    /// Vision tower of a GGUF file [default: the file beside it whose name begins with mmproj]
+    #[arg(long, value_name = "FILE.gguf", env = "QWEN3_VL_MMPROJ")]
+    pub mmproj: Option<PathBuf>,
     /// Tokens of the text prompt
     #[arg(short, long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -55,6 +58,8 @@ pub struct MeasureArgs {
     /// Streams that are written together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub batch: u16,
+    #[command(flatten)]
+    pub speculative: SpeculativeArgs,
     /// Measure these alone [default: all]
     #[arg(long, value_enum, value_name = "STAGE", value_delimiter = ',')]
     pub only: Vec<Stage>,
@@ -68,9 +73,8 @@ pub struct MeasureArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto",
           value_parser = str::parse::<KvDtype>)]
     pub kv_cache_dtype: KvDtype,
-    /// Threads of the CPU [default: one per core, or RAYON_NUM_THREADS]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
     /// Memory that is read to measure its speed; several times the caches
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
     pub read: u64,
@@ -89,7 +93,7 @@ pub enum Stage {
     Picture,
     /// Picture and question, up to the first token
     Question,
-    /// The text prompt and the tokens behind it
+    /// The text prompt and the tokens behind it, with --speculative an answer besides
     Text,
     /// The same, then several streams together
     Streams,
@@ -130,9 +134,7 @@ pub struct Measured {
 
 /// Runs the verb.
 pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
-    if let Some(threads) = args.threads.and_then(|n| NonZeroUsize::new(n.into())) {
-        use_threads(threads)?;
-    }
+    args.threads.apply()?;
     let before = last_minute();
     let picture = args.image.open()?;
     let subject = Subject::open(args)?;

@@ -6,7 +6,7 @@ use qwen3_vl::weights::load::parameter_counts;
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
-use super::rounds::{Round, Task};
+use super::rounds::{Guessed, Round, Task};
 use super::subject::Subject;
 
 /// Grows when a field changes its meaning or goes away.
@@ -36,6 +36,7 @@ impl Report<'_> {
             "question": self.question(),
             "decode": self.decode(),
             "batch_decode": self.streams(),
+            "speculative": self.speculative(),
             "memory": self.memory(),
             "experts": self.experts(),
         })
@@ -167,9 +168,15 @@ impl Report<'_> {
         })
     }
 
+    /// Weights and the keys and values of the prompt, which the streams share, are read once for all of them.
     fn streams(&self) -> Value {
-        let streams = self.task.streams as f64;
+        let (streams, model) = (self.task.streams as f64, &self.subject.model);
         let seconds = self.median(|round| round.streams);
+        let own = streams * (self.past() + 2.0 - self.task.prompt as f64);
+        let tokens = self.task.prompt as f64 + own;
+        let cache = (model.cache_bytes_per_token() as f64 * tokens).round() as u64;
+        let bytes = (model.bytes_per_token() + cache) as f64;
+        let reached = seconds.map(|seconds| bytes / seconds);
         let flops = streams * self.subject.model.config().text.decode_flops(self.past() + 1.0);
         let ratio =
             |round: &Round| round.decode.zip(round.streams).map(|(one, all)| streams * one / all);
@@ -178,7 +185,28 @@ impl Report<'_> {
             "ms_per_step": seconds.map(|seconds| 1e3 * seconds),
             "tokens_per_s": seconds.map(|seconds| streams / seconds),
             "ratio": self.median(ratio),
+            "weight_bytes_per_step": model.bytes_per_token(),
+            "cache_bytes_per_step": cache,
+            "bytes_per_s": reached,
+            "memory_share": reached.zip(self.measured.machine.read).map(|(is, most)| is / most),
             "flop_per_s": seconds.map(|seconds| flops / seconds),
+        })
+    }
+
+    /// What guesses change of a greedy answer; random weights repeat themselves more than others, or less.
+    fn speculative(&self) -> Value {
+        let [plain, ahead] = [|g: Guessed| g.plain, |g: Guessed| g.ahead]
+            .map(|of| self.median(|round| round.guessed.map(of)));
+        let ratio = |guessed: Guessed| guessed.plain / guessed.ahead;
+        // Greedy, so that every round writes and guesses the same.
+        let last = self.measured.rounds.iter().filter_map(|round| round.guessed).last();
+        json!({
+            "guesses": self.task.lookup.map(|lookup| lookup.tokens),
+            "tokens_per_s": ahead.map(f64::recip),
+            "plain_tokens_per_s": plain.map(f64::recip),
+            "ratio": self.median(|round| round.guessed.map(ratio)),
+            "drafted_tokens": last.map(|guessed| guessed.drafted),
+            "accepted_tokens": last.map(|guessed| guessed.accepted),
         })
     }
 

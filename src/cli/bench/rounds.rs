@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::experts::ExpertUsage;
-use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
+use qwen3_vl::model::generate::{GenerateOptions, Generation, Lookup, SessionSlot, Timings};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
 use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
 use qwen3_vl::model::session::{PREFILL_CHUNK, Session};
@@ -33,6 +33,8 @@ pub struct Task<'a> {
     pub prompt: usize,
     pub tokens: usize,
     pub streams: usize,
+    /// How tokens are guessed, where that is asked for.
+    pub lookup: Option<Lookup>,
     only: &'a [Stage],
 }
 
@@ -55,13 +57,28 @@ pub struct Round {
     pub streams: Option<f64>,
     /// What became of experts on the host while tokens were written behind the text prompt.
     pub experts: Option<ExpertUsage>,
+    /// A greedy answer without guesses and with them.
+    pub guessed: Option<Guessed>,
     /// Largest resident size of the process before the streams, in bytes.
     pub peak: Option<u64>,
 }
 
+/// The same greedy answer, written without guesses and with them.
+#[derive(Debug, Clone, Copy)]
+pub struct Guessed {
+    /// Seconds per token without.
+    pub plain: f64,
+    /// Seconds per token with.
+    pub ahead: f64,
+    /// Tokens that were guessed, and those of them that the answer has.
+    pub drafted: usize,
+    pub accepted: usize,
+}
+
 impl<'a> Task<'a> {
     /// # Errors
-    /// When the picture cannot be preprocessed, and a usage error when a prompt is longer than the context.
+    /// When the picture cannot be preprocessed, and a usage error when a prompt is longer than the context or a picture is to be
+    /// looked at without a vision tower.
     pub fn new(
         args: &'a MeasureArgs,
         subject: &'a Subject,
@@ -76,8 +93,10 @@ impl<'a> Task<'a> {
             prompt: args.prompt_tokens as usize,
             tokens: args.tokens as usize,
             streams: args.batch.into(),
+            lookup: args.speculative.lookup(),
             only: &args.only,
         };
+        task.check(&args.shape)?;
         let needed = task.stages().into_iter().map(|stage| match stage {
             Stage::Picture => FIRST,
             Stage::Question => task.question_tokens(),
@@ -96,6 +115,20 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// Refuses what was asked for and is not measured.
+    fn check(&self, shape: &str) -> anyhow::Result<()> {
+        let message = if !self.subject.sees && self.only.contains(&Stage::Question) {
+            format!(
+                "{shape} has no vision tower for --only question; give its mmproj file by --mmproj"
+            )
+        } else if self.lookup.is_some() && !self.stages().contains(&Stage::Text) {
+            "--speculative is measured with the stage text, which --only leaves out".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(usage_error(ErrorKind::ValueValidation, message))
+    }
+
     /// Tokens of the question with its picture.
     pub fn question_tokens(&self) -> usize {
         self.planned.tokens + 2 + QUESTION.iter().sum::<usize>()
@@ -112,6 +145,7 @@ impl<'a> Task<'a> {
     /// What a round measures, in this order.
     pub fn stages(&self) -> Vec<Stage> {
         let wanted = |stage: &Stage| match stage {
+            Stage::Question => self.subject.sees && self.wants(Stage::Question),
             // Streams go on where the text ends.
             Stage::Text => self.wants(Stage::Text) || self.wants(Stage::Streams),
             stage => self.wants(*stage),
@@ -145,6 +179,8 @@ impl<'a> Task<'a> {
                     let after = self.subject.model.expert_usage();
                     round.experts = after.zip(before).map(|(after, before)| after.since(before));
                     (round.prefill, round.decode) = (Some(prefill), Some(decode));
+                    round.guessed =
+                        self.lookup.map(|with| self.guess(&mut read, with)).transpose()?;
                     session = Some(read);
                 }
                 Stage::Streams => {
@@ -203,11 +239,30 @@ impl<'a> Task<'a> {
         if !model.records_steps() {
             return Ok(self.write(|id, _| self.subject.step(session, id)));
         }
-        let options = GenerateOptions { max_new_tokens: self.tokens + 1, ..Default::default() };
+        Ok(self.answer(session, None)?.decode.as_secs_f64() / self.tokens as f64)
+    }
+
+    /// Where the time of a greedy answer to the text prompt went, which `session` has read.
+    fn answer(&self, session: &mut Session, lookup: Option<Lookup>) -> anyhow::Result<Timings> {
+        let max_new_tokens = self.tokens + 1;
+        let options = GenerateOptions { max_new_tokens, lookup, ..Default::default() };
         let (slot, prompt) = (SessionSlot::Borrowed(session), self.text(self.prompt));
-        let mut answer = Generation::start(model, slot, &prompt, options)?;
+        let mut answer = Generation::start(&self.subject.model, slot, &prompt, options)?;
         answer.by_ref().try_for_each(|token| token.map(drop))?;
-        Ok(answer.timings().decode.as_secs_f64() / self.tokens as f64)
+        Ok(answer.timings())
+    }
+
+    /// A greedy answer, without guesses and with them.
+    fn guess(&self, session: &mut Session, with: Lookup) -> anyhow::Result<Guessed> {
+        let [plain, ahead] = [None, Some(with)].map(|lookup| self.answer(session, lookup));
+        let (plain, ahead) = (plain?, ahead?);
+        let each = |timings: &Timings| timings.decode.as_secs_f64() / self.tokens as f64;
+        Ok(Guessed {
+            plain: each(&plain),
+            ahead: each(&ahead),
+            drafted: ahead.drafted_tokens,
+            accepted: ahead.accepted_tokens,
+        })
     }
 
     /// Seconds per token of `step`, which is given each token and its number.

@@ -12,10 +12,9 @@ use qwen3_vl::backends::ops::Products;
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
-use qwen3_vl::weights::checkpoint::read_config;
 use qwen3_vl::weights::hub::HubOptions;
 use qwen3_vl::weights::load::{check_expert_memory, checkpoint_sizes, part_sizes};
-use qwen3_vl::weights::{Checkpoint, LoadError, Rounding, load_placed, random_model};
+use qwen3_vl::weights::{Checkpoint, LoadError, ModelSource, Rounding, load_placed, random_model};
 use serde_json::{Map, Value};
 
 use super::super::progress::LoadBar;
@@ -36,6 +35,8 @@ pub struct Subject {
     pub weight_bytes: u64,
     /// Whether the weights were made here.
     pub random: bool,
+    /// Whether there is a vision tower; a GGUF file without its mmproj has none.
+    pub sees: bool,
     /// Of loading or making it.
     pub seconds: f64,
 }
@@ -55,17 +56,24 @@ impl Subject {
         let options = LoadOptions { kv_cache_dtype: args.kv_cache_dtype, ..args.device.options()? };
         let place = Place { devices: options.open_devices()?, options };
         if let Some(config) = shapes().remove(&args.shape) {
+            if args.mmproj.is_some() {
+                return Err(LoadError::NeedlessMmproj { path: (&args.shape).into() }.into());
+            }
             let config = Qwen3VlConfig::from_json(&config.to_string())?;
             return place.random(&config, ImageProcessorConfig::qwen3_vl());
         }
         let known = || shapes().keys().cloned().collect::<Vec<_>>().join(", ");
-        let folder = nano::resolve(&args.shape, &HubOptions::from_env());
-        let folder = folder.with_context(|| format!("`{}` is none of {}", args.shape, known()))?;
-        let config = read_config(&folder)?;
-        let images = image_settings(&folder, &config)?;
-        match Checkpoint::open(&folder) {
-            Err(LoadError::NoWeights { .. }) => place.random(&config, images),
-            checkpoint => place.stored(&checkpoint?, images),
+        let path = nano::resolve(&args.shape, &HubOptions::from_env());
+        let path = path.with_context(|| format!("`{}` is none of {}", args.shape, known()))?;
+        let source = ModelSource::find(&path, args.mmproj.as_deref())?;
+        let config = source.config()?;
+        let images = match &source {
+            ModelSource::Folder(folder) => image_settings(folder, &config)?,
+            ModelSource::Gguf { .. } => source.processor(&config)?.images().config.clone(),
+        };
+        match source.weights()? {
+            None => place.random(&config, images),
+            Some(checkpoint) => place.stored(&checkpoint, images),
         }
     }
 }
@@ -103,6 +111,7 @@ impl Place {
             rounding,
             weight_bytes,
             random: true,
+            sees: true,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -130,6 +139,7 @@ impl Place {
             images: ImageProcessor::new(images),
             rounding: self.options.rounding(config),
             random: false,
+            sees: checkpoint.sees(),
             seconds: start.elapsed().as_secs_f64(),
         })
     }

@@ -6,7 +6,8 @@ use super::super::size::{bytes, grouped};
 
 /// A table in Markdown, between a line that says what was measured and one that says what the machine reached.
 pub fn markdown(report: &Value) -> String {
-    let rows = [head(), load(report), picture(report), prompts(report), answers(report)].concat();
+    let parts = [head(), load(report), picture(report), prompts(report), answers(report)];
+    let rows = [parts.concat(), speculative(report)].concat();
     // What was left out has no time.
     let rows: Vec<Row> = rows.into_iter().filter(|row| !row[1].starts_with('-')).collect();
     let widths: Vec<usize> = (0..4)
@@ -117,19 +118,34 @@ fn prompts(report: &Value) -> Vec<Row> {
 
 fn answers(report: &Value) -> Vec<Row> {
     let (one, many) = (&report["decode"], &report["batch_decode"]);
-    let share = match one["memory_share"].as_f64() {
-        Some(share) => {
-            format!("{}, {:.0} % of memory", giga(&one["bytes_per_s"], "B/s"), 100.0 * share)
-        }
-        None => giga(&one["bytes_per_s"], "B/s"),
-    };
     let rate = format!("{} tokens/s", fixed(one.get("tokens_per_s"), 2));
     let ratio = fixed(many.get("ratio"), 2);
     let all = format!("{} tokens/s, {ratio} of one", fixed(many.get("tokens_per_s"), 2));
     let name = format!("answer, {} streams", many["streams"]);
+    let both = format!("{}, {}", of_memory(many), giga(&many["flop_per_s"], "FLOP/s"));
     vec![
-        row("answer, a token".to_owned(), milliseconds(&one["ms_per_token"]), rate, share),
-        row(name, milliseconds(&many["ms_per_step"]), all, giga(&many["flop_per_s"], "FLOP/s")),
+        row("answer, a token".to_owned(), milliseconds(&one["ms_per_token"]), rate, of_memory(one)),
+        row(name, milliseconds(&many["ms_per_step"]), all, both),
+    ]
+}
+
+/// What guesses change; nothing where they were not asked for.
+fn speculative(report: &Value) -> Vec<Row> {
+    let part = &report["speculative"];
+    if part["guesses"].is_null() {
+        return Vec::new();
+    }
+    let line = |name: &str, key: &str, more: String| {
+        let rate = part[key].as_f64();
+        let time = rate.map_or("-".to_owned(), |rate| format!("{:.2} ms", 1e3 / rate));
+        let rate = format!("{} tokens/s{more}", fixed(part.get(key), 2));
+        row(name.to_owned(), time, rate, String::new())
+    };
+    let (ratio, right) = (fixed(part.get("ratio"), 2), &part["accepted_tokens"]);
+    let more = format!(", {ratio} of that; {right} of {} guesses right", part["drafted_tokens"]);
+    vec![
+        line("greedy answer, a token", "plain_tokens_per_s", String::new()),
+        line("the same, tokens guessed", "tokens_per_s", more),
     ]
 }
 
@@ -212,6 +228,12 @@ fn milliseconds(value: &Value) -> String {
 /// In units of 10⁹.
 fn giga(value: &Value, unit: &str) -> String {
     value.as_f64().map_or("-".to_owned(), |value| format!("{:.1} G{unit}", value / 1e9))
+}
+
+fn of_memory(part: &Value) -> String {
+    let share = part["memory_share"].as_f64();
+    let share = share.map_or(String::new(), |share| format!(", {:.0} % of memory", 100.0 * share));
+    giga(&part["bytes_per_s"], "B/s") + &share
 }
 
 fn of_matmul(part: &Value) -> String {
