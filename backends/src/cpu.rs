@@ -257,6 +257,12 @@ mod tests {
         assert_eq!(Level::present().last(), Some(Level::best()));
     }
 
+    /// `scripts/test-asan` asks by it which levels it can test.
+    #[test]
+    fn the_level_of_the_environment_is_there() {
+        assert!(Level::from_env().is_ok(), "{:?}", Level::from_env());
+    }
+
     #[test]
     fn levels_of_another_architecture_are_not_asked_for() {
         assert!(!Level::Amx.includes(Level::Neon) && Level::Amx.includes(Level::Avx2));

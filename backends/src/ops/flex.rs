@@ -6,6 +6,8 @@
 
 mod attention;
 mod dot;
+#[cfg(test)]
+mod edges;
 mod elementwise;
 mod experts;
 mod gradients;
