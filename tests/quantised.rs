@@ -1,6 +1,9 @@
 //! Rounded weights: computed alike however they came to be rounded, near the reference, and named where they are wrong.
 
 mod common;
+#[cfg(feature = "nano")]
+#[path = "quantised/nano.rs"]
+mod nano;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
