@@ -5,11 +5,13 @@
     python3 benches/compare/inference.py [--shape 2b|nano|..] [--rounds 3] [--precision bf16,int8,4-bit] [--peers ..]
 
 Writes one checkpoint with random weights (2b: 4.3 GB; for llama.cpp and OpenVINO, as much again in their formats) and lets
-each peer that can be imported, and ours, read a text prompt, write tokens behind it, look at a picture of 1280 x 960 pixels
-with a question, and preprocess pictures of 1300 x 970 and 4032 x 3024. Every measurement is a process of its own; a round is
-one of each, and the median of the rounds counts. Prints all figures, and how many times as fast ours is (of memory, how
-many times as much it takes). What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its
-figures mean nothing. Nothing is installed here; peers are, as far as they are wanted:
+each peer that can be imported, and ours, read a text prompt (`--prompt`), write tokens behind it, look at a picture of 1280 x
+960 pixels (`--image`) with a question, and preprocess pictures of 1300 x 970 and 4032 x 3024. Every measurement is a process of
+its own; a round is one of each, and the median of the rounds counts. Prints all figures, how many times as fast ours is (of
+memory, how many times as much it takes), what is aimed at, and which share ours reached of what the machine can do: of reading
+memory for writing, of multiplying matrices for prompts and the vision tower. That is measured once, in a process of its own.
+What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its figures mean nothing. Nothing is
+installed here; peers are, as far as they are wanted:
 
     pip install numpy
     pip install torch==2.15.0 torchvision transformers==5.24.0     # transformers
@@ -39,12 +41,17 @@ import time
 
 import common
 
-SMALL, LARGE, PICTURE = (1300, 970), (4032, 3024), (1280, 960)
-PROMPT, TOKENS, FIRST = 512, 32, 16
+SMALL, LARGE = (1300, 970), (4032, 3024)
+TOKENS, FIRST = 32, 16
 # Name, unit, whether more is better.
 ROWS = [("decode", "tokens/s", True), ("prefill", "tokens/s", True), ("vision tower", "ms", False),
         ("picture and question, first token", "ms", False), ("preprocess 1300x970", "ms", False),
         ("preprocess 4032x3024", "ms", False), ("peak memory", "GiB", False), ("load to first text token", "s", False)]
+# What the ratio of a row should be: no slower than any peer, and no more memory.
+AIMS = {"peak memory": "at most 1", **{row: "at least 1" for row, _, _ in ROWS if row != "peak memory"}}
+# What bounds ours in a row, and what that is called.
+LIMITS = {"decode": ("read_bytes_per_s", "reading memory"), "prefill": ("matmul_flop_per_s", "multiplying"),
+          "vision tower": ("matmul_flop_per_s", "multiplying")}
 # Times that a call is measured on a card, behind one that is not.
 ON_CARD = 3
 # What each peer calls our precisions.
@@ -83,14 +90,17 @@ def own_checkpoint(args, precision):
 def ours(args, precision):
     folder, dtype = own_checkpoint(args, precision)
 
-    def bench(*more):
+    def bench(*more, probe=("--read", "1MB", "--square", "64")):
         command = [args.program, "bench", "--shape", folder, "--dtype", dtype, "-o", "json", "--device", args.device,
-                   "--threads", args.threads, "--read", "1MB", "--square", "64", *more]
+                   "--threads", args.threads, *probe, *more]
         return common.figures_of(command)
 
-    size = "x".join(map(str, PICTURE))
+    if not args.machine:
+        # Alone, with the sizes that `bench` takes by itself: what it needs of memory and time is no peer's.
+        args.machine.update(bench("--only", "picture", "--image", "64x64", "-r", "1", probe=())["machine"])
+    size = "x".join(map(str, args.image))
     rounds = ["-r", "1" if args.device == "cpu" else 1 + ON_CARD]
-    prompt = ["-p", PROMPT, "-n", TOKENS, *rounds]
+    prompt = ["-p", args.prompt, "-n", TOKENS, *rounds]
     # Text has a process of its own, because llama.cpp's peak memory is without a picture.
     text = bench("--only", "text", *prompt)
     seen = bench("--only", "question", "--image", size, *rounds)
@@ -106,6 +116,11 @@ def ours(args, precision):
     for width, height in (SMALL, LARGE) if precision == args.precision.split(",")[0] else ():
         size = f"{width}x{height}"
         figures[f"preprocess {size}"] = bench("--only", "picture", "--image", size, "-r", "5")["preprocess"]["ms"]
+    reached = {"decode": text["decode"]["bytes_per_s"], "prefill": text["prefill"]["flop_per_s"],
+               "vision tower": seen["vision"]["flop_per_s"]}
+    for row, value in reached.items():
+        if limit := args.machine[LIMITS[row][0]]:
+            args.shares.setdefault((row, precision), []).append(value / limit)
     return figures
 
 
@@ -122,7 +137,7 @@ def transformers(args, precision):
     torch.set_grad_enabled(False)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
     start = time.perf_counter()
-    model = AutoModelForImageTextToText.from_pretrained(args.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    model = AutoModelForImageTextToText.from_pretrained(args.folder, dtype=dtype, attn_implementation=args.attn).eval()
     model = model.to(args.device)
     config = model.config
     words = [id for id in range(config.text_config.vocab_size) if id not in (config.image_token_id, config.video_token_id)]
@@ -152,12 +167,12 @@ def transformers(args, precision):
 
     ask(words[:FIRST]).logits.cpu()
     figures = {"load to first text token": time.perf_counter() - start}
-    seconds, out = timed(lambda: ask(words[:PROMPT]))
-    figures["prefill"] = PROMPT / seconds
+    seconds, out = timed(lambda: ask(words[:args.prompt]))
+    figures["prefill"] = args.prompt / seconds
     cache = out.past_key_values
 
     def write():
-        if written := cache.get_seq_length() - PROMPT:
+        if written := cache.get_seq_length() - args.prompt:
             cache.crop(-written)
         for id in words[:TOKENS]:
             past = cache.get_seq_length()
@@ -175,7 +190,7 @@ def transformers(args, precision):
         call = preprocess(size)
         times = [clock(call)[0] for _ in range(5)]
         figures[f"preprocess {size[0]}x{size[1]}"] = 1e3 * statistics.median(times)
-    seconds, patches = clock(preprocess(PICTURE))
+    seconds, patches = clock(preprocess(args.image))
     pixels, grid = patches["pixel_values"].to(args.device, dtype), patches["image_grid_thw"].to(args.device)
     figures["vision tower"] = 1e3 * timed(lambda: model.model.visual(pixels, grid_thw=grid))[0]
     tokens = int(grid.prod()) // config.vision_config.spatial_merge_size**2
@@ -193,12 +208,12 @@ def llama_cpp(args, precision):
     if not path.exists():
         write_gguf(args.folder, path, precision)
     start = time.perf_counter()
-    model = llama_cpp.Llama(str(path), n_ctx=4096, n_batch=2048, n_ubatch=512, n_threads=args.threads,
+    model = llama_cpp.Llama(str(path), n_ctx=max(4096, args.prompt + TOKENS + 1), n_batch=2048, n_ubatch=512, n_threads=args.threads,
                             n_threads_batch=args.threads, verbose=False)
     model.eval(list(range(FIRST)))
     figures = {"load to first text token": time.perf_counter() - start}
     model.reset()
-    figures["prefill"] = PROMPT / clock(lambda: model.eval(list(range(PROMPT))))[0]
+    figures["prefill"] = args.prompt / clock(lambda: model.eval(list(range(args.prompt))))[0]
 
     def write():
         for id in range(TOKENS):
@@ -269,10 +284,10 @@ def openvino(args, precision):
     # Other digits, because what two prompts begin with alike is kept.
     ask("3" * FIRST, 1)
     figures = {"load to first text token": time.perf_counter() - start}
-    text = ask("7" * PROMPT, TOKENS)
+    text = ask("7" * args.prompt, TOKENS)
     figures["prefill"] = 1e3 * text.get_num_input_tokens() / text.get_ttft().mean
     figures["decode"] = 1e3 / text.get_tpot().mean
-    question = ask("5" * 26, 1, images=[Tensor(noise(PICTURE)[None])])
+    question = ask("5" * 26, 1, images=[Tensor(noise(args.image)[None])])
     figures["picture and question, first token"] = question.get_ttft().mean
     figures["vision tower"] = question.get_prepare_embeddings_duration().mean
     return figures
@@ -304,7 +319,8 @@ def measure(args):
             rows = found.setdefault(precision, {})
             figures = {"ours": ours(args, precision)}
             for name in (name for name in peers if precision in PEERS[name]["precisions"]):
-                same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads, "--device", args.device]
+                same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads, "--device", args.device,
+                        "--attn", args.attn, "--prompt", args.prompt, "--image", "x".join(map(str, args.image))]
                 result = common.again(__file__, *same, "--peer", name, precision)
                 figures[name] = {**result, "peak memory": peak(args, result)}
                 del figures[name]["peak_bytes"]
@@ -314,25 +330,46 @@ def measure(args):
                         continue
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
     print(f"at the end, load {os.getloadavg()[0]:.1f}\n")
-    return show(found)
+    machine = {name: args.machine.get(name) for name, _ in LIMITS.values()}
+    said = [f"{label} {machine[name] / 1e9:.1f} G{'B' if 'bytes' in name else 'FLOP'}/s"
+            for name, label in dict(LIMITS.values()).items() if machine[name]]
+    print(f"machine: {', '.join(said)} ({args.machine.get('matmul_kernel')})\n")
+    return show(found, args.shares)
 
 
-def show(found):
-    print("| row | ours | peer | ours : peer |\n|---|---|---|---|")
+def show(found, shares):
+    print("| row | ours | of the machine | peer | ours : peer | aim |\n|---|---|---|---|---|---|")
     for precision, rows in found.items():
         for row, unit, more in ROWS:
             values = {name: statistics.median(all) for name, all in rows.get(row, {}).items()}
             mine = values.pop("ours", None)
             if mine is None:
                 continue
+            part = shares.get((row, precision))
+            part = f"{100 * statistics.median(part):.0f} % of {LIMITS[row][1]}" if part else ""
             for name, value in values.items():
                 if row == "peak memory":
                     ratio = f"{mine / value:.2f} times as much"
                 else:
                     ratio = f"{mine / value if more else value / mine:.2f} times as fast"
-                print(f"| {row}, {precision} | {mine:.4g} {unit} | {name} {value:.4g} {unit} | {ratio} |")
+                print(f"| {row}, {precision} | {mine:.4g} {unit} | {part} | {name} {value:.4g} {unit} | {ratio} | {AIMS[row]} |")
             if not values:
-                print(f"| {row}, {precision} | {mine:.4g} {unit} | not measured | |")
+                print(f"| {row}, {precision} | {mine:.4g} {unit} | {part} | not measured | | {AIMS[row]} |")
+
+
+def size(text):
+    """`1280x960` as two numbers."""
+    width, height = map(int, text.split("x"))
+    if not (1 <= width <= 8192 and 1 <= height <= 8192):
+        raise ValueError(text)
+    return width, height
+
+
+def count(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def main():
@@ -342,11 +379,16 @@ def main():
     parser.add_argument("--precision", default="bf16,int8,4-bit", help="of f32, bf16, int8 and 4-bit")
     parser.add_argument("--peers", default=",".join(PEERS), help="those to be measured, or nothing")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--attn", default="sdpa", choices=["sdpa", "eager"], help="attention of transformers")
+    parser.add_argument("--prompt", type=count, default=512, metavar="N", help="tokens of the text prompt (512)")
+    parser.add_argument("--image", type=size, default=(1280, 960), metavar="WxH", help="of the question's picture (1280x960)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=pathlib.Path, help="keeps the checkpoints here, and takes them from there")
     parser.add_argument("--program", default=common.PROGRAM)
     parser.add_argument("--peer", nargs=2, metavar=("NAME", "PRECISION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    # What the machine reached, and ours of it.
+    args.machine, args.shares = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         args.folder = args.folder or pathlib.Path(folder)
         args.folder.mkdir(parents=True, exist_ok=True)
