@@ -188,7 +188,7 @@ impl Report<'_> {
             "weight_bytes_per_step": model.bytes_per_token(),
             "cache_bytes_per_step": cache,
             "bytes_per_s": reached,
-            "memory_share": reached.zip(self.measured.machine.read).map(|(is, most)| is / most),
+            "memory_share": reached.map(|is| is / self.measured.machine.read),
             "flop_per_s": seconds.map(|seconds| flops / seconds),
         })
     }
