@@ -141,11 +141,10 @@ impl ModelOps for Flex {
     }
 
     fn rows_in_bytes(rows: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
-        let rows = rows.to_contiguous();
-        let shape = rows.shape();
-        match slices(&[rows.clone()]) {
+        let inputs = [rows.to_contiguous()];
+        match slices(&inputs) {
             Some([values]) => {
-                let [b, g, t, d] = shape.dims();
+                let [b, g, t, d] = rows.shape().dims();
                 let (words, scales) = attention::in_bytes(values, d);
                 let words = Bytes::from_elems(words);
                 let layout = Layout::contiguous(Shape::new([b, g, t, d.div_ceil(4)]));

@@ -14,6 +14,7 @@ mod autodiff;
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
+mod kept;
 mod mixture;
 #[cfg(feature = "ndarray")]
 mod ndarray;
@@ -29,6 +30,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 
+pub use kept::{attention_over_parts, expand_kv, round_kv};
 pub use mixture::{mixture, rounded_mixture};
 pub use parts::{KvRows, Parts, RoundedStack};
 pub use products::{
@@ -367,31 +369,6 @@ pub fn expand_rows(
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, causal: bool) -> Tensor<4> {
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::grouped_attention(q, k, v, causal))
-}
-
-/// [`attention`] over keys and values that lie in several tensors, as if these were joined along the positions; they are
-/// not copied, and kernels on Flex read them in any dtype as they lie. Each `k` belongs to the `v` of the same index, and there is
-/// at least one.
-pub fn attention_over_parts<R: Into<KvRows<Dispatch>>>(
-    q: Tensor<4>,
-    k: Vec<R>,
-    v: Vec<R>,
-    causal: bool,
-) -> Tensor<4> {
-    let list = |all: Vec<R>| all.into_iter().map(Into::into).collect();
-    let parts = Parts { keys: list(k), values: list(v) };
-    Tensor::from_dispatch(Dispatch::attention_over_parts(q.into_dispatch(), parts, causal))
-}
-
-/// `rows [b, g, t, d]` as the words and scales of [`KvRows::Int8`]: the largest value of each row becomes 127 times its scale.
-pub fn round_kv(rows: Tensor<4>) -> (Tensor<4, Int>, Tensor<4>) {
-    let (words, scales) = Dispatch::rows_in_bytes(rows.into_dispatch());
-    (Tensor::from_dispatch(words), Tensor::from_dispatch(scales))
-}
-
-/// Keys or values `[b, g, t, d]` in `dtype`.
-pub fn expand_kv(rows: KvRows<Dispatch>, d: usize, dtype: DType) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::expanded_kv(rows, d, dtype))
 }
 
 /// [`attention`] inside each of many sequences that lie one after the other: `q [n, h, d]`, `k, v [n, g, d]`, the
