@@ -356,7 +356,7 @@ fn gradients_are_clipped_by_their_norm_together() {
     let base = common::load(&common::fixtures().join("dense_untied"), "flex");
     let paths = ["visual.merger.norm.weight", "language_model.norm.weight"];
     let model = trainable(base.model().clone(), |p| paths.contains(&p.path.as_str()));
-    let first = |values: Param<Tensor<1>>, factor: f64| values.val().slice([0..1]).sum() * factor;
+    let first = |values: Param<Tensor<1>>, factor: f64| values.val().narrow(0, 0, 1).sum() * factor;
     let moved = |clip: f64| {
         let loss = first(model.visual.merger.norm.weight.clone(), 3.0)
             + first(model.language_model.norm.weight.clone(), -4.0);

@@ -17,7 +17,7 @@ QUESTIONS = [
     (SHAPES, "What color is the square?"),
     (SHAPES, "How many objects are there?"),
     (SHAPES, "Is the circle to the left of the square?"),
-    (SHAPES, "Please locate the blue square."),
+    (SHAPES, "Locate the red circle."),
     (TEXT, "What does the text say?"),
 ]
 NEW_TOKENS = 160

@@ -115,8 +115,8 @@ pub(crate) fn damaged(folder: &Path, error: CheckpointError) -> CheckpointError 
     if !matches!(error, Io { .. } | Tensors { .. } | State { .. }) {
         return error;
     }
-    let others = all(folder.parent().unwrap_or(folder)).into_iter();
-    let before = others.filter(|other| other.as_path() < folder).next_back();
+    let mut others = all(folder.parent().unwrap_or(folder)).into_iter();
+    let before = others.rfind(|other| other.as_path() < folder);
     Damaged { folder: folder.to_owned(), source: Box::new(error), before }
 }
 

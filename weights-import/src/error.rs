@@ -61,15 +61,14 @@ pub enum LoadError {
     )]
     QuantTraining { folder: PathBuf, scheme: QuantScheme },
     #[error(
-        "{path}: tensor `{tensor}` has dtype {dtype}, but config.json says {scheme}, whose {what} are {expected}"
+        "{path}: tensor `{tensor}` has dtype {dtype}, but config.json says {scheme}, whose {expected}"
     )]
     Codes {
         path: PathBuf,
         tensor: String,
         dtype: String,
         scheme: QuantScheme,
-        /// `codes` or `scales`.
-        what: &'static str,
+        /// Such as `codes are U8`.
         expected: String,
     },
     #[error(

@@ -199,7 +199,7 @@ impl Report<'_> {
             .map(|of| self.median(|round| round.guessed.map(of)));
         let ratio = |guessed: Guessed| guessed.plain / guessed.ahead;
         // Greedy, so that every round writes and guesses the same.
-        let last = self.measured.rounds.iter().filter_map(|round| round.guessed).last();
+        let last = self.measured.rounds.iter().filter_map(|round| round.guessed).next_back();
         json!({
             "guesses": self.task.lookup.map(|lookup| lookup.tokens),
             "tokens_per_s": ahead.map(f64::recip),

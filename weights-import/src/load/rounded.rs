@@ -42,13 +42,12 @@ pub(super) fn stored<'c>(
     }
     let [_, inputs] = as_matrix(shape);
     let Some(scales) = checkpoint.tensors().get(&scales_name(name)) else { return Ok(None) };
-    let refuse = |entry: &TensorEntry, what, expected: Dtype| LoadError::Codes {
+    let refuse = |entry: &TensorEntry, what: &str, expected: Dtype| LoadError::Codes {
         path: checkpoint.file(entry).path.clone(),
         tensor: if what == "codes" { name.to_owned() } else { scales_name(name) },
         dtype: entry.storage.to_string(),
         scheme,
-        what,
-        expected: format!("{expected:?}"),
+        expected: format!("{what} are {expected:?}"),
     };
     if codes.dtype() != Some(wanted) {
         return Err(refuse(codes, "codes", wanted));
