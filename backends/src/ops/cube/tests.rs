@@ -1,4 +1,4 @@
-//! Every kernel against its reference body, which runs on Flex in f32, on the best card of the machine: of CUDA, or else of wgpu.
+//! Every kernel against its reference body, which runs on Flex in f32, on the first card of the machine, CUDA's before others.
 
 mod cores;
 mod enter;
@@ -20,7 +20,7 @@ use crate::quant::QuantScheme;
 /// The device and the dtypes that it computes in; nothing, with the reason, where there is none.
 fn card() -> Option<(Device, Vec<DType>)> {
     let mut found = device::present().into_iter();
-    let found = found.find(|d| matches!(d.kind, BackendKind::Cuda | BackendKind::Wgpu));
+    let found = found.find(|d| !d.kind.is_cpu() && d.kind != BackendKind::Remote);
     let Some(found) = found else {
         println!("skipped: no graphics adapter on this machine");
         return None;

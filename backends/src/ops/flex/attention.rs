@@ -19,7 +19,7 @@ use super::tiles;
 use super::widen::Widen;
 use super::{TILE_ROWS, panel};
 use crate::cpu::Level;
-use crate::ops::{choose_products, products};
+use crate::ops::{Products, choose_products, products};
 
 use held::{Head, Part};
 pub use held::{in_bytes, over_parts};
@@ -51,11 +51,12 @@ const LEAST_ROWS: usize = least_rows(LEAST_KEYS);
 
 /// `softmax(q·kᵀ / sqrt(d)) · v`, `[batch, heads, s, d]`; `q` is contiguous.
 ///
-/// Steps of answers (see [`crate::ops::steps`]) are computed as each alone, see [`few`], and rows of prompts so that none depends
-/// on how many others there are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits
-/// later would show it.
+/// Steps of answers (see [`crate::ops::steps`]) are computed as each alone, and rows of prompts so that none depends on how many
+/// others there are, nor on the parts that keys and values lie in: products of which sums are rounded to a few bits later would
+/// show it.
 ///
-/// Few rows take the instructions of `level`, which the processor has.
+/// Few rows over keys that are to be widened take the instructions of `level`, which the processor has, see [`few`]. Where there is
+/// nothing to be widened, GEMM takes the keys of each head in less time.
 pub fn attention<W: Widen>(
     q: &[f32],
     parts: &[Part<'_, W>],
@@ -65,24 +66,27 @@ pub fn attention<W: Widen>(
     let Sizes { heads, groups, s, d, .. } = sizes;
     let mut out = vec![0.0; q.len()];
     let kind = Kind::said();
-    if kind.map_or(s < TILE_ROWS, |kind| kind == Kind::Steps) {
+    let few = kind.map_or(s < TILE_ROWS, |kind| kind == Kind::Steps);
+    if few && W::as_f32(&[]).is_none() {
         few::attention(&mut out, q, parts, sizes, level);
         return out;
     }
     #[cfg(target_arch = "x86_64")]
-    if let Some(tiling) = panel::tiles() {
+    if let Some(tiling) = panel::tiles().filter(|_| !few) {
         in_tiles::attention(&mut out, q, parts, sizes, tiling);
         return out;
     }
-    let (chosen, padded) = (products(), kind == Some(Kind::Prompts));
+    let chosen = if few { Products::Exact } else { products() };
+    let block = if kind == Some(Kind::Steps) { 1 } else { BLOCK };
+    let padded = kind == Some(Kind::Prompts);
     let per_head = out.par_chunks_mut(s * d).zip(q.par_chunks(s * d)).enumerate();
     per_head.for_each(|(index, (out, q))| {
         let (batch, group) = (index / heads, index % heads / (heads / groups));
-        let blocks = out.par_chunks_mut(BLOCK * d).zip(q.par_chunks(BLOCK * d)).enumerate();
+        let blocks = out.par_chunks_mut(block * d).zip(q.par_chunks(block * d)).enumerate();
         blocks.for_each(|(index, (out, q))| {
             let _chosen = choose_products(Some(chosen));
             let rows = q.len() / d;
-            let past = sizes.causal.then(|| sizes.t - s + index * BLOCK);
+            let past = sizes.causal.then(|| sizes.t - s + index * block);
             let seen = past.map_or(sizes.t, |past| past + rows);
             let all = seen_of(parts, seen).map(|(part, rows)| part.heads(batch, group, rows, d));
             match padded && rows < LEAST_ROWS {
