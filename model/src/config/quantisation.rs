@@ -240,7 +240,7 @@ mod tests {
             (
                 "version",
                 json!(2),
-                "version is 2, but this program reads version 1; a newer program",
+                "version` is 2, but this program reads version 1; a newer program",
             ),
             ("version", Value::Null, "quantization_config.version"),
             ("group_size", json!(48), "32, 64 and 128"),
