@@ -15,7 +15,7 @@ use cubecl::prelude::*;
 
 use super::heads::Heads;
 use super::launch::{cubes, element, empty, vector_size};
-use super::norms::{UNITS, row_sum};
+use super::norms::{UNITS, normed, row_sum};
 use crate::ops::fixed::Entering;
 use crate::ops::reference;
 
@@ -48,18 +48,6 @@ struct Held {
     batch: usize,
     head: usize,
     row: usize,
-}
-
-/// `x / root`, rounded, times `weight`, rounded.
-#[cube]
-fn normed<F: Float, N: Size>(
-    x: Vector<F, N>,
-    root: Vector<f32, N>,
-    weight: Vector<F, N>,
-) -> Vector<f32, N> {
-    let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(x) / root);
-    let scaled = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight);
-    Vector::<f32, N>::cast_from(Vector::<F, N>::cast_from(scaled))
 }
 
 /// The sum of the squares of a unit's share of the head from `from` on.
@@ -100,8 +88,9 @@ fn turn<F: Float, C: Float, N: Size>(
 ) {
     let mut i = lane;
     while i < half {
-        let a = normed::<F, N>(x[from + i], root, weight[i]);
+        let a = Vector::<f32, N>::cast_from(normed::<F, N>(x[from + i], root, weight[i]));
         let b = normed::<F, N>(x[from + half + i], root, weight[half + i]);
+        let b = Vector::<f32, N>::cast_from(b);
         let cos = Vector::<f32, N>::cast_from(cos[angle + i]);
         let sin = Vector::<f32, N>::cast_from(sin[angle + i]);
         out[to + i] = Vector::cast_from(a * cos - b * sin);

@@ -58,6 +58,17 @@ pub(super) fn row_sum<N: Size>(
     sums[unit - lane]
 }
 
+/// `x / root`, rounded, times `weight`, rounded.
+#[cube]
+pub(super) fn normed<F: Float, N: Size>(
+    x: Vector<F, N>,
+    root: Vector<f32, N>,
+    weight: Vector<F, N>,
+) -> Vector<F, N> {
+    let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(x) / root);
+    Vector::cast_from(Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight))
+}
+
 /// The mean square in f32; the quotient is rounded to the dtype of `x` before the weight multiplies it.
 #[cube(launch_unchecked)]
 fn rms_norm_kernel<F: Float, N: Size>(
@@ -85,9 +96,7 @@ fn rms_norm_kernel<F: Float, N: Size>(
     let root = Vector::<f32, N>::new((mean + rows.epsilon).sqrt());
     let mut i = lane;
     while i < width {
-        let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(x[start + i]) / root);
-        let scaled = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight[i]);
-        out[start + i] = Vector::cast_from(scaled);
+        out[start + i] = normed::<F, N>(x[start + i], root, weight[i]);
         i += lanes;
     }
 }
@@ -123,9 +132,7 @@ fn add_rms_norm_kernel<F: Float, N: Size>(
     let root = Vector::<f32, N>::new((mean + rows.epsilon).sqrt());
     let mut i = lane;
     while i < width {
-        let normed = Vector::<F, N>::cast_from(Vector::<f32, N>::cast_from(sum[start + i]) / root);
-        let scaled = Vector::<f32, N>::cast_from(normed) * Vector::<f32, N>::cast_from(weight[i]);
-        out[start + i] = Vector::cast_from(scaled);
+        out[start + i] = normed::<F, N>(sum[start + i], root, weight[i]);
         i += lanes;
     }
 }
