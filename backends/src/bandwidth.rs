@@ -3,11 +3,12 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::cpu::prefetch;
 use crate::device::SelectedDevice;
+use crate::peak::fastest;
 
 /// How far ahead memory is fetched, in bytes.
 const AHEAD: usize = 4096;
@@ -47,24 +48,9 @@ pub fn device_bandwidth(device: &SelectedDevice, bytes: usize, passes: usize) ->
     let rows = (bytes.min(most.unwrap_or(usize::MAX)) / (4 * COLUMNS)).max(1);
     let x = Tensor::<2>::ones([rows, COLUMNS], (&device.device, DType::F32));
     let read = (rows * COLUMNS * 4) as f64;
-    let summed = seconds(&device.device, passes, || x.clone().sum_dim(1));
-    let written = seconds(&device.device, passes, || x.clone() * 2.0);
+    let summed = fastest(&device.device, passes, || x.clone().sum_dim(1));
+    let written = fastest(&device.device, passes, || x.clone() * 2.0);
     (read / summed).max(2.0 * read / written)
-}
-
-/// Of the fastest of `passes` calls, behind one that compiles kernels and makes pages present.
-fn seconds(device: &Device, passes: usize, call: impl Fn() -> Tensor<2>) -> f64 {
-    let pass = || {
-        let _ = device.sync();
-        let start = Instant::now();
-        let made = call();
-        let _ = device.sync();
-        let seconds = start.elapsed().as_secs_f64();
-        drop(made);
-        seconds
-    };
-    pass();
-    (0..passes.max(1)).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }
 
 /// Eight sums at a time, so that none waits for another.

@@ -76,18 +76,23 @@ impl Kernel {
     fn seconds(self, device: &Device, side: usize, passes: usize) -> f64 {
         let _chosen = ops::choose_products(Some(self.how));
         let (x, weight) = (matrix(side, self.rows, device), matrix(side, self.weights, device));
-        let pass = || {
-            let _ = device.sync();
-            let start = Instant::now();
-            let product = ops::linear(x.clone(), weight.clone());
-            let _ = device.sync();
-            let seconds = start.elapsed().as_secs_f64();
-            drop(product);
-            seconds
-        };
-        pass();
-        (0..passes.max(1)).map(|_| pass()).fold(f64::INFINITY, f64::min)
+        fastest(device, passes, || ops::linear(x.clone(), weight.clone()))
     }
+}
+
+/// Seconds of the fastest of `passes` calls on `device`, behind one that compiles kernels and makes pages present.
+pub(crate) fn fastest(device: &Device, passes: usize, call: impl Fn() -> Tensor<2>) -> f64 {
+    let pass = || {
+        let _ = device.sync();
+        let start = Instant::now();
+        let made = call();
+        let _ = device.sync();
+        let seconds = start.elapsed().as_secs_f64();
+        drop(made);
+        seconds
+    };
+    pass();
+    (0..passes.max(1)).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }
 
 /// Values between -1 and 1.

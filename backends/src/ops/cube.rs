@@ -240,8 +240,7 @@ impl ModelOps for CubeBackend {
         let alike = x.dtype == y.dtype && x.shape() == y.shape();
         let whole = weight.shape().num_elements() == x.shape()[1];
         if !usable([&x, &y, &weight]) || !alike || !whole {
-            let sum = Self::float_add(x, y);
-            return (sum.clone(), Self::rms_norm_rows(sum, weight, epsilon));
+            return reference::add_rms_norm::<Self>([x, y], weight, epsilon);
         }
         let weight = reference::cast::<Self>(weight, x.dtype);
         norms::add_rms(x, y, weight, epsilon)
@@ -258,7 +257,7 @@ impl ModelOps for CubeBackend {
         let fits = tables.iter().all(|table| table.dims() == [rows, 1, d / 2])
             && weight.shape().num_elements() == d;
         if !usable([&x, &weight, &cos, &sin]) || !fits || cos.dtype != sin.dtype || d % 2 > 0 {
-            return Self::rotate_halves(Self::rms_norm_rows(x, weight, epsilon), cos, sin);
+            return reference::rms_norm_rotated::<Self>(x, weight, [cos, sin], epsilon);
         }
         let weight = reference::cast::<Self>(weight, x.dtype);
         enter::norm_rotate(x, weight, [cos, sin], epsilon)

@@ -18,6 +18,7 @@ mod kept;
 mod mixture;
 #[cfg(feature = "ndarray")]
 mod ndarray;
+mod norms;
 mod parts;
 mod products;
 #[cfg(feature = "remote")]
@@ -32,6 +33,7 @@ use burn::tensor::{DType, Int, Tensor};
 
 pub use kept::{attention_over_parts, expand_kv, round_kv};
 pub use mixture::{mixture, rounded_mixture};
+pub use norms::{add_rms_norm, layer_norm, rms_norm, rms_norm_rotated};
 pub use parts::{KvRows, Parts, RoundedStack};
 pub use products::{
     Chosen, Products, choose_products, choose_steps, products, set_products, steps,
@@ -217,8 +219,7 @@ pub trait ModelOps: Backend {
         weight: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let sum = Self::float_add(x, y);
-        (sum.clone(), Self::rms_norm_rows(sum, weight, epsilon))
+        reference::add_rms_norm::<Self>([x, y], weight, epsilon)
     }
 
     /// The norm of every head, rotated, see [`rms_norm_rotated`].
@@ -229,7 +230,7 @@ pub trait ModelOps: Backend {
         sin: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        Self::rotate_halves(Self::rms_norm_rows(x, weight, epsilon), cos, sin)
+        reference::rms_norm_rotated::<Self>(x, weight, [cos, sin], epsilon)
     }
 
     /// `x/2 · (1 + erf(x/√2))`, see [`gelu`].
@@ -403,47 +404,9 @@ pub fn rotate(x: Tensor<3>, cos: Tensor<3>, sin: Tensor<3>) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::rotate_halves(x.into_dispatch(), cos, sin))
 }
 
-/// `(x − mean) / sqrt(variance + epsilon) · weight + bias` of the rows of `x [n, width]`, in f32 and cast back
-/// (torch `nn.LayerNorm`).
-pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::layer_norm_rows(x.into_dispatch(), weight, bias, epsilon))
-}
-
 /// `gate · σ(gate) · up`, elementwise (SwiGLU).
 pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::gated_silu(gate.into_dispatch(), up.into_dispatch()))
-}
-
-/// `x / sqrt(mean(x²) + epsilon)` over the last axis in f32, cast back to the dtype of `x`, then times `weight`
-/// (HF `Qwen3VLTextRMSNorm`, whose rounding order this is).
-pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    Tensor::from_dispatch(Dispatch::rms_norm_rows(x, weight, epsilon))
-}
-
-/// `x + y`, rounded to their dtype, and [`rms_norm`] of that; `x, y [n, width]` of one dtype.
-pub fn add_rms_norm(
-    x: Tensor<2>,
-    y: Tensor<2>,
-    weight: Tensor<1>,
-    epsilon: f64,
-) -> (Tensor<2>, Tensor<2>) {
-    let (x, y) = (x.into_dispatch(), y.into_dispatch());
-    let (sum, normed) = Dispatch::sum_and_norm(x, y, weight.into_dispatch(), epsilon);
-    (Tensor::from_dispatch(sum), Tensor::from_dispatch(normed))
-}
-
-/// [`rotate`] of [`rms_norm`] of every head of `x [n, h, d]`, with `weight [d]` and `cos, sin [n, 1, d / 2]`.
-pub fn rms_norm_rotated(
-    x: Tensor<3>,
-    weight: Tensor<1>,
-    [cos, sin]: [Tensor<3>; 2],
-    epsilon: f64,
-) -> Tensor<3> {
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    let (cos, sin) = (cos.into_dispatch(), sin.into_dispatch());
-    Tensor::from_dispatch(Dispatch::norm_of_heads_rotated(x, weight, cos, sin, epsilon))
 }
 
 /// The exact GELU, `x/2 · (1 + erf(x/√2))` (torch `nn.GELU()`); its gradient is exact on every device.

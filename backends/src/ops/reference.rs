@@ -320,6 +320,26 @@ pub fn rms_norm<B: Backend>(
     B::float_mul(normed, B::float_reshape(cast::<B>(weight, dtype), Shape::from(row)))
 }
 
+/// Body of [`super::ModelOps::sum_and_norm`].
+pub fn add_rms_norm<B: ModelOps>(
+    [x, y]: [FloatTensor<B>; 2],
+    weight: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let sum = B::float_add(x, y);
+    (sum.clone(), B::rms_norm_rows(sum, weight, epsilon))
+}
+
+/// Body of [`super::ModelOps::norm_of_heads_rotated`].
+pub fn rms_norm_rotated<B: ModelOps>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    [cos, sin]: [FloatTensor<B>; 2],
+    epsilon: f64,
+) -> FloatTensor<B> {
+    B::rotate_halves(B::rms_norm_rows(x, weight, epsilon), cos, sin)
+}
+
 /// `√(2/π)`.
 pub(super) const GELU_SLOPE: f64 =
     std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
