@@ -336,6 +336,7 @@ fn what_cannot_be_measured_is_refused() {
         (&context, 2, ["context", "1000065"]),
         (&["--shape", "2b", "--dtype", "f12"], 2, ["f12", "bf16"]),
         (&["decode"], 2, ["decode", "unrecognized subcommand"]),
+        (&["--shape", &shape, "--read", "900TB"], 1, ["--read 818.5 TiB", "are free"]),
         (&guess, 2, ["--speculative", "--only"]),
     ] {
         let (found, said, errors) = bench(arguments);
@@ -344,5 +345,86 @@ fn what_cannot_be_measured_is_refused() {
         for word in words {
             assert!(errors.contains(word), "{arguments:?} should mention {word}: {errors}");
         }
+    }
+}
+
+/// A checkpoint of 151 million parameters, 16 layers of almost nothing but matrices.
+#[cfg(all(target_os = "linux", feature = "flex"))]
+fn of_some_size() -> tempfile::TempDir {
+    use burn::tensor::DType;
+    use qwen3_vl::backends::{Placement, Precision, device};
+    use qwen3_vl::model::Qwen3VlConfig;
+    use qwen3_vl::weights::export::{ExportOptions, export_model};
+    use qwen3_vl::weights::{LoadHow, random_model};
+
+    let source = common::copy_of("dense_tied");
+    std::fs::remove_file(source.path().join("model.safetensors")).unwrap();
+    let path = source.path().join("config.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for (key, value) in
+        [("hidden_size", 768), ("intermediate_size", 4096), ("num_hidden_layers", 16)]
+    {
+        json["text_config"][key] = value.into();
+    }
+    json["vision_config"]["out_hidden_size"] = 768.into();
+    for part in ["", "/text_config"] {
+        json.pointer_mut(part).unwrap()["dtype"] = "bfloat16".into();
+    }
+    std::fs::write(&path, json.to_string()).unwrap();
+    let config = Qwen3VlConfig::from_json(&json.to_string()).unwrap();
+    let flex = device::open("flex").unwrap();
+    let placement = Placement::whole(&flex, config.text.layers);
+    let precision = Precision { weights: DType::BF16, compute: DType::F32 };
+    let how = LoadHow::new(precision, None);
+    let model = random_model(&config, &placement, how, &mut ()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bf16");
+    export_model(&model, source.path(), &out, &ExportOptions::default(), &mut ()).unwrap();
+    folder
+}
+
+/// Beside what the program takes without them, weights that lie in a file are resident once, and keys and values: nothing is
+/// converted or copied, in bf16, rounded by this program, or as it is read.
+#[cfg(all(target_os = "linux", feature = "flex"))]
+#[test]
+fn resident_memory_is_weights_and_cache() {
+    let folder = of_some_size();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for scheme in ["int8", "int4"] {
+        let program = &mut common::program("flex");
+        let output = program
+            .args(["quantize", &path("bf16"), "-o", &path(scheme), "--quant", scheme])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let memory = |shape: &str, more: &[&str]| -> [u64; 2] {
+        let arguments =
+            [&QUICK[..], &["--only", "text", "--shape", shape, "-o", "json"], more].concat();
+        let (code, said, errors) = bench_on("flex", &arguments);
+        assert_eq!(code, Some(0), "{shape} {more:?}: {errors}");
+        let report: Value = serde_json::from_str(&said).unwrap();
+        let bytes = |key: &str| report["memory"][key].as_u64().unwrap();
+        [bytes("peak_bytes"), bytes("weight_bytes") + bytes("cache_bytes")]
+    };
+    let [base, _] = memory(&fixture("dense_tied"), &[]);
+    let (bf16, int8, int4) = (path("bf16"), path("int8"), path("int4"));
+    // What is rounded as it is read is there in f32 besides, one matrix at a time.
+    let matrix = 768 * 4096 * 4;
+    let cases: [(&str, &[&str], u64, u64); 4] = [
+        (&bf16, &[], 302, 0),
+        (&int8, &[], 153, 0),
+        (&int4, &[], 80, 0),
+        (&bf16, &["--quant", "int8"], 153, matrix),
+    ];
+    for (shape, more, least, beside) in cases {
+        let [peak, held] = memory(shape, more);
+        assert!(held > least * 1_000_000, "{shape} {more:?}: {held}");
+        let most = base + held + held * 15 / 100 + beside;
+        assert!(
+            peak <= most,
+            "{shape} {more:?}: {peak} of {most}, of which {base} without weights"
+        );
     }
 }

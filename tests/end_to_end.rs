@@ -22,6 +22,8 @@ struct Expected {
     text: String,
     finish_reason: String,
     logprobs: Option<Vec<Vec<(u32, f32)>>>,
+    /// Distance of the best score from the next, per token.
+    margins: Vec<f32>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +61,10 @@ fn conversation(messages: &Value) -> Conversation {
 }
 
 fn load(expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
+    load_in("f32", expected, device)
+}
+
+fn load_in(dtype: &str, expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
     let folder = common::copy_of(&expected.model);
     if let Some(eos) = &expected.settings.eos_token_id {
         let path = folder.path().join("generation_config.json");
@@ -69,7 +75,7 @@ fn load(expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
     }
     let options = LoadOptions {
         device: Some(device.to_owned()),
-        dtype: "f32".parse().unwrap(),
+        dtype: dtype.parse().unwrap(),
         min_pixels: expected.min_pixels,
         max_pixels: expected.max_pixels,
         ..LoadOptions::default()
@@ -77,16 +83,17 @@ fn load(expected: &Expected, device: &str) -> (Qwen3Vl, tempfile::TempDir) {
     (Qwen3Vl::load(folder.path().to_str().unwrap(), options).unwrap(), folder)
 }
 
+fn request(expected: &Expected) -> Request {
+    let conversation = conversation(&expected.messages);
+    let request = Request { conversation, ..Request::default() };
+    let mut request = request.max_tokens(expected.settings.max_new_tokens).greedy();
+    request.sampling.repetition_penalty = expected.settings.repetition_penalty;
+    request
+}
+
 fn check(expected: &Expected, device: &str) {
     let (model, _folder) = load(expected, device);
-    let mut request = Request {
-        conversation: conversation(&expected.messages),
-        logprobs: Some(5),
-        ..Request::default()
-    }
-    .max_tokens(expected.settings.max_new_tokens)
-    .greedy();
-    request.sampling.repetition_penalty = expected.settings.repetition_penalty;
+    let request = Request { logprobs: Some(5), ..request(expected) };
     let found = model.generate(&request).unwrap();
     let name = format!("{}/{} on {device}", expected.model, expected.name);
     assert_eq!(found.prompt_token_ids, expected.prompt_token_ids, "{name}: prompt");
@@ -145,4 +152,35 @@ fn experts_answer_as_transformers() {
 #[test]
 fn yarn_answers_as_transformers() {
     check_model("dense_yarn");
+}
+
+/// Where transformers, in f32, is as sure of a token as this, weights in half the width and products of rounded operands choose it
+/// too.
+const SURE: f32 = 0.25;
+
+#[test]
+fn answers_in_bf16_agree_where_margins_allow() {
+    if !common::cpu_devices().contains(&"flex".to_owned()) {
+        println!("skipped: this build has no flex");
+        return;
+    }
+    let (mut judged, mut others) = (0, 0);
+    for model in ["dense_tied", "dense_untied", "moe"] {
+        for expected in requests(model) {
+            let (loaded, _folder) = load_in("bf16", &expected, "flex");
+            let found = loaded.generate(&request(&expected)).unwrap().token_ids;
+            let agreed = found.iter().zip(&expected.token_ids).take_while(|(a, b)| a == b).count();
+            judged += expected.margins[..agreed].iter().filter(|margin| **margin >= SURE).count();
+            // Behind the first other token all is another answer.
+            if let Some(margin) = expected.margins.get(agreed) {
+                others += 1;
+                let name = format!("{model}/{}", expected.name);
+                assert!(*margin < SURE, "{name}: another token {agreed} at a margin of {margin}");
+            }
+        }
+    }
+    println!(
+        "{judged} tokens at margins of {SURE} and more; {others} answers differ at lower ones"
+    );
+    assert!(judged > 300, "only {judged} tokens were judged");
 }

@@ -1,6 +1,8 @@
 //! Weights that llama.cpp, AutoAWQ, compressed-tensors and FP8 checkpoints hold: the same numbers bit by bit, a model that
 //! computes what transformers computes with them, and messages for what cannot be read.
 
+#[path = "rounded_elsewhere/apart.rs"]
+mod apart;
 mod common;
 #[path = "rounded_elsewhere/experts.rs"]
 mod experts;

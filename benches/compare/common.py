@@ -38,9 +38,9 @@ def figures_of(command):
     return json.loads(text.splitlines()[-1])
 
 
-def again(script, *arguments):
+def again(script, *arguments, python=sys.executable):
     """The same script in a process of its own, so that its peak memory is its own."""
-    return figures_of([sys.executable, script, *arguments])
+    return figures_of([python, script, *arguments])
 
 
 def vision_tensors(vision):

@@ -10,14 +10,10 @@ each peer that can be imported, and ours, read a text prompt (`--prompt`), write
 its own; a round is one of each, and the median of the rounds counts. Prints all figures, how many times as fast ours is (of
 memory, how many times as much it takes), what is aimed at, and which share ours reached of what the machine can do: of reading
 memory for writing, of multiplying matrices for prompts and the vision tower. That is measured once, in a process of its own.
-What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its figures mean nothing. Nothing is
-installed here; peers are, as far as they are wanted:
-
-    pip install numpy
-    pip install torch==2.15.0 torchvision transformers==5.24.0     # transformers
-    pip install gguf llama-cpp-python==0.3.36                      # llama.cpp; builds it, and needs cmake and a compiler
-    # OpenVINO; in an environment of its own, for its transformers
-    pip install torch==2.15.0 torchvision "transformers>=4.57,<5" openvino-genai==2026.4.1 optimum-intel nncf
+What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its figures mean nothing. The script
+itself wants numpy. Peers are taken from the environment that it runs in, as far as they are wanted; with `--install FOLDER` each
+has one of its own there, which pip fills before the first run with what INSTALLED says (llama.cpp and ik_llama.cpp are built, for
+this processor, which needs cmake and a compiler and takes a quarter of an hour).
 
 Rounded weights are written once for each program (ours: `quantize`), the tables of tokens in eight bits, as llama.cpp's Q8_0 has
 them. OpenVINO rounds the vision tower too and takes its picture by the chat template; llama.cpp has the text rows only. All rows
@@ -29,7 +25,6 @@ is no row of memory, which is the card's. Only what is there is used: `--program
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import pathlib
@@ -67,9 +62,35 @@ ON_CARD = 3
 PEERS = {
     "transformers": {"modules": ["torch", "transformers"], "precisions": {"f32": "f32", "bf16": "bf16"}},
     "llama.cpp": {"modules": ["llama_cpp", "gguf"], "precisions": {"bf16": "BF16", "int8": "Q8_0", "4-bit": "Q4_0"}},
+    "llama.cpp Q4_K_M": {"modules": ["llama_cpp", "gguf"], "precisions": {"4-bit": "Q4_K_M"}},
+    "ik_llama.cpp": {"modules": ["ik_llama_cpp", "gguf"], "precisions": {"bf16": "BF16", "int8": "Q8_0", "4-bit": "Q4_0"}},
+    "ik_llama.cpp Q4_K_M": {"modules": ["ik_llama_cpp", "gguf"], "precisions": {"4-bit": "Q4_K_M"}},
     "openvino": {"modules": ["openvino_genai", "optimum.intel"], "precisions": {"int8": "int8", "4-bit": "int4"}},
 }
 OURS = {"int8": "int8", "4-bit": "int4"}
+# What pip installs for each peer, in an environment of its own: their versions of transformers differ.
+INSTALLED = {
+    "transformers": ["torch==2.15.0", "torchvision", "transformers==5.24.0"],
+    "llama.cpp": ["numpy", "gguf", "llama-cpp-python==0.3.36"],
+    "ik_llama.cpp": ["numpy", "gguf", "ik-llama-cpp-python==0.1.5"],
+    "openvino": ["torch==2.15.0", "torchvision", "transformers>=4.57,<5", "openvino-genai==2026.4.1", "optimum-intel", "nncf"],
+}
+
+
+def python_of(name, args):
+    """The interpreter that runs a peer: this one, or with `--install` that of its own environment, which is made."""
+    if args.install is None:
+        return sys.executable
+    name = name.split()[0]
+    home = args.install / name
+    python, ready = home / "bin/python", home / "installed"
+    if not ready.exists():
+        print(f"installing {name} into {home}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+        native = {**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *INSTALLED[name]], check=True, env=native, stdout=sys.stderr)
+        ready.touch()
+    return str(python)
 
 
 def clock(call):
@@ -213,9 +234,7 @@ def transformers(args, precision):
 def llama_cpp(args, precision):
     import llama_cpp
 
-    path = args.folder / f"{precision}.gguf"
-    if not path.exists():
-        write_gguf(args.folder, path, precision)
+    path = gguf_file(args.folder, precision)
     start = time.perf_counter()
     model = llama_cpp.Llama(str(path), n_ctx=max(4096, args.prompt + TOKENS + 1), n_batch=2048, n_ubatch=512, n_threads=args.threads,
                             n_threads_batch=args.threads, verbose=False)
@@ -230,6 +249,62 @@ def llama_cpp(args, precision):
 
     figures["decode"] = TOKENS / clock(write)[0]
     return figures
+
+
+def ik_llama_cpp(args, precision):
+    from ik_llama_cpp import _ctypes_api as api
+    from ik_llama_cpp import _internals as parts
+    from ik_llama_cpp.llama import _cpu_has_avx_vnni
+
+    path = gguf_file(args.folder, precision)
+    start = time.perf_counter()
+    model = parts.IkModel(str(path))
+    # As the package itself chooses: its fused attention fails without these instructions.
+    context = parts.IkContext(model, n_ctx=max(4096, args.prompt + TOKENS + 1), n_threads=args.threads, flash_attn=_cpu_has_avx_vnni())
+
+    def run(ids, past):
+        for first in range(0, len(ids), context._n_ubatch):
+            part = ids[first:first + context._n_ubatch]
+            batch = parts.make_batch_range(part, pos_start=past + first, logits_last=True)
+            if context.decode(batch) != 0:
+                sys.exit("ik_llama.cpp could not compute a batch")
+            api.llama_batch_free(batch)
+        # Waits for it.
+        context.get_logits(-1)
+
+    run(list(range(FIRST)), 0)
+    figures = {"load to first text token": time.perf_counter() - start}
+    context.kv_cache_clear()
+    figures["prefill"] = args.prompt / clock(lambda: run(list(range(args.prompt)), 0))[0]
+
+    def write():
+        for id in range(TOKENS):
+            run([id], args.prompt + id)
+
+    figures["decode"] = TOKENS / clock(write)[0]
+    return figures
+
+
+def gguf_file(folder, precision):
+    """The checkpoint for llama.cpp, which is written once: by its Python package, or what this lacks by llama.cpp itself."""
+    path = folder / f"{precision}.gguf"
+    if path.exists():
+        return path
+    if precision != "Q4_K_M":
+        write_gguf(folder, path, precision)
+        return path
+    whole = gguf_file(folder, "BF16")
+    try:
+        import llama_cpp
+    except ModuleNotFoundError:
+        program = pathlib.Path(sys.executable).with_name("ik-llama-quantize")
+        subprocess.run([str(part) for part in (program, whole, path, precision)], check=True, stdout=sys.stderr)
+        return path
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    if llama_cpp.llama_model_quantize(str(whole).encode(), str(path).encode(), settings) != 0:
+        sys.exit(f"llama.cpp could not write {path}")
+    return path
 
 
 def write_gguf(folder, path, precision):
@@ -302,22 +377,21 @@ def openvino(args, precision):
     return figures
 
 
-def present(name, device):
-    if device != "cpu" and name != "transformers":
+def present(name, args):
+    if args.device != "cpu" and name != "transformers":
         return False
-    try:
-        return all(importlib.util.find_spec(module) for module in PEERS[name]["modules"])
-    except ModuleNotFoundError:
-        return False
+    look = "import importlib.util, sys; sys.exit(not all(importlib.util.find_spec(m) for m in sys.argv[1:]))"
+    command = [python_of(name, args), "-c", look, *PEERS[name]["modules"]]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def measure(args):
     """Figures by precision, then row, then program, one per round."""
-    run = {"transformers": transformers, "llama.cpp": llama_cpp, "openvino": openvino}
+    run = {"transformers": transformers, "llama.cpp": llama_cpp, "ik_llama.cpp": ik_llama_cpp, "openvino": openvino}
     if args.peer:
         name, precision = args.peer
-        return common.report(run[name](args, PEERS[name]["precisions"][precision]))
-    peers = [name for name in args.peers.split(",") if name and present(name, args.device)]
+        return common.report(run[name.split()[0]](args, PEERS[name]["precisions"][precision]))
+    peers = [name for name in args.peers.split(",") if name and present(name, args)]
     for name in PEERS:
         if name not in peers and args.device == "cpu":
             print(f"not measured: {name}, which needs the modules {', '.join(PEERS[name]['modules'])}")
@@ -330,7 +404,7 @@ def measure(args):
             for name in (name for name in peers if precision in PEERS[name]["precisions"]):
                 same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads, "--device", args.device,
                         "--attn", args.attn, "--prompt", args.prompt, "--image", "x".join(map(str, args.image))]
-                result = common.again(__file__, *same, "--peer", name, precision)
+                result = common.again(__file__, *same, "--peer", name, precision, python=python_of(name, args))
                 figures[name] = {**result, "peak memory": peak(args, result)}
                 del figures[name]["peak_bytes"]
             for name, values in figures.items():
@@ -356,7 +430,9 @@ def show(found, shares):
                 continue
             part = shares.get((row, precision))
             part = f"{100 * statistics.median(part):.0f} % of {LIMITS[row][1]}" if part else ""
+            best = (max if more else min)(values.values(), default=None)
             for name, value in values.items():
+                name = f"{name}, the best," if value == best and len(values) > 1 else name
                 if row == "peak memory":
                     ratio = f"{mine / value:.2f} times as much"
                 else:
@@ -394,8 +470,12 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=pathlib.Path, help="keeps the checkpoints here, and takes them from there")
     parser.add_argument("--program", default=common.PROGRAM)
+    parser.add_argument("--install", type=pathlib.Path, metavar="FOLDER", help="installs the peers there, each by itself")
     parser.add_argument("--peer", nargs=2, metavar=("NAME", "PRECISION"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    unknown = [name for name in args.peers.split(",") if name and name not in PEERS]
+    if unknown:
+        parser.error(f"{unknown[0]} is no peer; there are {', '.join(PEERS)}")
     # What the machine reached, and ours of it.
     args.machine, args.shares = {}, {}
     with tempfile.TemporaryDirectory() as folder:

@@ -84,7 +84,7 @@ impl Qwen3Vl {
         }
         Ok(Self {
             model: model
-                .with_cache_dtype(options.kv_cache_dtype)
+                .with_cache_dtype(options.cache_dtype(precision))
                 .with_products(Products::of(options.dtype, precision)),
             processor,
             defaults,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::DType;
+use qwen3_vl_backends::ops::Products;
 use qwen3_vl_backends::{
     DeviceError, DeviceMap, DtypeRequest, MapError, OpenMap, Placement, Precision, device,
 };
@@ -28,7 +29,7 @@ pub struct LoadOptions {
     /// How videos are sampled, sized and written into the prompt.
     pub video: VideoRules,
     pub context: ContextOptions,
-    /// How keys and values are stored.
+    /// How keys and values are stored, see [`LoadOptions::cache_dtype`].
     pub kv_cache_dtype: KvDtype,
     /// How hub ids are downloaded; without it as the environment says.
     pub hub: Option<HubOptions>,
@@ -82,6 +83,18 @@ impl LoadOptions {
     pub fn how<'r>(&self, precision: Precision, rounding: Option<&'r Rounding>) -> LoadHow<'r> {
         let Self { expert_memory, max_buffer, .. } = *self;
         LoadHow { expert_memory, max_buffer, ..LoadHow::new(precision, rounding) }
+    }
+
+    /// How keys and values are stored by a model in `precision`: as `kv_cache_dtype` says, and where that leaves it open, in bf16
+    /// where a processor rounds the operands of products to it (`dtype` bf16), as transformers then does.
+    pub fn cache_dtype(&self, precision: Precision) -> KvDtype {
+        let rounded = Products::of(self.dtype, precision) == Products::Rounded;
+        match self.kv_cache_dtype {
+            KvDtype::Auto if rounded && precision.compute == DType::F32 => {
+                KvDtype::Float(DType::BF16)
+            }
+            other => other,
+        }
     }
 
     /// Which weights are rounded, and how: as they are read, or in the checkpoint as far as its configuration says.

@@ -12,7 +12,7 @@ use crate::processor::message::MediaKind;
 use crate::prompt::FeatureRows;
 use crate::rope::Rotary;
 use crate::text::positions::{Position, Positions};
-use crate::text::{Past, TextContext};
+use crate::text::{Past, Residual, TextContext};
 use crate::vision::{VisionFeatures, VisionPlan};
 
 /// Any number of samples, as the host prepares them: every sample starts at position 0 and sees itself only.
@@ -186,7 +186,8 @@ impl PackedPass {
             deepstack: Vec::new(),
         };
         let layer = &model.language_model.layers[index];
-        let hidden = layer.forward(hidden, index, &context, &mut Past::Empty, probe);
+        let hidden = Residual::new(hidden);
+        let hidden = layer.forward(hidden, index, &context, &mut Past::Empty, probe).sum();
         match level {
             Some(level) => hidden + level,
             None => hidden,

@@ -177,7 +177,7 @@ pub struct ContextArgs {
     /// Stretch positions, as in config.json: '{"rope_type":"yarn","factor":3.0}'
     #[arg(long, value_name = "JSON")]
     pub rope_scaling: Option<String>,
-    /// Store keys and values as auto (as computed), f32, bf16, f16 or int8
+    /// Store keys and values as auto (as computed; bf16 with --dtype bf16), f32, bf16, f16 or int8
     #[arg(long, value_name = "DTYPE", default_value = "auto",
           value_parser = str::parse::<KvDtype>)]
     pub kv_cache_dtype: KvDtype,
@@ -363,11 +363,18 @@ pub fn load_options(
 /// As [`Qwen3Vl::load`].
 pub fn load(model: &ModelArgs, options: LoadOptions, quiet: bool) -> anyhow::Result<Qwen3Vl> {
     let (hub, mmproj) = (Some(model.hub(quiet)), model.mmproj.clone());
-    let options = LoadOptions { hub, mmproj, ..options };
+    Ok(load_named(model.name()?, LoadOptions { hub, mmproj, ..options }, quiet)?)
+}
+
+/// As [`load`], with all options given.
+///
+/// # Errors
+/// As [`Qwen3Vl::load`].
+pub fn load_named(name: &str, options: LoadOptions, quiet: bool) -> Result<Qwen3Vl, Error> {
     let mut bar = LoadBar::new(quiet);
     // Opening a device makes the file.
     let unknown = kernel_cache::path().filter(|path| !path.exists());
-    let loaded = Qwen3Vl::load_with(model.name()?, options, &mut bar)?;
+    let loaded = Qwen3Vl::load_with(name, options, &mut bar)?;
     bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());
     if let Some(path) = unknown.filter(|_| !quiet) {
         tell_first_run(&loaded, &path);
@@ -391,7 +398,7 @@ fn tell_first_run(model: &Qwen3Vl, path: &Path) {
 }
 
 /// Says what was odd about a checkpoint.
-pub fn warn(model: &Qwen3Vl) {
+fn warn(model: &Qwen3Vl) {
     let unexpected = &model.report().unexpected;
     if !unexpected.is_empty() {
         let first = &unexpected[0];

@@ -79,7 +79,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Outcome> {
     let (placement, precision) = place(&options, &config, dtype)?;
     check_expert_memory(&config, &placement, options.how(precision, None))?;
     let tokens = chat.tokens() + args.max_tokens as usize;
-    let (compute, storage) = (precision.compute, options.kv_cache_dtype);
+    let (compute, storage) = (precision.compute, options.cache_dtype(precision));
     let held = match (&options.quant, &stored) {
         (None, Some(checkpoint)) => checkpoint_sizes(checkpoint, options.how(precision, None))?,
         _ => part_sizes(&config, options.how(precision, options.rounding(&config).as_ref())),

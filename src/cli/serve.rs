@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use qwen3_vl::Qwen3Vl;
 use qwen3_vl::server::{Config, Limits, Load, Memory, ResponseStore, Tls, run as serve};
 use qwen3_vl::weights::fetch::{SourcePolicy, SourceRules};
 
 use super::args::{
-    ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, TogetherArgs, load_options, warn,
+    ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, TogetherArgs, load_named, load_options,
 };
 use super::media::MediaSettings;
-use super::progress::LoadBar;
 use super::{Outcome, print, size};
 
 /// Arguments of `serve`.
@@ -153,13 +151,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<Outcome> {
     options.hub = Some(args.model.hub(args.quiet));
     options.mmproj = args.model.mmproj.clone();
     let (quiet, scheme) = (args.quiet, if config.tls.is_some() { "https" } else { "http" });
-    let load: Load = Box::new(move || {
-        let mut bar = LoadBar::new(quiet);
-        let loaded = Qwen3Vl::load_with(&name, options, &mut bar)?;
-        bar.finish(&loaded.placement().label(), loaded.load_time().as_secs_f64());
-        warn(&loaded);
-        Ok(loaded)
-    });
+    let load: Load = Box::new(move || load_named(&name, options, quiet));
     let ready = |address: SocketAddr| {
         print::error_line(&format!("listening on {scheme}://{address}"));
     };

@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
-use qwen3_vl_backends::memmap::MappedFile;
+use qwen3_vl_backends::memmap::{HostBytes, MappedFile};
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_model::Qwen3VlConfig;
 use qwen3_vl_model::config::{Method, Quantisation};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use crate::apart;
 use crate::error::LoadError;
 use crate::gguf::{GgufModel, Storage};
 
@@ -44,10 +45,10 @@ pub struct TensorEntry {
     pub file: usize,
     pub storage: Storage,
     pub shape: Vec<usize>,
-    /// Bytes in the file; of the first part, where a GGUF file has a weight in parts.
+    /// Bytes in the file; of the first part, where a weight is stored in parts.
     pub range: Range<usize>,
-    /// Bytes of the other parts.
-    pub rest: Vec<Range<usize>>,
+    /// Files and bytes of the other parts.
+    pub rest: Vec<(usize, Range<usize>)>,
     /// How often the parts take turns: each gives that share of its bytes before the next one does.
     pub turns: usize,
 }
@@ -68,8 +69,13 @@ impl TensorEntry {
 
     /// Bytes of all parts.
     pub fn bytes(&self) -> u64 {
-        let rest: usize = self.rest.iter().map(Range::len).sum();
-        (self.range.len() + rest) as u64
+        self.parts().map(|(_, range)| range.len() as u64).sum()
+    }
+
+    /// Files and bytes of all parts.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, &Range<usize>)> {
+        let rest = self.rest.iter().map(|(file, range)| (*file, range));
+        std::iter::once((self.file, &self.range)).chain(rest)
     }
 }
 
@@ -102,6 +108,7 @@ impl Checkpoint {
         } else {
             return Err(LoadError::NoWeights { folder: folder.to_owned() });
         }
+        apart::join(&mut checkpoint.tensors);
         Ok(checkpoint)
     }
 
@@ -147,12 +154,18 @@ impl Checkpoint {
         self
     }
 
-    /// All tensors by name.
+    /// A part of a tensor, as it is mapped.
+    pub fn part(&self, (file, range): (usize, &Range<usize>)) -> HostBytes {
+        self.files[file].map.part(range.clone())
+    }
+
+    /// All tensors by name. Experts of a layer that are stored one by one and are not rounded are one tensor, as they are where
+    /// transformers wrote them.
     pub fn tensors(&self) -> &BTreeMap<String, TensorEntry> {
         &self.tensors
     }
 
-    /// The file that holds `entry`.
+    /// The file that holds `entry`, the first of them where it is in parts.
     pub fn file(&self, entry: &TensorEntry) -> &WeightFile {
         &self.files[entry.file]
     }
@@ -167,14 +180,14 @@ impl Checkpoint {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self, entry: &TensorEntry) -> Result<Vec<u8>, LoadError> {
-        let file = self.file(entry);
-        let read =
-            |range: &Range<usize>| file.map.read(range.clone()).map_err(LoadError::io(&file.path));
+        let read = |(file, range): (usize, &Range<usize>)| {
+            let WeightFile { path, map } = &self.files[file];
+            map.read(range.clone()).map_err(LoadError::io(path))
+        };
         if entry.rest.is_empty() {
-            return read(&entry.range);
+            return read((entry.file, &entry.range));
         }
-        let parts = std::iter::once(&entry.range).chain(&entry.rest).map(read);
-        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        let parts = entry.parts().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut bytes = Vec::with_capacity(entry.bytes() as usize);
         for turn in 0..entry.turns {
             for part in &parts {

@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 
 pub mod adapter;
+mod apart;
 pub mod checkpoint;
 pub mod error;
 pub mod export;

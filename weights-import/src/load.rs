@@ -27,6 +27,7 @@ pub use how::{LoadHow, check_expert_memory};
 pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
 pub(crate) use parts::{as_matrix, computes_rounded, home, parameters, unloaded};
 pub(crate) use plan::fit;
+pub(crate) use room::check_parts;
 
 /// Told of every tensor that was loaded.
 pub trait Progress {
@@ -85,7 +86,7 @@ pub fn load_placed(
     plan.split(&mut model, placement, how);
     plan.check_devices(placement, how)?;
     plan.check_room(placement, how)?;
-    let total = plan.items.iter().map(|item| item.entry.bytes()).sum();
+    let total = plan.items.iter().map(Item::bytes).sum();
     let mut loader = Loader {
         checkpoint,
         placement,
@@ -180,7 +181,7 @@ impl Loader<'_, '_> {
 
     /// Tells that an item was read.
     fn tell(&mut self, item: &Item<'_>) {
-        self.done += item.entry.bytes();
+        self.done += item.bytes();
         self.progress.tensor(&item.name, self.done, self.total);
     }
 

@@ -22,7 +22,9 @@ use crate::error::LoadError;
 use crate::load::rounded::{placed, round, scales_dtype};
 use crate::load::split::{block_rows, ranges};
 use crate::load::streamed::{MadeUp, check_budget};
-use crate::load::{LoadHow, Progress, check_expert_memory, computes_rounded, home, part_sizes};
+use crate::load::{
+    LoadHow, Progress, check_expert_memory, check_parts, computes_rounded, home, part_sizes,
+};
 
 /// Numbers that are drawn; matrices hold them again and again. It is prime, so that no two rows of a matrix are alike.
 const DRAWN: usize = 1_048_583;
@@ -36,7 +38,7 @@ const DEVIATION: f32 = 0.02;
 /// the copies are, does not depend on their numbers.
 ///
 /// # Errors
-/// When the device cannot compute with rounded weights, a pattern names no layer, or there are no experts to be left on the host
+/// When a card has no room for its parts, the device cannot compute with rounded weights, a pattern names no layer, or there are no experts to be left on the host
 /// or no room for one of them on the device.
 pub fn random_model(
     config: &Qwen3VlConfig,
@@ -48,6 +50,7 @@ pub fn random_model(
     let precision = how.precision;
     let mut model = Qwen3VlModel::placed(config, placement, precision);
     let sizes = part_sizes(config, how);
+    check_parts(placement, &sizes)?;
     let mut maker = Maker {
         placement,
         how,

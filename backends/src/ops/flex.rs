@@ -12,6 +12,8 @@ mod elementwise;
 mod experts;
 mod gradients;
 mod half;
+#[cfg(test)]
+mod levels;
 mod loss;
 mod matmul;
 mod norms;
@@ -47,18 +49,26 @@ use widen::Widen;
 /// The same where weights, or keys and values, are packed into tiles.
 const TILE_ROWS: usize = 16;
 
+/// What an expression makes of the numbers of a contiguous tensor of f32, bf16 or f16.
+macro_rules! widened {
+    ($tensor:expr, |$values:ident| $made:expr) => {
+        match $tensor.dtype() {
+            DType::F32 => $tensor.as_slice::<f32>().map(|$values| $made),
+            DType::BF16 => $tensor.as_slice::<bf16>().map(|$values| $made),
+            DType::F16 => $tensor.as_slice::<f16>().map(|$values| $made),
+            _ => None,
+        }
+    };
+}
+use widened;
+
 impl ModelOps for Flex {
     fn linear_nk(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         if !kernels_on() || x.dtype() != DType::F32 {
             return reference::linear::<Self>(x, weight);
         }
         let x = x.to_contiguous();
-        let out = match weight.dtype() {
-            DType::F32 => weight.as_slice::<f32>().map(|w| product(rows_of(&x), w, &weight)),
-            DType::BF16 => weight.as_slice::<bf16>().map(|w| product(rows_of(&x), w, &weight)),
-            DType::F16 => weight.as_slice::<f16>().map(|w| product(rows_of(&x), w, &weight)),
-            _ => None,
-        };
+        let out = widened!(weight, |w| product(rows_of(&x), w, &weight));
         out.unwrap_or_else(|| reference::linear::<Self>(x, weight))
     }
 
@@ -260,18 +270,51 @@ impl ModelOps for Flex {
         }
     }
 
+    fn sum_and_norm(
+        x: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match slices(&[x.to_contiguous(), y.to_contiguous(), weight.to_contiguous()]) {
+            Some([a, b, w]) => {
+                let (sum, normed) = norms::sum_and_rms([a, b], w, epsilon as f32);
+                (f32_tensor(sum, x.shape()), f32_tensor(normed, x.shape()))
+            }
+            None => reference::add_rms_norm::<Self>([x, y], weight, epsilon),
+        }
+    }
+
+    fn norm_of_heads_rotated(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let inputs = [&x, &weight, &cos, &sin].map(FlexTensor::to_contiguous);
+        let Some([values, w, cos_rows, sin_rows]) = slices(&inputs) else {
+            return reference::rms_norm_rotated::<Self>(x, weight, [cos, sin], epsilon);
+        };
+        let [_, heads, d] = x.shape().dims();
+        let angles = Angles { cos: cos_rows, sin: sin_rows, half: d / 2 };
+        f32_tensor(rotary::normed(values, heads * d, (w, epsilon as f32), angles), x.shape())
+    }
+
     fn linear_cross_entropy(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let inputs = [hidden.to_contiguous(), weight.to_contiguous()];
-        match (slices(&inputs), targets.as_slice::<i64>()) {
-            (Some([rows, head]), Some(ids)) => {
-                let losses = loss::cross_entropy(rows, head, ids, weight.shape()[1]);
-                f32_tensor(losses, targets.shape())
-            }
-            _ => reference::cross_entropy::<Self>(hidden, weight, targets),
+        let (plain, head, k) =
+            ([hidden.to_contiguous()], weight.to_contiguous(), weight.shape()[1]);
+        let found = slices(&plain).zip(targets.as_slice::<i64>());
+        let found = found.filter(|_| head.shape().num_elements() > 0);
+        let losses = found
+            .and_then(|([rows], ids)| widened!(head, |w| loss::cross_entropy(rows, w, ids, k)));
+        match losses {
+            Some(losses) => f32_tensor(losses, targets.shape()),
+            None => reference::cross_entropy::<Self>(hidden, weight, targets),
         }
     }
 }

@@ -235,7 +235,13 @@ mod fused {
             let found = Flex::affine_nk(x.clone(), w.clone(), b.clone());
             same("affine", [found], [reference::affine::<Flex>(x.clone(), w.clone(), b)]);
             let expected = Flex::float_matmul(g.clone(), w.clone());
-            same("input", [Flex::linear_input_grad(g.clone(), w)], [expected]);
+            same("input", [Flex::linear_input_grad(g.clone(), w.clone())], [expected]);
+            for dtype in [DType::BF16, DType::F16] {
+                let half = reference::cast::<Flex>(w.clone(), dtype);
+                let wide = reference::cast::<Flex>(half.clone(), DType::F32);
+                let expected = Flex::float_matmul(g.clone(), wide);
+                same("input, half", [Flex::linear_input_grad(g.clone(), half)], [expected]);
+            }
             let expected = Flex::float_matmul(Flex::float_transpose(g.clone()), x.clone());
             same("weight", [Flex::linear_weight_grad(g.clone(), x, DType::F32)], [expected]);
             let sums = Flex::float_reshape(Flex::float_sum_dim(g.clone(), 0), [n].into());
@@ -257,6 +263,9 @@ mod fused {
                 Flex::layer_norm_grads(x.clone(), affine.clone(), 1e-6, g.clone()),
                 gradients::layer_norm::<Flex>(x.clone(), affine, 1e-6, g.clone()),
             );
+            let sums = Flex::sum_and_norm(x.clone(), g.clone(), w.clone(), 1e-6);
+            let expected = reference::add_rms_norm::<Flex>([x.clone(), g.clone()], w.clone(), 1e-6);
+            same("sum and norm", [sums.0, sums.1], [expected.0, expected.1]);
             same(
                 "rms norm backwards",
                 Flex::rms_norm_grads(x.clone(), w.clone(), 1e-6, g.clone()),
@@ -322,6 +331,12 @@ mod fused {
         let (rows, heads, d) = (13, 3, 12);
         let [cos, sin] = [0.4, 2.0].map(|seed| values([rows, 1, d / 2], seed));
         let x = values([rows, heads, d], 1.5);
+        let weight = values([d], 1.1);
+        let angles = [cos.clone(), sin.clone()];
+        let found =
+            Flex::norm_of_heads_rotated(x.clone(), weight.clone(), cos.clone(), sin.clone(), 1e-6);
+        let expected = reference::rms_norm_rotated::<Flex>(x.clone(), weight, angles, 1e-6);
+        same("norm of heads, rotated", [found], [expected]);
         let found = Flex::rotate_halves(x.clone(), cos.clone(), sin.clone());
         same("rotation", [found], [reference::rotate::<Flex>(x, cos.clone(), sin.clone())]);
         let qkv = values([rows, 3 * heads * d], 6.1);
@@ -351,7 +366,8 @@ mod fused {
                 reference::cross_entropy::<Flex>(hidden.clone(), head.clone(), ids.clone());
             same("cross-entropy", [found], [expected]);
             let g = values([rows], 3.7);
-            let inputs = HeadInputs { hidden, weight: head, targets: ids, of_weight: true };
+            let (targets, weight) = (ids.clone(), head);
+            let inputs = HeadInputs { hidden: hidden.clone(), weight, targets, of_weight: true };
             let (for_hidden, for_weight) = Flex::cross_entropy_grads(inputs.clone(), g.clone());
             let (expected, of_weight) = gradients::cross_entropy::<Flex>(inputs.clone(), g.clone());
             same(
@@ -363,10 +379,24 @@ mod fused {
             let frozen = HeadInputs { of_weight: false, ..inputs };
             for (alone, none) in [
                 Flex::cross_entropy_grads(frozen.clone(), g.clone()),
-                gradients::cross_entropy::<Flex>(frozen, g),
+                gradients::cross_entropy::<Flex>(frozen.clone(), g.clone()),
             ] {
                 same("cross-entropy backwards, frozen head", [alone], [for_hidden.clone()]);
                 assert!(none.is_none());
+            }
+            for (dtype, of_weight) in
+                [(DType::BF16, false), (DType::F16, false), (DType::BF16, true)]
+            {
+                let weight = reference::cast::<Flex>(values([vocabulary, k], 2.1), dtype);
+                let inputs = HeadInputs { weight: weight.clone(), of_weight, ..frozen.clone() };
+                let found = Flex::linear_cross_entropy(hidden.clone(), weight.clone(), ids.clone());
+                let expected =
+                    reference::cross_entropy::<Flex>(hidden.clone(), weight, ids.clone());
+                same("cross-entropy, half", [found], [expected]);
+                let found = Flex::cross_entropy_grads(inputs.clone(), g.clone());
+                let expected = gradients::cross_entropy::<Flex>(inputs, g.clone());
+                same("cross-entropy backwards, half", [found.0], [expected.0]);
+                assert_eq!((found.1.is_some(), expected.1.is_some()), (of_weight, of_weight));
             }
         }
     }

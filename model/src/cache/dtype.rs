@@ -6,7 +6,7 @@ use qwen3_vl_backends::dtype;
 /// How keys and values are stored (vLLM `--kv-cache-dtype`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KvDtype {
-    /// As the model computes.
+    /// As the model computes; the engine stores bf16 where operands of products are rounded to it.
     #[default]
     Auto,
     /// In a float dtype, converted as they are read.

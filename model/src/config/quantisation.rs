@@ -54,6 +54,7 @@ struct Raw {
     fmt: Option<String>,
     weight_block_size: Option<Vec<usize>>,
     config_groups: Option<serde_json::Map<String, Value>>,
+    transform_config: Option<Value>,
 }
 
 /// `weights` of a group of compressed-tensors.
@@ -142,6 +143,15 @@ impl Raw {
         let weights = needed("quantization_config.config_groups", groups.into_iter().next())?;
         let weights = RawWeights::deserialize(weights)?;
         let format = needed("quantization_config.format", self.format.as_deref())?;
+        let turned = |transform: &&Value| {
+            let groups = transform.get("config_groups").and_then(Value::as_object);
+            groups.is_some_and(|groups| !groups.is_empty())
+        };
+        if let Some(transform) = self.transform_config.as_ref().filter(turned) {
+            let rule = "weights that were turned by Hadamard or other matrices cannot be read; take a checkpoint without transforms";
+            let (field, value) = ("quantization_config.transform_config", transform.to_string());
+            return Err(ConfigError::Invalid { field, value, rule: rule.into() });
+        }
         if format == "float-quantized" {
             return Ok(QuantScheme::FLOAT8);
         }
@@ -149,7 +159,11 @@ impl Raw {
             let rule = "only `pack-quantized` and `float-quantized` can be read";
             return Err(ConfigError::invalid("quantization_config.format", format, rule));
         }
-        let ordered = |order: &&Value| !order.is_null() && order.as_str() != Some("weight");
+        // With `weight`, which newer programs call `static`, groups lie in the order of columns; only their codes were found in
+        // another one.
+        let ordered = |order: &&Value| {
+            !order.is_null() && !matches!(order.as_str(), Some("weight" | "static"))
+        };
         if let Some(order) = weights.actorder.as_ref().filter(ordered) {
             let rule = "only weights whose groups lie in the order of columns can be read";
             let (field, value) = ("quantization_config.actorder", order.to_string());
@@ -287,10 +301,27 @@ mod tests {
         let weights = json!({"num_bits": 4, "strategy": "channel", "symmetric": true});
         assert_eq!(scheme(packed(weights)), "int4-g128");
         assert!(error(packed(json!({"num_bits": 4, "group_size": 48}))).contains("48"));
-        assert!(
-            error(packed(json!({"num_bits": 4, "group_size": 32, "actorder": "group"})))
-                .contains("actorder")
-        );
+        for (order, read) in [
+            (Value::Null, true),
+            (json!("weight"), true),
+            (json!("static"), true),
+            (json!("group"), false),
+            (json!("dynamic"), false),
+        ] {
+            let json = packed(json!({"num_bits": 4, "group_size": 32, "actorder": order}));
+            match (read, Quantisation::from_raw(Some(&json))) {
+                (true, found) => assert_eq!(found.unwrap().unwrap().scheme.to_string(), "int4-g32"),
+                (false, found) => {
+                    let error = found.unwrap_err().to_string();
+                    assert!(error.contains("actorder") && error.contains(&order.to_string()));
+                }
+            }
+        }
+        let mut turned = packed(json!({"num_bits": 4, "group_size": 32}));
+        turned["transform_config"] = json!({"config_groups": {}});
+        assert_eq!(scheme(turned.clone()), "int4-g32");
+        turned["transform_config"] = json!({"config_groups": {"R1": {"type": "hadamard"}}});
+        assert!(error(turned).contains("transform_config"));
         let fp8 = |block: Value| json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": block});
         assert_eq!(scheme(fp8(json!([128, 128]))), "fp8-g128");
         assert_eq!(scheme(fp8(Value::Null)), "fp8-g128");

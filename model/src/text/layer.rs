@@ -9,6 +9,35 @@ use crate::init::Init;
 use crate::norm::RmsNorm;
 use crate::probe::Probe;
 
+/// What goes from layer to layer, `[rows, hidden]`: a sum that the next norm makes with what it reads.
+#[derive(Debug)]
+pub(crate) struct Residual {
+    x: Tensor<2>,
+    added: Option<Tensor<2>>,
+}
+
+impl Residual {
+    pub fn new(x: Tensor<2>) -> Self {
+        Self { x, added: None }
+    }
+
+    /// The sum.
+    pub fn sum(self) -> Tensor<2> {
+        match self.added {
+            Some(added) => self.x + added,
+            None => self.x,
+        }
+    }
+
+    /// The sum, and its norm.
+    pub fn normed(self, norm: &RmsNorm) -> (Tensor<2>, Tensor<2>) {
+        match self.added {
+            Some(added) => norm.of_sum(self.x, added),
+            None => (self.x.clone(), norm.forward(self.x)),
+        }
+    }
+}
+
 /// HF `Qwen3VLTextDecoderLayer` / `Qwen3VLMoeTextDecoderLayer`. Exactly one of `mlp` and `moe` is there
 /// (HF calls both `mlp`).
 #[derive(Module, Debug)]
@@ -38,17 +67,17 @@ impl TextLayer {
     /// `x [rows, hidden]`, same shape out.
     pub(crate) fn forward(
         &self,
-        x: Tensor<2>,
+        x: Residual,
         index: usize,
         context: &TextContext,
         past: &mut Past<'_, '_>,
         probe: &mut Probe,
-    ) -> Tensor<2> {
-        let attended =
-            self.self_attn.forward(self.input_layernorm.forward(x.clone()), index, context, past);
+    ) -> Residual {
+        let (x, normed) = x.normed(&self.input_layernorm);
+        let attended = self.self_attn.forward(normed, index, context, past);
         probe.record(format!("attn.{index}"), &attended);
         let (x, normed) = self.post_attention_layernorm.of_sum(x, attended);
-        x + self.feed_forward(normed, index, probe)
+        Residual { x, added: Some(self.feed_forward(normed, index, probe)) }
     }
 
     /// Whether the host has nothing to decide in a step of few rows on a card.

@@ -14,6 +14,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use qwen3_vl_backends::device::lost;
 
 pub use attention::Attention;
+pub(crate) use layer::Residual;
 pub use layer::TextLayer;
 pub use mlp::Mlp;
 pub use moe::{Experts, MoeBlock};
@@ -132,16 +133,17 @@ impl TextModel {
         past: &mut Past<'_, '_>,
         probe: &mut Probe,
     ) -> Flow {
-        let Flow { mut hidden, context, steps } = flow;
+        let Flow { hidden, context, steps } = flow;
+        let mut hidden = Residual::new(hidden);
         for index in layers {
-            probe.record(format!("layer_in.{index}"), &hidden);
+            hidden = probed(hidden, probe, || format!("layer_in.{index}"));
             hidden = self.layers[index].forward(hidden, index, &context, past, probe);
-            probe.record(format!("layer_out.{index}"), &hidden);
+            hidden = probed(hidden, probe, || format!("layer_out.{index}"));
             if let Some(Some(level)) = context.deepstack.get(index) {
-                hidden = hidden + level.clone();
+                hidden = Residual::new(hidden.sum() + level.clone());
             }
         }
-        Flow { hidden, context, steps }
+        Flow { hidden: hidden.sum(), context, steps }
     }
 
     /// The final norm of `hidden [rows, hidden]`.
@@ -150,4 +152,14 @@ impl TextModel {
         probe.record("final_norm", &normed);
         normed
     }
+}
+
+/// What a probe that is on is shown; the sum is made for it alone.
+fn probed(hidden: Residual, probe: &mut Probe, name: impl FnOnce() -> String) -> Residual {
+    if !probe.is_on() {
+        return hidden;
+    }
+    let sum = hidden.sum();
+    probe.record(name(), &sum);
+    Residual::new(sum)
 }

@@ -69,7 +69,7 @@ pub struct MeasureArgs {
     pub repetitions: u32,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Store keys and values as auto (as computed), f32, bf16, f16 or int8
+    /// Store keys and values as auto (as computed; bf16 with --dtype bf16), f32, bf16, f16 or int8
     #[arg(long, value_name = "DTYPE", default_value = "auto",
           value_parser = str::parse::<KvDtype>)]
     pub kv_cache_dtype: KvDtype,

@@ -9,6 +9,7 @@ use qwen3_vl::LoadOptions;
 use qwen3_vl::backends::Precision;
 use qwen3_vl::backends::device::{OpenMap, Placement, host_memory};
 use qwen3_vl::backends::ops::Products;
+use qwen3_vl::model::cache::KvCache;
 use qwen3_vl::model::processor::image::{ImageProcessor, ImageProcessorConfig, PatchLayout};
 use qwen3_vl::model::{Qwen3VlConfig, Qwen3VlModel};
 use qwen3_vl::nano;
@@ -19,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::super::progress::LoadBar;
 use super::super::size::bytes;
-use super::measure::MeasureArgs;
+use super::measure::{MeasureArgs, Stage};
 
 /// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
 const SHAPES: &str = include_str!("shapes.json");
@@ -41,8 +42,9 @@ pub struct Subject {
     pub seconds: f64,
 }
 
-/// Where and in which precision.
-struct Place {
+/// Where and in which precision, and what will be measured.
+struct Place<'a> {
+    args: &'a MeasureArgs,
     options: LoadOptions,
     devices: OpenMap,
 }
@@ -54,7 +56,7 @@ impl Subject {
     /// When it names nothing, does not fit into the memory, or cannot be loaded.
     pub fn open(args: &MeasureArgs) -> anyhow::Result<Self> {
         let options = LoadOptions { kv_cache_dtype: args.kv_cache_dtype, ..args.device.options()? };
-        let place = Place { devices: options.open_devices()?, options };
+        let place = Place { args, devices: options.open_devices()?, options };
         if let Some(config) = shapes().remove(&args.shape) {
             if args.mmproj.is_some() {
                 return Err(LoadError::NeedlessMmproj { path: (&args.shape).into() }.into());
@@ -78,12 +80,44 @@ impl Subject {
     }
 }
 
-impl Place {
+impl Place<'_> {
     /// The model, computing and keeping its past as the options say.
     fn as_chosen(&self, model: Qwen3VlModel, precision: Precision) -> Qwen3VlModel {
         model
             .with_products(Products::of(self.options.dtype, precision))
-            .with_cache_dtype(self.options.kv_cache_dtype)
+            .with_cache_dtype(self.options.cache_dtype(precision))
+    }
+
+    /// Refuses what the memory has no room for, before it is filled.
+    fn check_room(
+        &self,
+        placement: &Placement,
+        weights: u64,
+        config: &Qwen3VlConfig,
+        precision: Precision,
+    ) -> anyhow::Result<()> {
+        let Some(memory) = host_memory().filter(|_| placement.is_cpu()) else {
+            return Ok(());
+        };
+        let (args, storage) = (self.args, self.options.cache_dtype(precision));
+        let [prompt, tokens] = [args.prompt_tokens, args.tokens].map(|n| n as usize);
+        let cache = |n| KvCache::bytes(&config.text, n, precision.compute, storage);
+        let text = args.only.is_empty() || args.only.contains(&Stage::Text);
+        let streams = args.only.is_empty() || args.only.contains(&Stage::Streams);
+        let one = if text || streams { cache(prompt.saturating_add(tokens)) } else { 0 };
+        let own = if streams { cache(tokens + 1).saturating_mul(args.batch.into()) } else { 0 };
+        let parts = [weights, one.saturating_add(own), args.read];
+        let needed = parts.into_iter().fold(0, u64::saturating_add);
+        anyhow::ensure!(
+            needed <= memory.available,
+            "weights take {}, keys and values {} and --read {}, but {} are free; choose a smaller --shape, -p, -n, --batch or \
+             --read, or round linear weights by --quant int4",
+            bytes(parts[0]),
+            bytes(parts[1]),
+            bytes(parts[2]),
+            bytes(memory.available)
+        );
+        Ok(())
     }
 
     fn random(
@@ -97,10 +131,8 @@ impl Place {
         let how = self.options.how(precision, rounding.as_ref());
         check_expert_memory(config, &placement, how)?;
         let weight_bytes = part_sizes(config, how).total();
-        check_room(
-            &placement,
-            weight_bytes + how.expert_memory.map_or(0, |_| layer_bytes(config)),
-        )?;
+        let layer = how.expert_memory.map_or(0, |_| layer_bytes(config));
+        self.check_room(&placement, weight_bytes + layer, config, precision)?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, how, &mut bar)?;
         bar.clear();
@@ -124,6 +156,8 @@ impl Place {
         let start = Instant::now();
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
+        // Its weights are looked at where they lie, as far as there is room.
+        self.check_room(&placement, 0, config, precision)?;
         let mut bar = LoadBar::new(false);
         let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;
@@ -150,20 +184,6 @@ fn layer_bytes(config: &Qwen3VlConfig) -> u64 {
     let hidden = config.text.hidden_size;
     let experts = config.text.moe.as_ref();
     experts.map_or(0, |moe| 6 * (moe.experts * moe.intermediate_size * hidden) as u64)
-}
-
-/// Refuses what the memory has no room for, before it is filled.
-fn check_room(placement: &Placement, weights: u64) -> anyhow::Result<()> {
-    let Some(memory) = host_memory().filter(|_| placement.is_cpu()) else {
-        return Ok(());
-    };
-    anyhow::ensure!(
-        weights <= memory.available,
-        "the weights alone take {} and {} are free; choose a smaller --shape, or round linear weights by --quant int4",
-        bytes(weights),
-        bytes(memory.available)
-    );
-    Ok(())
 }
 
 fn shapes() -> Map<String, Value> {

@@ -32,6 +32,13 @@ struct Holding {
     bytes: Bytes,
 }
 
+impl Holding {
+    /// Whether the card has room for it, where that is known.
+    fn fits(&self) -> bool {
+        self.own.is_none_or(|free| self.bytes.total() <= free)
+    }
+}
+
 /// Estimated bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bytes {
@@ -177,7 +184,7 @@ impl Memory {
 
     /// A card that has no room for what it would hold.
     fn crowded(&self) -> Option<&Holding> {
-        self.holdings.iter().find(|held| held.own.is_some_and(|free| held.bytes.total() > free))
+        self.holdings.iter().find(|held| !held.fits())
     }
 
     fn fits_host(&self) -> bool {
@@ -267,7 +274,10 @@ impl Memory {
                 "activation_bytes": held.bytes.activations,
                 "total_bytes": held.bytes.total(),
                 "available_bytes": self.free(held),
-                "fits": self.free(held).map(|_| self.fits()),
+                "fits": self.free(held).map(|_| match held.on_host {
+                    true => self.fits_host(),
+                    false => held.fits(),
+                }),
             })
         };
         self.holdings.iter().map(device).collect()

@@ -24,6 +24,7 @@ pub enum BlockType {
     Q4_0,
     Q4_1,
     Q5_0,
+    Q5_1,
     Q8_0,
     Q4K,
     Q5K,
@@ -75,8 +76,16 @@ impl Display for Storage {
 }
 
 impl BlockType {
-    const ALL: [Self; 7] =
-        [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
+    const ALL: [Self; 8] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// ggml's name.
     pub fn name(self) -> &'static str {
@@ -84,6 +93,7 @@ impl BlockType {
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
             Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
@@ -107,6 +117,7 @@ impl BlockType {
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
             Self::Q8_0 => 34,
             Self::Q4K => 144,
             Self::Q5K => 176,
@@ -121,7 +132,7 @@ impl BlockType {
             Self::Q4_0 => QuantScheme::new(4, 32).expect(known),
             Self::Q5_0 | Self::Q8_0 => QuantScheme::new(8, 32).expect(known),
             Self::Q4_1 | Self::Q4K => QuantScheme::with_minimums(4, 32).expect(known),
-            Self::Q5K => QuantScheme::with_minimums(8, 32).expect(known),
+            Self::Q5_1 | Self::Q5K => QuantScheme::with_minimums(8, 32).expect(known),
             Self::Q6K => QuantScheme::INT8_G16,
         }
     }
@@ -145,7 +156,7 @@ impl BlockType {
             let mut values = [0u8; 256];
             let values = &mut values[..self.values()];
             match (self, minimums.get_mut(here)) {
-                (Self::Q4_1 | Self::Q4K | Self::Q5K, Some(minimums)) => {
+                (Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K, Some(minimums)) => {
                     self.open_with_minimums(block, values, scales, minimums);
                 }
                 _ => self.open(block, values, scales),
@@ -169,12 +180,8 @@ impl BlockType {
             }
             Self::Q5_0 => {
                 scales[0] = half(block, 0);
-                halves(&block[6..22], values);
-                let high = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-                for (i, value) in values.iter_mut().enumerate() {
-                    let fifth = (high >> i & 1) as u8 * 16;
-                    *value = (*value | fifth).wrapping_sub(16);
-                }
+                fives(&block[2..22], values);
+                values.iter_mut().for_each(|value| *value = value.wrapping_sub(16));
             }
             Self::Q6K => six_bits(block, values, scales),
             _ => {
@@ -194,6 +201,10 @@ impl BlockType {
         if self == Self::Q4_1 {
             (scales[0], minimums[0]) = (half(block, 0), -half(block, 2));
             return halves(&block[4..20], values);
+        }
+        if self == Self::Q5_1 {
+            (scales[0], minimums[0]) = (half(block, 0), -half(block, 2));
+            return fives(&block[4..24], values);
         }
         let (scale, minimum) = (half(block, 0), half(block, 2));
         for (i, (to, least)) in scales.iter_mut().zip(minimums).enumerate() {
@@ -223,6 +234,15 @@ fn halves(bytes: &[u8], values: &mut [u8]) {
     let (low, high) = values.split_at_mut(bytes.len());
     low.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte & 15);
     high.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte >> 4);
+}
+
+/// Numbers of five bits: the fifth of all in four bytes, and then the others.
+fn fives(bytes: &[u8], values: &mut [u8]) {
+    let (high, low) = bytes.split_at(4);
+    halves(low, values);
+    for (i, value) in values.iter_mut().enumerate() {
+        *value |= (high[i / 8] >> (i % 8) & 1) * 16;
+    }
 }
 
 /// Scale and minimum of group `i` of a K-block: eight pairs of six bits in twelve bytes (ggml `get_scale_min_k4`).

@@ -95,7 +95,8 @@ fn entries(
     let named = names::named(header.tensors, taps).map_err(LoadError::gguf(&path))?;
     let entry = |named: names::Named| {
         let Tensor { storage, shape, range, .. } = named.tensor;
-        let (rest, turns) = (named.rest, named.turns);
+        let rest = named.rest.into_iter().map(|range| (index, range)).collect();
+        let turns = named.turns;
         (named.name, TensorEntry { file: index, storage, shape, range, rest, turns })
     };
     Ok((WeightFile { path, map }, named.into_iter().map(entry).collect()))

@@ -128,6 +128,9 @@ fn blocks_mean_what_ggml_says() {
     assert_eq!((with_minimum[0], with_minimum[16]), (1.0, 3.0));
     let five = expand(BlockType::Q5_0, &[&one[..], &[1, 0, 0, 0x80], &[0x10; 16]].concat());
     assert_eq!((five[0], five[1], five[16], five[31]), (0.0, -16.0, -15.0, 1.0));
+    let fifths = [1, 0, 0, 0x80];
+    let five = expand(BlockType::Q5_1, &[&one[..], &one[..], &fifths, &[0x10; 16]].concat());
+    assert_eq!((five[0], five[1], five[16], five[31]), (17.0, 1.0, 2.0, 18.0));
 }
 
 mod half {

@@ -7,7 +7,7 @@ use qwen3_vl_model::config::Method;
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::{Item, Loader, repack};
+use super::{Item, Loader, repack, swap_last_axes};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 use crate::gguf::{BlockType, Storage};
@@ -18,10 +18,22 @@ pub(super) enum Foreign<'c> {
     Blocks(BlockType),
     /// E4M3 numbers with scales for blocks of 128 by 128, for rows, or for all.
     Float8 { scales: &'c TensorEntry },
+    /// The same for all experts of a layer, `[experts, out, in]`; or the axes `transposed`, those of the scales too.
+    Float8Stack { scales: &'c TensorEntry, transposed: bool },
     /// AutoAWQ: codes `[in, out / 8]`, zero points `[groups, out / 8]`, scales `[groups, out]`.
     Awq { zeros: &'c TensorEntry, scales: &'c TensorEntry, scheme: QuantScheme },
-    /// compressed-tensors: codes `[out, in / 8]`, zero points `[out / 8, groups]`, scales `[out, groups]`.
+    /// compressed-tensors: codes `[out, in / 8]`, zero points `[out / 8, groups]` or a signed byte each `[out, groups]`, scales
+    /// `[out, groups]`.
     Packed { zeros: Option<&'c TensorEntry>, scales: &'c TensorEntry, scheme: QuantScheme },
+    /// Matrices of experts that are stored one by one, in the order of the rows: all in the same way.
+    Apart(Vec<Piece<'c>>),
+}
+
+/// A matrix of an expert.
+pub(super) struct Piece<'c> {
+    pub name: String,
+    pub entry: &'c TensorEntry,
+    foreign: Foreign<'c>,
 }
 
 impl Foreign<'_> {
@@ -29,7 +41,8 @@ impl Foreign<'_> {
     pub fn scheme(&self) -> QuantScheme {
         match self {
             Self::Blocks(block) => block.scheme(),
-            Self::Float8 { .. } => QuantScheme::FLOAT8,
+            Self::Float8 { .. } | Self::Float8Stack { .. } => QuantScheme::FLOAT8,
+            Self::Apart(pieces) => pieces[0].foreign.scheme(),
             Self::Awq { scheme, .. } => *scheme,
             // The difference of code and zero point times an f32 scale is no difference of two f32.
             Self::Packed { zeros: Some(_), scales, scheme } if is_f32(scales) => {
@@ -43,9 +56,10 @@ impl Foreign<'_> {
     pub fn scale_dtype(&self) -> DType {
         match self {
             Self::Blocks(block) => block.scale_dtype(),
-            Self::Float8 { scales } | Self::Packed { zeros: None, scales, .. } => {
-                scales.burn_dtype().unwrap_or(DType::F32)
-            }
+            Self::Float8 { scales }
+            | Self::Float8Stack { scales, .. }
+            | Self::Packed { zeros: None, scales, .. } => scales.burn_dtype().unwrap_or(DType::F32),
+            Self::Apart(pieces) => pieces[0].foreign.scale_dtype(),
             Self::Awq { .. } | Self::Packed { .. } => DType::F32,
         }
     }
@@ -55,7 +69,7 @@ fn is_f32(entry: &TensorEntry) -> bool {
     entry.storage == Storage::Plain(Dtype::F32)
 }
 
-/// Names of the tensors that belong to the weight `name`, which other programs may store beside it.
+/// Names of the tensors that the weight `name` is stored in, and of those which other programs may store beside it.
 pub(super) fn side_names(name: &str) -> Vec<String> {
     let module = name.strip_suffix(".weight").unwrap_or(name);
     let ends = [
@@ -69,7 +83,9 @@ pub(super) fn side_names(name: &str) -> Vec<String> {
         "weight_shape",
         "input_scale",
     ];
-    ends.map(|end| format!("{module}.{end}")).into()
+    let mut names: Vec<String> = ends.iter().map(|end| format!("{module}.{end}")).collect();
+    names.extend(["", "_scale_inv", "_scale"].map(|end| format!("{name}{end}")));
+    names
 }
 
 /// The weight `name` of `shape`, where another program rounded it.
@@ -87,12 +103,19 @@ pub(super) fn find<'c>(
             (Storage::Plain(Dtype::F8_E4M3), &[rows, inputs]) => {
                 Side { checkpoint, name, rows, inputs, scheme: QuantScheme::FLOAT8 }.float8()?
             }
+            (Storage::Plain(Dtype::F8_E4M3), &[experts, rows, inputs]) => {
+                let scheme = QuantScheme::FLOAT8;
+                Side { checkpoint, name, rows, inputs, scheme }.float8_stack(experts)?
+            }
             _ => return Ok(None),
         };
         return Ok(Some((entry, foreign)));
     }
-    let (Some(quantisation), &[rows, inputs]) = (checkpoint.config().quantisation, shape) else {
-        return Ok(None);
+    let Some(quantisation) = checkpoint.config().quantisation else { return Ok(None) };
+    let (rows, inputs) = match *shape {
+        [rows, inputs] => (rows, inputs),
+        [experts, rows, inputs] => return apart(checkpoint, name, [experts, rows, inputs]),
+        _ => return Ok(None),
     };
     let side = Side { checkpoint, name, rows, inputs, scheme: quantisation.scheme };
     match quantisation.method {
@@ -100,6 +123,43 @@ pub(super) fn find<'c>(
         Method::CompressedTensors => side.packed(),
         _ => Ok(None),
     }
+}
+
+/// The parameter `name` of experts whose matrices another program rounded one by one; `None` where the first is not there.
+fn apart<'c>(
+    checkpoint: &'c Checkpoint,
+    name: &str,
+    [experts, rows, inputs]: [usize; 3],
+) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
+    let names = crate::apart::names(name, experts).unwrap_or_default();
+    let each = names.len() / experts.max(1);
+    if each == 0 || !rows.is_multiple_of(each) {
+        return Ok(None);
+    }
+    let mut pieces: Vec<Piece<'c>> = Vec::with_capacity(names.len());
+    for name in names {
+        let found = find(checkpoint, &name, &[rows / each, inputs])?;
+        let Some((entry, foreign)) = found else {
+            // None of them: nothing is there. Some of them: the first that is not is named.
+            let Some(first) = pieces.first() else { return Ok(None) };
+            let (tensor, side) = (first.name.clone(), name);
+            let path = checkpoint.file(first.entry).path.clone();
+            return Err(LoadError::Side { path, tensor, side });
+        };
+        let kind = |foreign: &Foreign<'_>| (foreign.scheme(), foreign.scale_dtype());
+        if let Some(first) = pieces.first().filter(|first| kind(&first.foreign) != kind(&foreign)) {
+            let shown = |(scheme, dtype)| format!("in {scheme} with scales in {dtype:?}");
+            return Err(LoadError::Layout {
+                path: checkpoint.file(entry).path.clone(),
+                tensor: name,
+                found: shown(kind(&foreign)),
+                expected: format!("`{}` is {}", first.name, shown(kind(&first.foreign))),
+            });
+        }
+        pieces.push(Piece { name, entry, foreign });
+    }
+    let first = pieces.first().map(|piece| piece.entry);
+    Ok(first.map(|entry| (entry, Foreign::Apart(pieces))))
 }
 
 /// The tensors beside a weight.
@@ -176,6 +236,28 @@ impl<'c> Side<'c, '_> {
         Ok(Foreign::Float8 { scales })
     }
 
+    /// Of all experts of a layer, whose scales are called `NAME_scale_inv` too.
+    fn float8_stack(&self, experts: usize) -> Result<Foreign<'c>, LoadError> {
+        let (name, [rows, inputs]) = (self.name, [self.rows, self.inputs]);
+        let tensors = self.checkpoint.tensors();
+        let entry = &tensors[name];
+        let (straight, turned) = ([experts, rows, inputs], [experts, inputs, rows]);
+        self.check((name, entry), &[Dtype::F8_E4M3], &[&straight, &turned])?;
+        let transposed = entry.shape != straight;
+        let ends = ["_scale_inv", ".weight_scale_inv", "_scale", ".weight_scale"];
+        let names = ends.map(|end| format!("{name}{end}"));
+        let scales = names.iter().find_map(|name| Some((name, tensors.get(name)?)));
+        let (scales_name, scales) = scales.ok_or_else(|| LoadError::Side {
+            path: self.checkpoint.file(entry).path.clone(),
+            tensor: name.to_owned(),
+            side: names[0].clone(),
+        })?;
+        let blocks = [rows.div_ceil(128), inputs.div_ceil(128)];
+        let way = |[a, b]: [usize; 2]| if transposed { [experts, b, a] } else { [experts, a, b] };
+        self.check((scales_name, scales), &FLOATS, &[&way(blocks), &way([rows, 1])])?;
+        Ok(Foreign::Float8Stack { scales, transposed })
+    }
+
     fn awq(&self) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
         let (name, Some(codes)) = self.named("qweight") else { return Ok(None) };
         let (scheme, columns) = (self.scheme, self.rows.div_ceil(8));
@@ -204,8 +286,18 @@ impl<'c> Side<'c, '_> {
         let zeros = match scheme.has_minimums() {
             false => None,
             true => {
-                let shape = [self.rows.div_ceil(8), scales.shape[1]];
-                Some(self.needed(beside, "weight_zero_point", &[Dtype::I32], shape)?)
+                // Older files have a byte for each.
+                let (side, zeros) = self.named("weight_zero_point");
+                match zeros.filter(|zeros| zeros.dtype() == Some(Dtype::I8)) {
+                    Some(zeros) => {
+                        self.check((&side, zeros), &[Dtype::I8], &[&scales.shape])?;
+                        Some(zeros)
+                    }
+                    None => {
+                        let shape = [self.rows.div_ceil(8), scales.shape[1]];
+                        Some(self.needed(beside, "weight_zero_point", &[Dtype::I32], shape)?)
+                    }
+                }
             }
         };
         Ok(Some((codes, Foreign::Packed { zeros, scales, scheme })))
@@ -234,7 +326,7 @@ impl Loader<'_, '_> {
         let whole = if matches!(foreign, Foreign::Blocks(_)) { &item.entry.shape } else { shape };
         let inputs = whole.last().copied().unwrap_or(1);
         let rows = whole.iter().product::<usize>() / inputs.max(1);
-        let packed = self.packed(item, foreign, [rows, inputs])?;
+        let packed = self.packed((&item.name, item.entry), foreign, [rows, inputs])?;
         let bytes = packed.expand([rows, inputs], wanted);
         Ok(TensorData::from_bytes_vec(bytes, shape.to_vec(), wanted))
     }
@@ -242,24 +334,42 @@ impl Loader<'_, '_> {
     /// The weight in our layout.
     pub(super) fn packed(
         &self,
-        item: &Item<'_>,
+        (name, entry): (&str, &TensorEntry),
         foreign: &Foreign<'_>,
         [rows, inputs]: [usize; 2],
     ) -> Result<Packed, LoadError> {
         let (scheme, size) = (foreign.scheme(), [rows, inputs]);
         let (codes, scales) = match foreign {
             Foreign::Blocks(block) => {
-                let (codes, scales) =
-                    repack::blocks(*block, &self.checkpoint.read(item.entry)?, size);
+                let (codes, scales) = repack::blocks(*block, &self.checkpoint.read(entry)?, size);
                 (self.made(codes, rows, scheme), scales)
             }
             Foreign::Float8 { scales } => {
-                let codes = self.bytes(item.entry, &[rows, inputs], DType::U8)?;
-                refuse_nan(&item.name, codes.as_bytes(), inputs)?;
-                (codes, repack::block_scales(&self.floats(scales)?, size))
+                let codes = self.bytes(entry, &[rows, inputs], DType::U8)?;
+                refuse_nan(name, codes.as_bytes(), inputs)?;
+                (codes, repack::block_scales(&self.floats(scales)?, &scales.shape, size))
             }
+            Foreign::Float8Stack { scales, transposed } => {
+                let codes = match transposed {
+                    false => self.bytes(entry, &[rows, inputs], DType::U8)?,
+                    true => {
+                        let codes = swap_last_axes(&self.checkpoint.read(entry)?, &entry.shape, 1);
+                        self.made(codes, rows, scheme)
+                    }
+                };
+                refuse_nan(name, codes.as_bytes(), inputs)?;
+                let (experts, [a, b]) = (entry.shape[0], [scales.shape[1], scales.shape[2]]);
+                let size = [rows / experts.max(1), inputs];
+                let scales = self.floats(scales)?;
+                let of_expert = |scales: &[f32]| match transposed {
+                    false => repack::block_scales(scales, &[a, b], size),
+                    true => repack::block_scales(&repack::turned(scales, b), &[b, a], size),
+                };
+                (codes, scales.chunks((a * b).max(1)).flat_map(of_expert).collect())
+            }
+            Foreign::Apart(pieces) => return self.together(pieces, size),
             Foreign::Awq { zeros, scales, .. } => {
-                let (codes, zeros) = (self.words(item.entry)?, self.words(zeros)?);
+                let (codes, zeros) = (self.words(entry)?, self.words(zeros)?);
                 let codes = repack::awq_codes(&codes, size);
                 let scales = repack::awq_scales(&zeros, &self.floats(scales)?, size, scheme);
                 (self.made(codes, rows, scheme), scales)
@@ -267,10 +377,17 @@ impl Loader<'_, '_> {
             Foreign::Packed { zeros, scales, scheme: stored } => {
                 let scales = repack::per_group(&self.floats(scales)?, size, *stored);
                 match zeros {
-                    None => (self.nibbles(item.entry, size, scheme)?, scales),
+                    None => (self.nibbles(entry, size, scheme)?, scales),
                     Some(zeros) => {
-                        let zeros = repack::zero_points(&self.words(zeros)?, size, *stored);
-                        self.shifted(item.entry, (zeros, scales), size, (*stored, scheme))?
+                        let zeros = match zeros.dtype() {
+                            Some(Dtype::I8) => {
+                                let columns = zeros.shape[1];
+                                let bytes = self.checkpoint.read(zeros)?;
+                                repack::signed_zero_points(&bytes, columns, stored.groups(inputs))
+                            }
+                            _ => repack::zero_points(&self.words(zeros)?, size, *stored),
+                        };
+                        self.shifted(entry, (zeros, scales), size, (*stored, scheme))?
                     }
                 }
             }
@@ -279,11 +396,31 @@ impl Loader<'_, '_> {
         if let Some(at) = row {
             let row = at / scheme.scale_columns(inputs).max(1);
             let source = QuantError::NotFinite { row };
-            return Err(LoadError::Round { tensor: item.name.clone(), source });
+            return Err(LoadError::Round { tensor: name.to_owned(), source });
         }
         let scales = TensorData::new(scales, [rows, scheme.scale_columns(inputs)]);
         let scales = scales.convert_dtype(foreign.scale_dtype());
         Ok(Packed { codes, scales, scheme })
+    }
+
+    /// The rows of all pieces, one after the other.
+    fn together(
+        &self,
+        pieces: &[Piece<'_>],
+        [rows, inputs]: [usize; 2],
+    ) -> Result<Packed, LoadError> {
+        let each = rows / pieces.len().max(1);
+        let (scheme, dtype) = (pieces[0].foreign.scheme(), pieces[0].foreign.scale_dtype());
+        let columns = scheme.scale_columns(inputs);
+        let mut codes = Vec::with_capacity(rows * scheme.row_bytes(inputs));
+        let mut scales = Vec::with_capacity(rows * columns * dtype.size());
+        for Piece { name, entry, foreign } in pieces {
+            let piece = self.packed((name, entry), foreign, [each, inputs])?;
+            codes.extend_from_slice(piece.codes.as_bytes());
+            scales.extend_from_slice(piece.scales.as_bytes());
+        }
+        let scales = TensorData::from_bytes_vec(scales, vec![rows, columns], dtype);
+        Ok(Packed { codes: self.made(codes, rows, scheme), scales, scheme })
     }
 
     /// Codes of compressed-tensors with zero points: with minimums, or as differences where scales are f32.

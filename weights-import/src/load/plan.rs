@@ -22,6 +22,8 @@ pub(super) struct Item<'c> {
     /// Module path of the parameter.
     pub path: String,
     pub name: String,
+    /// Of the parameter.
+    pub shape: Vec<usize>,
     pub entry: &'c TensorEntry,
     /// Whether the last two axes must be swapped.
     pub transposed: bool,
@@ -51,22 +53,51 @@ impl Item<'_> {
         }
     }
 
+    /// Bytes in files.
+    pub fn bytes(&self) -> u64 {
+        match &self.stored {
+            Stored::Foreign(Foreign::Apart(pieces)) => {
+                pieces.iter().map(|piece| piece.entry.bytes()).sum()
+            }
+            _ => self.entry.bytes(),
+        }
+    }
+
     /// Bytes of its largest buffer on `device`, were it not split.
     pub fn buffer(&self, device: &SelectedDevice, how: LoadHow<'_>) -> u64 {
         // Experts that stay on the host come one by one.
         let alone = how.expert_memory.is_some() && parts::is_of_experts(&self.path);
-        let shape = &self.entry.shape[usize::from(alone)..];
-        let count: u64 = shape.iter().map(|side| *side as u64).product();
+        let shape = &self.shape[usize::from(alone)..];
+        let codes = |scheme: QuantScheme| {
+            let [rows, inputs] = as_matrix(shape);
+            rows as u64 * scheme.row_bytes(inputs) as u64
+        };
         match &self.stored {
-            Stored::Codes { .. } => count,
-            Stored::Round { scheme } => count * scheme.bits() as u64 / 8,
-            Stored::Foreign(foreign) if parts::keeps_codes(device) => match self.entry.dtype() {
-                // Blocks are counted by the numbers that they hold, and others by words or bytes.
-                None => count * foreign.scheme().bits() as u64 / 8,
-                Some(_) => self.entry.bytes(),
-            },
-            _ => count * how.precision.of_rank(shape.len()).size() as u64,
+            Stored::Codes { scheme, .. } | Stored::Round { scheme } => codes(*scheme),
+            Stored::Foreign(foreign) if parts::keeps_codes(device) => codes(foreign.scheme()),
+            _ => {
+                let count: u64 = shape.iter().map(|side| *side as u64).product();
+                count * how.precision.of_rank(shape.len()).size() as u64
+            }
         }
+    }
+}
+
+impl Item<'_> {
+    /// Bytes of its scales on `device`, beside the codes.
+    pub fn scales(&self, device: &SelectedDevice) -> u64 {
+        let scales = match &self.stored {
+            Stored::Codes { scheme, .. } | Stored::Round { scheme } => Some((*scheme, DType::BF16)),
+            Stored::Foreign(foreign) if parts::keeps_codes(device) => {
+                Some((foreign.scheme(), foreign.scale_dtype()))
+            }
+            _ => None,
+        };
+        scales.map_or(0, |(scheme, dtype)| {
+            let [rows, inputs] = as_matrix(&self.shape);
+            let dtype = if device.holds(dtype) { dtype } else { DType::F32 };
+            (rows * scheme.scale_columns(inputs) * dtype.size()) as u64
+        })
     }
 }
 
@@ -164,6 +195,7 @@ impl<'c> LoadPlan<'c> {
                 Some(false) => self.items.push(Item {
                     path,
                     name,
+                    shape: shape.to_vec(),
                     entry,
                     transposed: false,
                     dtype: DType::U8,
@@ -179,11 +211,9 @@ impl<'c> LoadPlan<'c> {
             return Ok(());
         };
         if let Some(stored) = rounded::stored(checkpoint, (&name, entry), shape)? {
-            let (transposed, dtype) = (false, DType::U8);
-            self.add_codes(
-                Item { path, name, entry, transposed, dtype, stored, block: None },
-                shape,
-            );
+            let (transposed, dtype, shape) = (false, DType::U8, shape.to_vec());
+            let block = None;
+            self.add_codes(Item { path, name, shape, entry, transposed, dtype, stored, block });
             return Ok(());
         }
         if rounded::lacks_scales(checkpoint, &name, entry) {
@@ -199,9 +229,17 @@ impl<'c> LoadPlan<'c> {
         };
         match fit(layout, &entry.shape, shape) {
             Some(transposed) => {
-                let stored = Stored::Plain;
-                let item = Item { path, name, entry, transposed, dtype, stored, block: None };
-                self.items.push(item);
+                let (stored, shape, block) = (Stored::Plain, shape.to_vec(), None);
+                self.items.push(Item {
+                    path,
+                    name,
+                    shape,
+                    entry,
+                    transposed,
+                    dtype,
+                    stored,
+                    block,
+                });
             }
             None => self.add_misshapen(name, entry, shape),
         }
@@ -213,11 +251,11 @@ impl<'c> LoadPlan<'c> {
         self.report.misshapen.push(Misshapen { name, found, expected });
     }
 
-    /// A rounded weight of `shape`.
-    fn add_codes(&mut self, item: Item<'c>, shape: &[usize]) {
-        let [_, inputs] = as_matrix(shape);
-        let mut expected = shape.to_vec();
-        expected.splice(shape.len() - 1.., item.scheme().map(|scheme| scheme.row_bytes(inputs)));
+    /// A rounded weight.
+    fn add_codes(&mut self, item: Item<'c>) {
+        let [_, inputs] = as_matrix(&item.shape);
+        let mut expected = item.shape.clone();
+        expected.splice(expected.len() - 1.., item.scheme().map(|scheme| scheme.row_bytes(inputs)));
         match item.entry.shape == expected {
             true => self.items.push(item),
             false => {
@@ -228,13 +266,12 @@ impl<'c> LoadPlan<'c> {
     }
 
     fn add_unexpected(&mut self, checkpoint: &Checkpoint) {
-        let name = |item: &Item<'_>| match item.stored {
+        let name = |item: &Item<'_>| match &item.stored {
             Stored::Codes { .. } => vec![item.name.clone(), rounded::scales_name(&item.name)],
-            Stored::Foreign(_) => {
-                let mut names = foreign::side_names(&item.name);
-                names.push(item.name.clone());
-                names
+            Stored::Foreign(Foreign::Apart(pieces)) => {
+                pieces.iter().flat_map(|piece| foreign::side_names(&piece.name)).collect()
             }
+            Stored::Foreign(_) => foreign::side_names(&item.name),
             _ => vec![item.name.clone()],
         };
         let mut known: Vec<String> = self.items.iter().flat_map(name).collect();

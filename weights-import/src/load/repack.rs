@@ -26,16 +26,26 @@ pub(super) fn blocks(
     (codes, scales)
 }
 
-/// Scales of E4M3 weights for each row and group of 128: from one for each block of 128 by 128, each row, or all.
-pub(super) fn block_scales(scales: &[f32], [rows, inputs]: [usize; 2]) -> Vec<f32> {
+/// Scales of E4M3 weights for each row and group of 128: from one for each block of 128 by 128, each row, or all, as their
+/// shape says.
+pub(super) fn block_scales(
+    scales: &[f32],
+    shape: &[usize],
+    [rows, inputs]: [usize; 2],
+) -> Vec<f32> {
     let groups = inputs.div_ceil(128);
-    let blocks = scales.len() == rows.div_ceil(128) * groups;
+    let blocks = shape == [rows.div_ceil(128), groups];
     let at = |row: usize, group: usize| match scales.len() {
         1 => scales[0],
         _ if blocks => scales[row / 128 * groups + group],
         _ => scales[row],
     };
     (0..rows).flat_map(|row| (0..groups).map(move |group| at(row, group))).collect()
+}
+
+/// `[.., columns]` with its axes swapped.
+pub(super) fn turned(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
 }
 
 /// The words of AutoAWQ, `[in, out / 8]`, as our pairs of halves.
@@ -107,6 +117,13 @@ pub(super) fn zero_points(
     (0..rows).flat_map(|row| (0..groups).map(move |group| at(row, group))).collect()
 }
 
+/// Zero points of older files, `[out, columns]` signed bytes, as `[out, groups]` numbers from 0 to 15.
+pub(super) fn signed_zero_points(bytes: &[u8], columns: usize, groups: usize) -> Vec<u8> {
+    let at = |row: &[u8], group: usize| row[group.min(row.len() - 1)].wrapping_add(8) & 15;
+    let rows = bytes.chunks(columns.max(1));
+    rows.flat_map(|row| (0..groups).map(move |group| at(row, group))).collect()
+}
+
 /// Behind the scales of each row, their products with the zero points.
 pub(super) fn with_minimums(scales: &[f32], zeros: &[u8], groups: usize) -> Vec<f32> {
     let rows = scales.chunks(groups.max(1)).zip(zeros.chunks(groups.max(1)));
@@ -139,14 +156,18 @@ mod tests {
     #[test]
     fn scales_of_blocks_rows_and_tensors_are_spread() {
         let size = [130, 200];
-        let blocks = block_scales(&[1.0, 2.0, 3.0, 4.0], size);
+        let blocks = block_scales(&[1.0, 2.0, 3.0, 4.0], &[2, 2], size);
         assert_eq!(
             (blocks.len(), &blocks[..2], &blocks[258..]),
             (260, &[1.0, 2.0][..], &[3.0, 4.0][..])
         );
-        assert_eq!(block_scales(&[5.0], size), vec![5.0; 260]);
+        assert_eq!(block_scales(&[5.0], &[], size), vec![5.0; 260]);
         let rows: Vec<f32> = (0..130).map(|row| row as f32).collect();
-        assert_eq!(block_scales(&rows, size)[258..], [129.0, 129.0]);
+        assert_eq!(block_scales(&rows, &[130, 1], size)[258..], [129.0, 129.0]);
+        // As many blocks as rows: the shape alone tells them apart.
+        assert_eq!(block_scales(&[1.0, 2.0], &[2, 1], [2, 256]), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(block_scales(&[1.0, 2.0], &[2], [2, 256]), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(block_scales(&[1.0, 2.0], &[1, 2], [2, 256]), [1.0, 2.0, 1.0, 2.0]);
     }
 
     #[test]
@@ -166,6 +187,8 @@ mod tests {
         let scheme = QuantScheme::with_minimums(4, 32).unwrap();
         let zeros = zero_points(&[0x21, 0x43], [2, 64], scheme);
         assert_eq!(zeros, [1, 3, 2, 4]);
+        assert_eq!(signed_zero_points(&[0xf9, 0xfb, 0xfa, 0xfc], 2, 2), zeros);
+        assert_eq!(signed_zero_points(&[0xf8, 7], 1, 2), [0, 0, 15, 15]);
         let scales = with_minimums(&[0.5, 1.0, 2.0, 3.0], &zeros, 2);
         assert_eq!(scales, [0.5, 1.0, 0.5, 3.0, 2.0, 3.0, 4.0, 12.0]);
         assert_eq!(differences(&[0xf0], &[3], [1, 2], scheme), [253, 12]);

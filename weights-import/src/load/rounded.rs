@@ -9,7 +9,7 @@ use qwen3_vl_model::weight::Quantised;
 use safetensors::Dtype;
 
 use super::foreign::Packed;
-use super::parts::keeps_codes;
+use super::parts::{is_of_experts, keeps_codes};
 use super::{Item, Loader, Stored, as_matrix, home, swap_last_axes};
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
@@ -73,6 +73,17 @@ pub(super) fn stored<'c>(
     Ok(Some(Stored::Codes { scales, scheme }))
 }
 
+/// Refuses scales in bf16 `[rows, groups]` of the weight `name` of which one is not finite.
+fn check_scales(name: &str, scales: &TensorData) -> Result<(), LoadError> {
+    // All bits of the exponent.
+    let broken = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7f80 == 0x7f80;
+    let found = scales.as_bytes().as_chunks::<2>().0.iter().position(broken);
+    found.map_or(Ok(()), |at| {
+        let row = at / scales.shape()[1].max(1);
+        Err(LoadError::Round { tensor: name.to_owned(), source: QuantError::NotFinite { row } })
+    })
+}
+
 /// The dtype that the scales of rounded weights have on `device`.
 pub(crate) fn scales_dtype(device: &SelectedDevice) -> DType {
     if device.holds(DType::BF16) { DType::BF16 } else { DType::F32 }
@@ -131,11 +142,17 @@ impl<'c> Loader<'_, 'c> {
         [rows, inputs]: [usize; 2],
     ) -> Result<Packed, LoadError> {
         match &item.stored {
-            Stored::Foreign(foreign) => self.packed(item, foreign, [rows, inputs]),
+            Stored::Foreign(foreign) => {
+                self.packed((&item.name, item.entry), foreign, [rows, inputs])
+            }
             Stored::Codes { scales, scheme } => {
                 let (shape, dtype) = ([rows, scheme.row_bytes(inputs)], scheme.code_dtype());
                 let codes = self.bytes(item.entry, &shape, dtype)?;
                 let scales = self.bytes(scales, &[rows, scheme.groups(inputs)], DType::BF16)?;
+                // Those of experts are left for the first that asks for them.
+                if !is_of_experts(&item.path) {
+                    check_scales(&item.name, &scales)?;
+                }
                 Ok(Packed { codes, scales, scheme: *scheme })
             }
             Stored::Round { scheme } => {

@@ -95,9 +95,17 @@ impl<'c> Loader<'_, 'c> {
             range: stored.start + range.start * row..stored.start + range.end * row,
             ..item.entry.clone()
         };
-        let (path, name, stored) = (item.path.clone(), item.name.clone(), Stored::Plain);
-        let (transposed, dtype, block) = (false, item.dtype, None);
-        self.data(&Item { path, name, entry: &entry, transposed, dtype, stored, block }, &shape)
+        let item = Item {
+            path: item.path.clone(),
+            name: item.name.clone(),
+            shape: shape.to_vec(),
+            entry: &entry,
+            transposed: false,
+            dtype: item.dtype,
+            stored: Stored::Plain,
+            block: None,
+        };
+        self.data(&item, &shape)
     }
 }
 

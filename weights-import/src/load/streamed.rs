@@ -21,8 +21,9 @@ use crate::error::LoadError;
 /// Experts with weights that are not rounded.
 #[derive(Debug)]
 struct Plain {
-    /// Each holds a share of every expert, one expert after the other.
+    /// Each holds a share of every expert, one expert after the other; or each a share of one, those of an expert together.
     parts: Vec<HostBytes>,
+    apart: bool,
     /// `[experts, out, in]`.
     shape: [usize; 3],
     /// Whether they are stored as `[experts, in, out]`.
@@ -33,12 +34,17 @@ struct Plain {
 }
 
 impl Plain {
-    fn shares(&self, expert: usize) -> impl Iterator<Item = HostBytes> {
+    fn shares(&self, expert: usize) -> Vec<HostBytes> {
         let experts = self.shape[0];
-        self.parts.iter().map(move |part| {
+        if self.apart {
+            let each = self.parts.len() / experts;
+            return self.parts[expert * each..(expert + 1) * each].to_vec();
+        }
+        let share = |part: &HostBytes| {
             let size = part.len() / experts;
             part.part(expert * size..(expert + 1) * size)
-        })
+        };
+        self.parts.iter().map(share).collect()
     }
 }
 
@@ -62,8 +68,7 @@ impl HostStack for Plain {
     fn upload(&self, expert: usize) -> ExpertMatrix {
         let [_, outputs, inputs] = self.shape;
         let shape = if self.transposed { [inputs, outputs] } else { [outputs, inputs] };
-        let shares: Vec<HostBytes> = self.shares(expert).collect();
-        let data = match &shares[..] {
+        let data = match &self.shares(expert)[..] {
             [whole] => whole.tensor_data(&shape, self.stored),
             parts => {
                 let bytes = parts.iter().flat_map(|part| part.as_slice()).copied().collect();
@@ -76,7 +81,7 @@ impl HostStack for Plain {
     }
 
     fn announce(&self, expert: usize) {
-        self.shares(expert).for_each(|share| share.announce());
+        self.shares(expert).iter().for_each(HostBytes::announce);
     }
 }
 
@@ -165,8 +170,9 @@ impl MadeUp {
         let at = device.device.clone();
         match self.clone() {
             Self::Plain(bytes) => {
-                let (parts, stored) = (vec![bytes], DType::BF16);
-                Arc::new(Plain { parts, shape, transposed: true, stored, device: at, wanted })
+                let (parts, apart, stored) = (vec![bytes], false, DType::BF16);
+                let transposed = true;
+                Arc::new(Plain { parts, apart, shape, transposed, stored, device: at, wanted })
             }
             Self::Codes { codes, scales, scheme } => {
                 let held = HostCodes { codes, scales, dtype: DType::BF16, scheme };
@@ -227,22 +233,25 @@ impl<'c> Loader<'_, 'c> {
         shape: [usize; 3],
     ) -> Result<Arc<dyn HostStack>, LoadError> {
         let (device, [experts, rows, inputs]) = (&self.device.device, shape);
-        let plain = |parts, transposed, stored| {
+        let plain = |(parts, apart), transposed, stored| {
             let (device, wanted) = (device.clone(), self.precision.weights);
-            Plain { parts, shape, transposed, stored, device, wanted }
+            Plain { parts, apart, shape, transposed, stored, device, wanted }
         };
         Ok(match &item.stored {
             Stored::Plain => {
-                let file = self.checkpoint.file(item.entry);
-                let ranges = std::iter::once(&item.entry.range).chain(&item.entry.rest);
-                let parts = ranges.map(|range| file.map.part(range.clone())).collect();
-                Arc::new(plain(parts, item.transposed, item.dtype))
+                let parts = item.entry.parts().map(|part| self.checkpoint.part(part)).collect();
+                let apart = item.entry.turns < experts;
+                Arc::new(plain(
+                    (parts, apart && !item.entry.rest.is_empty()),
+                    item.transposed,
+                    item.dtype,
+                ))
             }
             Stored::Foreign(foreign) if !keeps_codes(self.device) => {
                 let wanted = (&shape[..], self.precision.weights);
                 let data = self.expanded(item, foreign, wanted)?;
                 let bytes = HostBytes::from(data.as_bytes().to_vec());
-                Arc::new(plain(vec![bytes], false, self.precision.weights))
+                Arc::new(plain((vec![bytes], false), false, self.precision.weights))
             }
             _ => {
                 let held = self.host_codes(item, [experts * rows, inputs])?;

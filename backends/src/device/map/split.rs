@@ -23,7 +23,7 @@ pub(super) fn owners(
     }
     let shares = match (listed.is_empty(), open.first()) {
         (true, Some(first)) => return Err(MapError::Homeless { range: homeless(&open, *first) }),
-        _ => shares(map, &listed, free),
+        _ => shares(map, &listed, sizes, free),
     };
     let mut given = Load::new(map, sizes, &open).divide(&shares).into_iter();
     let mut owner = |named: Option<usize>| {
@@ -63,13 +63,38 @@ fn named(map: &OpenMap, layers: usize) -> Result<Vec<Option<usize>>, MapError> {
     Ok(owners)
 }
 
-/// What each of the devices `listed` should hold, as shares of 1.
-fn shares(map: &OpenMap, listed: &[usize], free: Free<'_>) -> Vec<f64> {
-    let known: Option<Vec<u64>> = listed.iter().map(|entry| free(&map.entries[*entry].1)).collect();
-    let weights = known.filter(|known| known.iter().all(|bytes| *bytes > 0));
-    let weights = weights.unwrap_or_else(|| vec![1; listed.len()]);
+/// What each of the devices `listed` should hold of what is divided, as shares of 1: by the memory that is free on all of them
+/// when the parts are there that the map names.
+fn shares(map: &OpenMap, listed: &[usize], sizes: &PartSizes, free: Free<'_>) -> Vec<f64> {
+    let left = |entry: &usize| {
+        let device = &map.entries[*entry].1;
+        let named = map.entries.iter().filter(|(_, other)| other.name == device.name);
+        let named = named.filter_map(|(entry, _)| entry.part).map(|part| bytes_of(part, sizes));
+        Some(free(device)?.saturating_sub(named.fold(0, u64::saturating_add)).max(1))
+    };
+    let known: Option<Vec<u64>> = listed.iter().map(left).collect();
+    let weights = known.unwrap_or_else(|| vec![1; listed.len()]);
     let total: f64 = weights.iter().map(|bytes| *bytes as f64).sum();
     weights.into_iter().map(|bytes| bytes as f64 / total).collect()
+}
+
+fn bytes_of(part: MapPart, sizes: &PartSizes) -> u64 {
+    match part {
+        MapPart::Vision => sizes.vision,
+        MapPart::Embed => sizes.embed,
+        // Of a tied model it is the embedding.
+        MapPart::Head => {
+            if sizes.tied {
+                0
+            } else {
+                sizes.head
+            }
+        }
+        MapPart::Layers { first, last } => {
+            let end = last.map_or(sizes.layers.len(), |last| last + 1);
+            sizes.layers.get(first..end).unwrap_or_default().iter().sum()
+        }
+    }
 }
 
 /// The bytes that are divided.
@@ -166,6 +191,10 @@ mod tests {
         let heavy = PartSizes { vision: 20, ..sizes(4) };
         assert_eq!(split("a,b", &heavy, &[None, None]), [0, 1, 1, 1]);
         assert_eq!(split("a,b,vision=b", &heavy, &[None, None]), [0, 0, 1, 1]);
+        // Named parts take of what is free on their device: 60 - 20 bytes are left beside 40.
+        assert_eq!(split("a,b,vision=b", &heavy, &[Some(40), Some(60)]), [0, 0, 1, 1]);
+        assert_eq!(split("a,b,vision=b", &heavy, &[Some(40), Some(34)]), [0, 0, 0, 1]);
+        assert_eq!(split("0=b,a,b", &sizes(5), &[Some(40), Some(20)]), [0, 1, 1, 1, 2]);
         let head = PartSizes { head: 20, ..sizes(4) };
         assert_eq!(split("a,b", &head, &[None, None]), [0, 0, 0, 1]);
         assert_eq!(split("a,b", &PartSizes { tied: true, ..head }, &[None, None]), [0, 0, 1, 1]);

@@ -4,23 +4,34 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, bf16, f16};
 
 use super::matmul::{Matrix, product};
-use super::{Turned, attention, elementwise, f32_tensor, head_rows, loss, norms, rotary, slices};
+use super::{
+    Turned, Widen, attention, elementwise, f32_tensor, head_rows, loss, norms, rotary, slices,
+    turned, widened,
+};
 use crate::ops::gradients::{self, HeadInputs, ModelGradients};
 use crate::ops::reference;
 
 impl ModelGradients for Flex {
     fn linear_input_grad(grad: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let ([rows, _], [_, k]) = (grad.shape().dims(), weight.shape().dims());
-        let weight = reference::cast::<Self>(weight, grad.dtype());
-        match slices(&[grad.to_contiguous(), weight.to_contiguous()]) {
-            Some([g, w]) => {
-                let n = g.len() / rows;
-                f32_tensor(product(Matrix::rows(g, n), Matrix::rows(w, k)), Shape::new([rows, k]))
+        let (plain, weight) = ([grad.to_contiguous()], weight.to_contiguous());
+        let found = slices(&plain).filter(|_| weight.shape().num_elements() > 0).and_then(|[g]| {
+            let n = g.len() / rows;
+            // Of half width, it is widened some rows at a time.
+            widened!(weight, |w| match Widen::as_f32(w) {
+                Some(w) => product(Matrix::rows(g, n), Matrix::rows(w, k)),
+                None => turned::product(g, w, [k, n]),
+            })
+        });
+        match found {
+            Some(values) => f32_tensor(values, Shape::new([rows, k])),
+            None => {
+                let weight = reference::cast::<Self>(weight, grad.dtype());
+                Self::float_matmul(grad, weight)
             }
-            None => Self::float_matmul(grad, weight),
         }
     }
 
@@ -161,17 +172,22 @@ impl ModelGradients for Flex {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         let HeadInputs { hidden, weight, targets, of_weight } = &inputs;
-        let plain = [hidden.to_contiguous(), weight.to_contiguous(), grad.to_contiguous()];
-        match (slices(&plain), targets.as_slice::<i64>()) {
-            (Some([rows, head, g]), Some(ids)) => {
-                let mut for_weight = of_weight.then(|| vec![0.0; head.len()]);
-                let head = Matrix::rows(head, weight.shape()[1]);
-                let for_hidden =
-                    loss::cross_entropy_grads(rows, head, ids, g, for_weight.as_deref_mut());
-                let for_weight = for_weight.map(|values| f32_tensor(values, weight.shape()));
-                (f32_tensor(for_hidden, hidden.shape()), for_weight)
+        let plain = [hidden.to_contiguous(), grad.to_contiguous()];
+        let (head, size) = (weight.to_contiguous(), weight.shape());
+        // The gradient of a head has its dtype, and sums want more than half width.
+        let usable = size.num_elements() > 0 && (head.dtype() == DType::F32 || !of_weight);
+        let found = slices(&plain).zip(targets.as_slice::<i64>()).filter(|_| usable);
+        let mut for_weight = of_weight.then(|| vec![0.0; size.num_elements()]);
+        let for_hidden = found.and_then(|([rows, g], ids)| {
+            let for_weight = for_weight.as_deref_mut();
+            widened!(head, |w| loss::cross_entropy_grads(rows, (w, size[1]), ids, g, for_weight))
+        });
+        match for_hidden {
+            Some(values) => {
+                let for_weight = for_weight.map(|values| f32_tensor(values, size));
+                (f32_tensor(values, hidden.shape()), for_weight)
             }
-            _ => gradients::cross_entropy::<Self>(inputs, grad),
+            None => gradients::cross_entropy::<Self>(inputs, grad),
         }
     }
 }

@@ -18,6 +18,19 @@ pub fn rms(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     out
 }
 
+/// `x + y`, and [`rms`] of it.
+pub fn sum_and_rms([x, y]: [&[f32]; 2], weight: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
+    let (mut sum, mut normed) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    let step = chunk(weight.len());
+    let outs = sum.par_chunks_mut(step).zip(normed.par_chunks_mut(step));
+    outs.zip(x.par_chunks(step).zip(y.par_chunks(step))).for_each(|((sum, normed), (x, y))| {
+        // Added where the norm finds it in the nearest cache.
+        sum.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum = x + y);
+        rms_chunk(normed, sum, weight, epsilon);
+    });
+    (sum, normed)
+}
+
 /// Gradients of [`rms`] with respect to `x` and `weight`.
 pub fn rms_grads(x: &[f32], weight: &[f32], epsilon: f32, grad: &[f32]) -> [Vec<f32>; 2] {
     let (mut out, width) = (vec![0.0; x.len()], weight.len());
@@ -82,7 +95,10 @@ fn sum_rows(parts: Vec<Vec<f32>>, width: usize) -> Vec<f32> {
     sum
 }
 
-vectorised! { fn rms_chunk(out: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) = rms_with }
+vectorised! {
+    /// [`rms`] of the rows of a task.
+    pub fn rms_chunk(out: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) = rms_with
+}
 vectorised! {
     fn rms_grad_chunk(
         out: &mut [f32], for_weight: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32, grad: &[f32],

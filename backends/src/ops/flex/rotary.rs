@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::norms::rms_chunk;
 use super::simd::vectorised;
 
 /// Rows per task.
@@ -25,6 +26,27 @@ pub fn rotate(x: &mut [f32], width: usize, columns: usize, angles: Angles<'_>, b
             rotate_row(&mut x[..columns], cos, sin, if back { -1.0 } else { 1.0 });
         }
     });
+}
+
+/// The norm of each head of rows of `width` by a weight and an epsilon (see [`rms`](super::norms::rms)), rotated.
+pub fn normed(
+    x: &[f32],
+    width: usize,
+    (weight, epsilon): (&[f32], f32),
+    angles: Angles<'_>,
+) -> Vec<f32> {
+    let (mut out, half) = (vec![0.0; x.len()], angles.half);
+    let rows = ROWS.min((x.len() / width.max(1)).div_ceil(rayon::current_num_threads())).max(1);
+    let tables = angles.cos.par_chunks(rows * half).zip(angles.sin.par_chunks(rows * half));
+    let parts = out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
+    parts.zip(tables).for_each(|((out, x), (cos, sin))| {
+        let tables = cos.chunks(half).zip(sin.chunks(half));
+        for ((out, x), (cos, sin)) in out.chunks_mut(width).zip(x.chunks(width)).zip(tables) {
+            rms_chunk(out, x, weight, epsilon);
+            rotate_row(out, cos, sin, 1.0);
+        }
+    });
+    out
 }
 
 vectorised! { fn rotate_row(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) = rotate_row_with }
