@@ -24,6 +24,7 @@ pub mod memmap;
 pub mod ops;
 pub mod peak;
 pub mod quant;
+mod simd;
 pub mod threads;
 
 pub use device::{

@@ -16,11 +16,15 @@ use std::str::FromStr;
 use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
 
+use crate::simd::vectorised;
+
 /// What is added to a code of four bits when it is stored.
 pub const OFFSET_OF_FOUR: i8 = 8;
 
 /// Largest magnitudes below this are taken for 0: their inverse would leave the range of f32.
 const TINY: f32 = 1e-30;
+/// Values of the largest groups.
+const LARGEST: usize = 128;
 
 /// Why weights cannot be rounded so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +72,7 @@ pub struct QuantScheme {
 
 impl QuantScheme {
     /// Known sizes of a group.
-    pub const GROUPS: [usize; 3] = [32, 64, 128];
+    pub const GROUPS: [usize; 3] = [32, 64, LARGEST];
     /// Signed bytes in groups of 16, as ggml's Q6_K expands to.
     pub const INT8_G16: Self = Self { codes: Codes::Int8, group: 16, minimums: false };
     /// E4M3 in groups of 128, as the blocks of FP8 checkpoints have.
@@ -202,7 +206,7 @@ impl QuantScheme {
         let bytes = self.row_bytes(self.group);
         let parts = codes.chunks_mut(bytes).zip(values.chunks(self.group));
         for ((codes, values), scale) in parts.zip(scales) {
-            let mut rounded = [0i8; 128];
+            let mut rounded = [0i8; LARGEST];
             let rounded = &mut rounded[..values.len().next_multiple_of(2)];
             *scale = match self.codes {
                 Codes::Int4 => round_four(values, rounded),
@@ -290,9 +294,42 @@ fn bf16_above(value: f32) -> bf16 {
     bf16::from_bits((value.to_bits().saturating_add(0xffff) >> 16) as u16)
 }
 
-/// The largest magnitude becomes 127.
-fn round_eight(values: &[f32], out: &mut [i8]) -> bf16 {
-    let largest = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+/// Values that are looked at together. What they sum to is the same with every set of instructions.
+const LANES: usize = 16;
+
+vectorised! {
+    /// A group of at most [`LARGEST`] values in eight bits: the largest magnitude becomes 127.
+    fn round_eight(values: &[f32], out: &mut [i8]) -> bf16 = round_eight_with
+}
+
+vectorised! {
+    /// A group in four bits: of several scales that map the value of largest magnitude near -8, the one with the least squared
+    /// error.
+    fn round_four(values: &[f32], out: &mut [i8]) -> bf16 = round_four_with
+}
+
+/// The group with zeros behind it, in lanes.
+#[inline(always)]
+fn in_lanes(values: &[f32]) -> [[f32; LANES]; LARGEST / LANES] {
+    let mut all = [[0.0; LANES]; LARGEST / LANES];
+    all.as_flattened_mut()[..values.len()].copy_from_slice(values);
+    all
+}
+
+#[inline(always)]
+fn largest_of(lanes: &[[f32; LANES]]) -> f32 {
+    let mut largest = [0.0f32; LANES];
+    for values in lanes {
+        for (most, value) in largest.iter_mut().zip(values) {
+            *most = most.max(value.abs());
+        }
+    }
+    largest.into_iter().fold(0.0, f32::max)
+}
+
+#[inline(always)]
+fn round_eight_with(values: &[f32], out: &mut [i8], _: impl Fn(f32, f32, f32) -> f32) -> bf16 {
+    let largest = largest_of(&in_lanes(values));
     if largest < TINY {
         return bf16::ZERO;
     }
@@ -304,24 +341,33 @@ fn round_eight(values: &[f32], out: &mut [i8]) -> bf16 {
     scale
 }
 
-/// Of several scales that map the value of largest magnitude near -8, the one with the least squared error.
-fn round_four(values: &[f32], out: &mut [i8]) -> bf16 {
-    let larger = |m: f32, v: &f32| if v.abs() > m.abs() { *v } else { m };
-    let extreme = values.iter().fold(0.0, larger);
-    if extreme.abs() < TINY {
+#[inline(always)]
+fn round_four_with(values: &[f32], out: &mut [i8], _: impl Fn(f32, f32, f32) -> f32) -> bf16 {
+    let lanes = in_lanes(values);
+    let lanes = &lanes[..values.len().div_ceil(LANES)];
+    let largest = largest_of(lanes);
+    if largest < TINY {
         return bf16::ZERO;
     }
-    let code = |value: f32, inverse: f32| nearest(value * inverse).clamp(-8.0, 7.0);
+    // The first of them.
+    let extreme = values.iter().find(|value| value.abs() == largest).copied().unwrap_or(largest);
+    let mut shares = [[0.0; LANES]; LARGEST / LANES];
+    for (shares, values) in shares.iter_mut().zip(lanes) {
+        *shares = values.map(|value| value / extreme);
+    }
     let mut best = (f32::NEG_INFINITY, 0.0);
     for step in -4..=4 {
         let inverse = -(8.0 + 0.2 * step as f32) / extreme;
         // For these codes, the scale with the least error, and by how much it lowers the sum of squares.
-        let (mut along, mut square) = (0.0, 0.0);
-        for value in values {
-            let q = code(*value, inverse);
-            along += value / extreme * q;
-            square += q * q;
+        let (mut along, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for (values, shares) in lanes.iter().zip(&shares) {
+            for i in 0..LANES {
+                let q = code_of_four(values[i], inverse);
+                along[i] += shares[i] * q;
+                square[i] += q * q;
+            }
         }
+        let (along, square) = (along.iter().sum::<f32>(), square.iter().sum::<f32>());
         let gain = along * along / square;
         if gain > best.0 {
             best = (gain, extreme * (along / square));
@@ -330,9 +376,14 @@ fn round_four(values: &[f32], out: &mut [i8]) -> bf16 {
     let scale = bf16::from_f32(best.1);
     let inverse = scale.to_f32().recip();
     for (to, value) in out.iter_mut().zip(values) {
-        *to = code(*value, inverse) as i8;
+        *to = code_of_four(*value, inverse) as i8;
     }
     scale
+}
+
+#[inline(always)]
+fn code_of_four(value: f32, inverse: f32) -> f32 {
+    nearest(value * inverse).clamp(-8.0, 7.0)
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ mod panel;
 mod products;
 mod quantised;
 mod rotary;
-mod simd;
 mod softmax;
 mod sums;
 #[cfg(target_arch = "x86_64")]

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::simd::vectorised;
 use super::softmax::exp;
+use crate::simd::vectorised;
 
 /// Values per task.
 const CHUNK: usize = 1 << 14;

@@ -6,11 +6,11 @@
 use rayon::prelude::*;
 
 use super::matmul::{Into, Matrix, exact};
-use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Tiles;
+use crate::simd::vectorised;
 
 /// A product to be written.
 pub struct Product<'a> {

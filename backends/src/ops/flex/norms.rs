@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::vectorised;
+use crate::simd::vectorised;
 
 /// Values per task.
 const CHUNK: usize = 1 << 14;

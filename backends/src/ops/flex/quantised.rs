@@ -24,13 +24,13 @@ use super::Widen;
 use super::dot;
 #[cfg(target_arch = "x86_64")]
 use super::panel::{self, Tiling};
-use super::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Tiles;
 use crate::cpu::{Level, prefetch};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
+use crate::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;
 use inputs::Inputs;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::norms::rms_chunk;
-use super::simd::vectorised;
+use crate::simd::vectorised;
 
 /// Rows per task.
 const ROWS: usize = 64;

@@ -1,6 +1,6 @@
 //! `exp(x - max)` of a row, its sum and its maximum, vectorised.
 
-use super::simd::vectorised;
+use crate::simd::vectorised;
 
 vectorised! {
     /// Replaces the values by `exp(value - largest)`, where the largest is `least` if all values are below, and returns it and

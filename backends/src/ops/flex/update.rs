@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::matmul::{Matrix, product};
-use super::simd::vectorised;
 use crate::ops::update::{AdamWStep, ITERATIONS, LEAST_NORM, QUINTIC};
+use crate::simd::vectorised;
 
 /// Values per task.
 const CHUNK: usize = 1 << 14;

@@ -2,9 +2,9 @@
 //! and multiplied with the activations as they are.
 
 use super::super::dot;
-use super::super::simd::vectorised;
 use super::Weights;
 use crate::quant::float8;
+use crate::simd::vectorised;
 
 /// Weight rows that are expanded together.
 const ROWS: usize = 4;

@@ -1,8 +1,8 @@
 //! Activation rows rounded to eight bits.
 
-use super::super::simd::vectorised;
 use super::BLOCK;
 use crate::quant::{OFFSET_OF_FOUR, QuantScheme, nearest_integer};
+use crate::simd::vectorised;
 
 /// Codes of four neighbours become one sum.
 pub const LANES: usize = BLOCK / 4;
@@ -106,18 +106,13 @@ fn round_row_with(
         };
         let mut halves = [0.0; 2];
         let (whole, rest) = values.as_chunks::<BLOCK>();
-        let mut add = |values: &[f32; BLOCK]| {
-            let (input, of_codes) = block_of(values, scales, scheme.bits());
-            all.push(input);
-            for half in 0..2 {
-                halves[half] += of_codes[half] as f32 * scales[half];
-            }
-        };
-        whole.iter().for_each(&mut add);
+        for values in whole {
+            add_block(all, &mut halves, values, scales, scheme.bits());
+        }
         if !rest.is_empty() {
             let mut last = [0.0; BLOCK];
             last[..rest.len()].copy_from_slice(rest);
-            add(&last);
+            add_block(all, &mut halves, &last, scales, scheme.bits());
         }
         if scheme.has_minimums() {
             match (scheme.group(), values.len() > BLOCK / 2) {
@@ -126,6 +121,23 @@ fn round_row_with(
                 _ => sums.push(halves[0] + halves[1]),
             }
         }
+    }
+}
+
+/// Adds a block, and its rounded values to the sums of the halves. Not a closure: one that is not inlined is compiled without the
+/// instructions of the function that calls it.
+#[inline(always)]
+fn add_block(
+    all: &mut Vec<Input>,
+    halves: &mut [f32; 2],
+    values: &[f32; BLOCK],
+    scales: [f32; 2],
+    bits: usize,
+) {
+    let (input, of_codes) = block_of(values, scales, bits);
+    all.push(input);
+    for half in 0..2 {
+        halves[half] += of_codes[half] as f32 * scales[half];
     }
 }
 
