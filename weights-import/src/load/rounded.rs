@@ -260,8 +260,13 @@ pub(crate) fn round(
             },
         })?;
         rows += values.len() / inputs.max(1);
-        codes.extend(rounded.codes);
-        scales.extend(rounded.scales);
+        // Mostly there is one.
+        if codes.is_empty() {
+            (codes, scales) = (rounded.codes, rounded.scales);
+        } else {
+            codes.extend(rounded.codes);
+            scales.extend(rounded.scales);
+        }
     }
     let shape = vec![rows, scheme.row_bytes(inputs)];
     let codes = TensorData::from_bytes_vec(codes, shape, scheme.code_dtype());
