@@ -38,8 +38,8 @@ def text(shape, rows, past, weight=BF16):
 
     return [
         ("embedding", 1, 2 * inputs, 0),
-        ("RMSNorm before attention and behind all", layers + 1, (layers + 1) * 2 * inputs, 0),
-        ("residual sum and RMSNorm", layers, layers * 4 * inputs, 0),
+        ("RMSNorm of the first layer and behind all", 2, 2 * 2 * inputs, 0),
+        ("residual sum and RMSNorm", 2 * layers - 1, (2 * layers - 1) * 4 * inputs, 0),
         product("q, k, v", qkv, hidden, 3),
         ("norm and rotary of q and k, cache", (1 if rows == 1 else 2) * layers,
          layers * 2 * rows * (heads + 2 * kv) * size * BF16, 0),
@@ -49,7 +49,7 @@ def text(shape, rows, past, weight=BF16):
         product("gate, up", 2 * inner, hidden, 2),
         ("SwiGLU", layers, layers * 3 * rows * inner * BF16, 0),
         product("down", hidden, inner, 1),
-        ("residual sum", layers, layers * 3 * inputs, 0),
+        ("residual sum of the last layer", 1, 3 * inputs, 0),
         ("head", 1, vocabulary * (hidden + 1) * BF16, 2 * vocabulary * hidden),
         ("largest logit", 1, vocabulary * BF16, 0),
     ]
