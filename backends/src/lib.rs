@@ -23,6 +23,7 @@ pub mod kernel_cache;
 pub mod memmap;
 pub mod ops;
 pub mod peak;
+pub mod pixels;
 pub mod quant;
 mod simd;
 pub mod threads;

@@ -260,6 +260,21 @@ def pack(codes):
     return (codes << np.arange(0, 32, 4, dtype=np.uint32)).sum(-1, dtype=np.uint32).view(np.int32)
 
 
+def check_packing():
+    """That `pack` is what compressed-tensors does, where that package is installed."""
+    try:
+        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+    except ImportError:
+        print("not compared: the package compressed-tensors 0.20 is not installed")
+        return
+    rng = np.random.default_rng(1)
+    for shape in ((8, 64), (10, 44)):
+        codes = rng.integers(-8, 8, shape).astype(np.int8)
+        for axis, ours in ((1, pack(codes + 8)), (0, pack((codes + 8).T).T)):
+            theirs = pack_to_int32(torch.from_numpy(codes), 4, packed_dim=axis).numpy()
+            assert np.array_equal(ours, theirs), (shape, axis)
+
+
 def asymmetric(weight, group):
     """Codes from 0 to 15, scales in f16 and zero points of groups along the rows of `weight`."""
     rows, columns = weight.shape
@@ -367,6 +382,7 @@ def write_method(name):
 
 
 def main():
+    check_packing()
     write_gguf()
     ROUNDED.mkdir(exist_ok=True)
     for name in METHODS:

@@ -55,12 +55,20 @@ impl DeviceFailure {
     }
 }
 
-/// What is said of a buffer that a card had no room for, with `free` as its memory is then; nothing where that is not it.
+/// What is said of a buffer that a card had no room for, or that no card of its kind has, with `free` as its memory is then; nothing where that is not it.
 fn out_of_memory(said: &str, free: Option<MemoryInfo>) -> Option<String> {
-    let bytes = ["out of device memory allocating ", "can't allocate buffer of size: "];
-    let (_, rest) = bytes.iter().find_map(|words| said.split_once(words))?;
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    let wanted = digits.parse::<u64>().ok()?.div_ceil(1 << 20);
+    let wanted_behind = |words: &str| {
+        let (_, rest) = said.split_once(words)?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some(digits.parse::<u64>().ok()?.div_ceil(1 << 20))
+    };
+    if let Some(wanted) = wanted_behind("can't allocate buffer of size: ") {
+        return Some(format!(
+            "a buffer of {wanted} MiB is larger than any that the device has, whatever is free; shorten the prompt, lower \
+             --max-pixels or --max-num-seqs, or take another device"
+        ));
+    }
+    let wanted = wanted_behind("out of device memory allocating ")?;
     let mebibytes = |bytes: u64| bytes >> 20;
     let free = free.map_or(String::new(), |memory| {
         let (free, total) = (mebibytes(memory.available), mebibytes(memory.total));
@@ -186,6 +194,10 @@ mod tests {
         let figures = "a buffer of 4 MiB has no room on the card, of whose 80 MiB 2 are free;";
         assert!(reason.contains(figures), "{reason}");
         assert_eq!(out_of_memory("the kernel trapped", Some(memory)), None);
+        let said = "IO error: can't allocate buffer of size: 5000000";
+        let reason = out_of_memory(said, Some(memory)).unwrap();
+        let figure = "a buffer of 5 MiB is larger than any that the device has";
+        assert!(reason.contains(figure) && !reason.contains("free are"), "{reason}");
         for (said, expected) in [
             (
                 "A trap\nCaused by:\n  A launch\nCaused by:\n  address 0\nBacktrace:\n   0: main",

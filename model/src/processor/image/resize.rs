@@ -1,19 +1,18 @@
 //! Bicubic resize of 8-bit RGB, bit for bit what torchvision computes on a uint8 CPU tensor with `antialias=True`:
 //! a horizontal pass to 8 bits, then a vertical one, weights in 16-bit fixed point, sums in 32 bits.
 //!
-//! Both passes are the same loop, a weighted sum of equally distant runs of bytes, which the compiler vectorises: in the
-//! vertical pass a run is a piece of a row; for the horizontal pass a band of rows is turned so that a run is a column.
+//! Both passes are the same loop, a weighted sum of equally distant runs of bytes ([`weighted`]): in the vertical pass a run is a
+//! piece of a row; for the horizontal pass a band of rows is turned so that a run is a column.
 
 use super::RgbImage;
 use super::filter::AxisFilter;
+use qwen3_vl_backends::pixels::{TOGETHER, weighted};
 use rayon::prelude::*;
 
 /// Rows that the horizontal pass handles together.
 const BAND: usize = 16;
 /// Bytes of one column of a band.
 const COLUMN: usize = BAND * 3;
-/// Bytes that the vertical pass handles together.
-const RUN: usize = 48;
 
 /// Resizes to `height` x `width`. An axis whose size does not change is left alone.
 ///
@@ -66,8 +65,9 @@ fn resize_band(columns: &[[u8; COLUMN]], filter: &AxisFilter, out: &mut [u8]) {
     let width = filter.len();
     for x in 0..width {
         let (start, weights) = filter.window(x);
-        let runs = columns[start..start + weights.len()].iter();
-        let column = weighted_sum(runs, weights, filter.precision);
+        let runs = columns[start..start + weights.len()].as_flattened();
+        let mut column = [0; COLUMN];
+        weighted(&mut column, runs, COLUMN, weights, filter.precision);
         for (row, pixel) in out.chunks_exact_mut(width * 3).zip(column.as_chunks::<3>().0) {
             row[3 * x..3 * x + 3].copy_from_slice(pixel);
         }
@@ -81,40 +81,11 @@ fn vertical(source: &[u8], from: usize, to: usize, row_len: usize) -> Vec<u8> {
     out.par_chunks_mut(row_len).enumerate().for_each(|(y, out)| {
         let (start, weights) = filter.window(y);
         let rows = &source[start * row_len..(start + weights.len()) * row_len];
-        let (runs, rest) = out.as_chunks_mut::<RUN>();
-        for (i, run) in runs.iter_mut().enumerate() {
-            *run = weighted_sum(column_of(rows, row_len, i * RUN), weights, filter.precision);
-        }
-        let done = row_len - rest.len();
-        for (i, byte) in rest.iter_mut().enumerate() {
-            [*byte] = weighted_sum(column_of(rows, row_len, done + i), weights, filter.precision);
+        for (i, run) in out.chunks_mut(TOGETHER).enumerate() {
+            weighted(run, &rows[i * TOGETHER..], row_len, weights, filter.precision);
         }
     });
     out
-}
-
-/// The `N` bytes at offset `at` of every row.
-fn column_of<const N: usize>(
-    rows: &[u8],
-    row_len: usize,
-    at: usize,
-) -> impl Iterator<Item = &[u8; N]> {
-    rows.chunks_exact(row_len).filter_map(move |row| row[at..].first_chunk())
-}
-
-/// The weighted sum of `runs`, rounded and clamped to 8 bits.
-fn weighted_sum<'a, const N: usize>(
-    runs: impl Iterator<Item = &'a [u8; N]>,
-    weights: &[i16],
-    precision: u32,
-) -> [u8; N] {
-    let mut sums = [1i32 << (precision - 1); N];
-    for (run, &weight) in runs.zip(weights) {
-        for (sum, &byte) in sums.iter_mut().zip(run) {
-            *sum += i32::from(byte) * i32::from(weight);
-        }
-    }
-    sums.map(|sum| (sum >> precision).clamp(0, 255) as u8)
 }
 
 #[cfg(test)]
