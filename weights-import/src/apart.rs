@@ -12,15 +12,15 @@ const JOINED: [(&[&str], &str); 2] =
 
 const EXPERTS: &str = ".mlp.experts.";
 
-/// The names of the matrices that `name`, a parameter of so many experts, is stored in one by one: those of the first expert,
-/// then those of the next. `None` where it is no parameter of experts.
-pub(crate) fn names(name: &str, experts: usize) -> Option<Vec<String>> {
+/// How many matrices of each expert the parameter `name` is stored in one by one, and the names of those of all experts: of the
+/// first, then of the next. `None` where it is no parameter of experts.
+pub(crate) fn names(name: &str, experts: usize) -> Option<(usize, impl Iterator<Item = String>)> {
     let (layer, parameter) = name.split_once(EXPERTS)?;
     let (matrices, _) = JOINED.iter().find(|(_, joined)| *joined == parameter)?;
-    let of_expert = |expert| {
+    let of_expert = move |expert| {
         matrices.iter().map(move |matrix| format!("{layer}{EXPERTS}{expert}.{matrix}.weight"))
     };
-    Some((0..experts).flat_map(of_expert).collect())
+    Some((matrices.len(), (0..experts).flat_map(of_expert)))
 }
 
 /// Makes one tensor `[experts, out, in]` of the matrices of all experts of a layer, where they are floats and alike. Others stay
@@ -33,7 +33,8 @@ pub(crate) fn join(tensors: &mut BTreeMap<String, TensorEntry>) {
             let name = format!("{layer}{EXPERTS}{joined}");
             let matrix = |expert: usize| format!("{layer}{EXPERTS}{expert}.{}.weight", matrices[0]);
             let experts = (0..).take_while(|expert| tensors.contains_key(&matrix(*expert))).count();
-            let parts = names(&name, experts).expect("the name of a parameter of experts");
+            let (_, parts) = names(&name, experts).expect("the name of a parameter of experts");
+            let parts: Vec<String> = parts.collect();
             let Some(entry) = joined_entry(tensors, &parts, experts) else { continue };
             if tensors.contains_key(&name) {
                 continue;
@@ -78,7 +79,9 @@ mod tests {
 
     #[test]
     fn matrices_of_experts_become_one_tensor_across_files() {
-        let names = names("a.layers.7.mlp.experts.gate_up_proj", 2).unwrap();
+        let (each, names) = names("a.layers.7.mlp.experts.gate_up_proj", 2).unwrap();
+        let names: Vec<String> = names.collect();
+        assert_eq!((each, names.len()), (2, 4));
         assert_eq!(
             [&names[0], &names[3]],
             [
@@ -102,6 +105,6 @@ mod tests {
         let before = other.clone();
         join(&mut other);
         assert_eq!(other, before);
-        assert_eq!(super::names("a.layers.7.mlp.down_proj.weight", 2), None);
+        assert!(super::names("a.layers.7.mlp.down_proj.weight", 2).is_none());
     }
 }

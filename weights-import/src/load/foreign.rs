@@ -131,12 +131,11 @@ fn apart<'c>(
     name: &str,
     [experts, rows, inputs]: [usize; 3],
 ) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
-    let names = crate::apart::names(name, experts).unwrap_or_default();
-    let each = names.len() / experts.max(1);
-    if each == 0 || !rows.is_multiple_of(each) {
+    let Some((each, names)) = crate::apart::names(name, experts) else { return Ok(None) };
+    if !rows.is_multiple_of(each) {
         return Ok(None);
     }
-    let mut pieces: Vec<Piece<'c>> = Vec::with_capacity(names.len());
+    let mut pieces: Vec<Piece<'c>> = Vec::new();
     for name in names {
         let found = find(checkpoint, &name, &[rows / each, inputs])?;
         let Some((entry, foreign)) = found else {

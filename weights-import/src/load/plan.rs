@@ -81,9 +81,7 @@ impl Item<'_> {
             }
         }
     }
-}
 
-impl Item<'_> {
     /// Bytes of its scales on `device`, beside the codes.
     pub fn scales(&self, device: &SelectedDevice) -> u64 {
         let scales = match &self.stored {
