@@ -182,6 +182,35 @@ mod tests {
         assert_eq!(found[..4], [0.5, 0.5, 1.5, 3.0]);
     }
 
+    /// Ten rows are a word and a quarter, three inputs a byte and a half.
+    #[test]
+    fn words_that_are_not_full_hold_no_more_rows() {
+        let code = |row: usize, input: usize| (row * 3 + input * 5) as u32 % 16;
+        let word = |input: usize, first: usize| -> u32 {
+            let halves = AWQ_ORDER.iter().enumerate().filter(|(_, row)| first + **row < 10);
+            halves.map(|(half, row)| code(first + row, input) << (4 * half)).sum()
+        };
+        let words: Vec<u32> =
+            (0..3).flat_map(|input| [0, 8].map(|first| word(input, first))).collect();
+        let codes = awq_codes(&words, [10, 3]);
+        assert_eq!(codes.len(), 20);
+        for (row, bytes) in codes.chunks(2).enumerate() {
+            let low = code(row, 0) | code(row, 1) << 4;
+            assert_eq!([u32::from(bytes[0]), u32::from(bytes[1])], [low, code(row, 2)], "{row}");
+        }
+        let scheme = QuantScheme::with_minimums(4, 32).unwrap();
+        let scales: Vec<f32> = (0..10).map(|row| 1.0 + row as f32).collect();
+        let zeros = [word(0, 0), word(0, 8)];
+        let found = awq_scales(&zeros, &scales, [10, 3], scheme);
+        let expected = (0..10).flat_map(|row| [scales[row], scales[row] * code(row, 0) as f32]);
+        assert_eq!(found, expected.collect::<Vec<f32>>());
+        let packed: Vec<u32> = [0..8, 8..10]
+            .map(|rows| rows.map(|row| code(row, 0) << (4 * (row % 8))).sum())
+            .to_vec();
+        let expected: Vec<u8> = (0..10).map(|row| code(row, 0) as u8).collect();
+        assert_eq!(zero_points(&packed, [10, 3], scheme), expected);
+    }
+
     #[test]
     fn zero_points_become_minimums_or_differences() {
         let scheme = QuantScheme::with_minimums(4, 32).unwrap();
