@@ -29,11 +29,40 @@ fn what_stands_in_the_way_of_a_card_is_told() {
         ("cuda:0", "CUDA_EMULATOR_DEVICES", "0", "the NVIDIA driver finds no GPU"),
         ("cuda:0", "CUDA_EMULATOR_DRIVER", "11040", "too old: it knows CUDA 11.4"),
         ("cuda:0", "LD_LIBRARY_PATH", "", "no NVIDIA driver was found"),
-        ("cuda:0", "CUDA_PATH", "/nowhere", "libdevice.10.bc"),
     ] {
         let Some(said) = said(device, &[(variable, value)]) else { return };
         assert!(said.contains(expected), "{device} with {variable}={value}: {said}");
     }
+}
+
+/// Where there is no toolkit, kernels are linked with functions of our own, which need a folder that can be written to.
+#[test]
+fn answers_need_no_toolkit() {
+    if std::env::var_os("CUDA_EMULATOR_CACHE").is_none() {
+        println!("skipped: the driver is not emulated");
+        return;
+    }
+    let [cache, temporary] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [cache, temporary] = [&cache, &temporary].map(|folder| folder.path().to_str().unwrap());
+    let answer = |variables: &[(&str, &str)]| {
+        let mut program = common::program("cuda:0");
+        program.arg("run").arg(common::fixtures().join("dense_tied"));
+        program.args(["-p", "hello", "--max-new-tokens", "8"]);
+        let output = program.envs(variables.iter().copied()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // LLVM speaks where it doubts that what it links fits together.
+        assert!(!said.contains("Linking"), "{said}");
+        output.status.success().then_some(output.stdout).ok_or(said)
+    };
+    let expected = answer(&[]).unwrap();
+    let none = ("CUDA_PATH", "/nowhere");
+    assert_eq!(answer(&[none, ("XDG_CACHE_HOME", cache)]), Ok(expected.clone()));
+    let no_cache = [none, ("XDG_CACHE_HOME", "/proc/nowhere"), ("TMPDIR", temporary)];
+    assert_eq!(answer(&no_cache), Ok(expected));
+    let nothing = [none, ("XDG_CACHE_HOME", "/proc/nowhere"), ("TMPDIR", "/proc/nowhere")];
+    let said = answer(&nothing).unwrap_err();
+    assert!(said.contains("can be written neither") && said.contains("TMPDIR"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[test]

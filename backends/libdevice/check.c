@@ -43,6 +43,7 @@ static int failures = 0;
 static void report(const char* name, Found found, double bound) {
     int bad = !(found.worst <= bound);
     printf("%-8s %8.3f of %.1f at %a %a, %llu values%s\n", name, found.worst, bound, found.x, found.y, found.count, bad ? "  TOO MUCH" : "");
+    fflush(stdout);
     failures += bad;
 }
 

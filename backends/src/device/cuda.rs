@@ -1,6 +1,6 @@
 //! What stands in the way of CUDA. Burn finds out in the middle of the work, with a panic or an error per kernel.
 
-use std::path::{Path, PathBuf};
+pub(super) mod library;
 
 /// The oldest CUDA that a driver must know, as drivers write versions: 12.8 is 12080. `.cargo/config.toml` sets what this
 /// build binds to; in a build without that, Burn's bindings are those of the newest CUDA and need functions of 12.8.
@@ -26,25 +26,6 @@ fn too_old(version: i32) -> Option<String> {
         format!(
             "the NVIDIA driver is too old: it knows CUDA {known}, and this build needs {needed}; update the driver"
         )
-    })
-}
-
-/// What kernels lack before they can be compiled: CubeCL links those that call `exp`, `sin` and the like with a library of
-/// NVIDIA's, and looks for it where a toolkit would be.
-pub(super) fn missing_library() -> Option<String> {
-    let library = |root: &Path| root.join("nvvm/libdevice/libdevice.10.bc");
-    let found = match std::env::var_os("CUDA_PATH") {
-        Some(root) => library(&PathBuf::from(root)).is_file(),
-        None => {
-            let roots = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"];
-            roots.iter().any(|root| library(Path::new(root)).is_file())
-        }
-    };
-    (!found).then(|| {
-        "kernels are linked with nvvm/libdevice/libdevice.10.bc of the CUDA toolkit, which was not found; install the \
-         toolkit, or `pip install nvidia-cuda-nvcc-cu12`, and let CUDA_PATH name the folder that has nvvm in it \
-         (.../site-packages/nvidia/cuda_nvcc)"
-            .to_owned()
     })
 }
 

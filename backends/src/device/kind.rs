@@ -112,7 +112,11 @@ impl BackendKind {
             #[cfg(feature = "cuda")]
             Self::Cuda if super::cuda::absence().is_some() => Vec::new(),
             #[cfg(feature = "cuda")]
-            Self::Cuda => probe(DeviceType::Cuda),
+            Self::Cuda => {
+                // Whoever opens one of them is told of an error.
+                let _ = super::cuda::library::settle();
+                probe(DeviceType::Cuda)
+            }
             #[cfg(feature = "metal")]
             Self::Metal => probe(DeviceType::Metal),
             #[cfg(feature = "vulkan")]

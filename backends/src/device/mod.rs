@@ -134,8 +134,8 @@ fn checked(selected: SelectedDevice) -> Result<SelectedDevice, DeviceError> {
         Level::from_env()?;
     }
     #[cfg(feature = "cuda")]
-    if let (BackendKind::Cuda, Some(reason)) = (selected.kind, cuda::missing_library()) {
-        return Err(DeviceError::Unusable { name: selected.name, reason });
+    if let (BackendKind::Cuda, Err(reason)) = (selected.kind, cuda::library::settle()) {
+        return Err(DeviceError::Unusable { name: selected.name, reason: reason.to_owned() });
     }
     Ok(selected)
 }
