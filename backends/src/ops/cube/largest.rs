@@ -10,7 +10,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{CUBES, cubes, empty};
+use super::launch::{cubes, empty};
 
 /// Units of a cube.
 const UNITS: usize = 256;
@@ -24,9 +24,10 @@ const ZERO: u32 = 1 << 31;
 /// Infinity, as bits.
 const INFINITE: u32 = 0x7f80_0000;
 
-/// A row: how many values, in how many parts.
+/// A row: how many values, in how many parts; and how many cubes have something to search.
 #[derive(CubeType, CubeLaunch)]
 struct Row {
+    cubes: usize,
     width: usize,
     parts: usize,
 }
@@ -139,36 +140,37 @@ fn largest_kernel(
 ) {
     let mut ranks = Shared::<[u32]>::new_slice(UNITS);
     let mut places = Shared::<[u32]>::new_slice(UNITS);
-    let to = CUBE_POS * comptime!(2 * k);
-    let mut rank = u32::MAX.runtime();
-    let mut place = 0u32;
-    for j in 0..k {
-        let last = Item { rank, place };
-        let mine = best_behind(words, &last, &row, k, merged);
-        let best = best_of_cube(mine, &mut ranks, &mut places);
-        rank = best.rank;
-        place = best.place;
-        if UNIT_POS == 0 {
-            if comptime!(whole) {
-                out[to + j] = value_of(rank);
-                out[to + k + j] = u32::reinterpret(f32::cast_from(place));
-            } else {
-                out[to + j] = rank;
-                out[to + k + j] = place;
+    if CUBE_POS < row.cubes {
+        let to = CUBE_POS * comptime!(2 * k);
+        let mut rank = u32::MAX.runtime();
+        let mut place = 0u32;
+        for j in 0..k {
+            let last = Item { rank, place };
+            let mine = best_behind(words, &last, &row, k, merged);
+            let best = best_of_cube(mine, &mut ranks, &mut places);
+            rank = best.rank;
+            place = best.place;
+            if UNIT_POS == 0 {
+                if comptime!(whole) {
+                    out[to + j] = value_of(rank);
+                    out[to + k + j] = u32::reinterpret(f32::cast_from(place));
+                } else {
+                    out[to + j] = rank;
+                    out[to + k + j] = place;
+                }
             }
         }
     }
 }
 
-/// [`crate::ops::largest_of_rows`] of a tensor in f32; nothing where there are too many rows.
+/// [`crate::ops::largest_of_rows`] of a tensor in f32; nothing where rows do not have as many values.
 pub(super) fn of_rows(x: &CubeTensor, k: usize) -> Option<CubeTensor> {
     let [rows, width] = x.shape().dims();
-    let parts = width.div_ceil(PART);
-    let all = rows * parts;
-    if k == 0 || k > width || all > CUBES {
+    if k == 0 || k > width {
         return None;
     }
-    let found = launch(&into_contiguous(x.clone()), [all, width, parts, k], false);
+    let parts = width.div_ceil(PART);
+    let found = launch(&into_contiguous(x.clone()), [rows * parts, width, parts, k], false);
     match parts {
         1 => Some(found),
         _ => Some(launch(&found, [rows, width, parts, k], true)),
@@ -177,7 +179,8 @@ pub(super) fn of_rows(x: &CubeTensor, k: usize) -> Option<CubeTensor> {
 
 fn launch(words: &CubeTensor, [count, width, parts, k]: [usize; 4], merged: bool) -> CubeTensor {
     let out = empty(words, Shape::new([count, 2 * k]), DType::F32);
-    // SAFETY: places stop at the end of a part or of what was found in all parts, and each cube has its own `2 · k` words.
+    // SAFETY: places stop at the end of a part or of what was found in all parts, each cube has its own `2 · k` words, and cubes
+    // behind the last do nothing.
     unsafe {
         largest_kernel::launch_unchecked(
             &out.client,
@@ -185,7 +188,7 @@ fn launch(words: &CubeTensor, [count, width, parts, k]: [usize; 4], merged: bool
             CubeDim::new_1d(UNITS as u32),
             words.clone().into_buffer_arg(),
             out.clone().into_buffer_arg(),
-            RowLaunch::new(width, parts),
+            RowLaunch::new(count, width, parts),
             k,
             merged,
             merged || parts == 1,

@@ -55,3 +55,12 @@ fn the_largest_of_a_view_are_those_of_its_rows() {
     let expected = reference::largest_of_rows::<Flex>(flex(&x.transpose()), 3);
     assert_eq!(found, expected.into_data().to_vec::<f32>().unwrap());
 }
+
+/// More rows than cubes have room for along one axis.
+#[test]
+fn the_largest_of_very_many_rows_agree() {
+    let Some((device, _)) = card() else { return };
+    let shape = [70_001, 5];
+    let values = (0..shape[0] * shape[1]).map(|i| (i as f32 * 0.7713).sin()).collect();
+    check(values, shape, 2, &device);
+}
