@@ -9,6 +9,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Int, Tensor, bf16};
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::model::Qwen3VlModel;
+use qwen3_vl::model::inputs::{ModelInputs, PlaceholderIds};
+use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::roundable::Roundable;
 use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::load::checkpoint_sizes;
@@ -379,5 +381,34 @@ fn sizes_count_experts_as_they_are_held() {
         // A step reads two of 64 experts in each of two layers.
         let read = loaded.model().bytes_per_token();
         assert!(read < layers / 2, "{read} of {layers}");
+    }
+}
+
+/// The logits of all tokens of a prompt of text.
+fn logits_of_text(model: &Qwen3VlModel, tokens: usize) -> Vec<f32> {
+    let ids = (0..tokens).map(|i| 3 + (i * i + 7 * i) as u32 % 480).collect();
+    let none = Default::default;
+    let tokens_of = PlaceholderIds::of(model.config());
+    let inputs = ModelInputs::from_ids(ids, none(), none(), tokens_of).unwrap();
+    let mut probe = Probe::off();
+    let (mut prompt, mut cache) = (model.prepare(&inputs, &mut probe).unwrap(), model.new_cache());
+    let hidden = model.prefill(&mut prompt, 0..tokens, &mut cache, &mut probe);
+    let logits = model.logits(hidden).into_data();
+    logits.convert_dtype(DType::F32).try_to_vec().unwrap()
+}
+
+/// Cards choose experts by themselves, in small steps and large ones.
+#[test]
+fn a_card_computes_long_prompts_as_ndarray_does() {
+    let folder = common::fixtures().join("moe");
+    let of =
+        |device: &str, quant, tokens| logits_of_text(load(&folder, device, quant).model(), tokens);
+    for card in common::cards() {
+        for quant in [None, Some("int8-g32"), Some("int4-g32")] {
+            for tokens in [100, 129, 700] {
+                let far = far(&of(&card, quant, tokens), &of("ndarray", quant, tokens));
+                assert!(far < 1e-4, "{quant:?} on {card}, {tokens} tokens: {far}");
+            }
+        }
     }
 }

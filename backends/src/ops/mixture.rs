@@ -9,7 +9,7 @@ use super::{ModelOps, RoundedStack};
 /// their logits and behind these their numbers, as [`largest_of_rows`] gives them. SwiGLU with `gate_up [experts, 2 · inner,
 /// hidden]` (gate rows first), `down [experts, hidden, inner]`, and the sum by the softmax of the logits; in the dtype of `x`.
 ///
-/// For few rows: kernels read the matrices of an expert once for a few of its rows, and the reference body copies them for each.
+/// Kernels read the matrices of an expert once for a tile of its rows; the reference body copies them for each.
 pub fn mixture(x: Tensor<2>, routes: Tensor<2>, gate_up: Tensor<3>, down: Tensor<3>) -> Tensor<2> {
     let (x, routes) = (x.into_dispatch(), routes.into_dispatch());
     let (gate_up, down) = (gate_up.into_dispatch(), down.into_dispatch());

@@ -16,9 +16,8 @@ use crate::probe::Probe;
 use crate::stack::Stack;
 use crate::weight::Quantised;
 
-/// Most rows of a mixture that is computed without the host.
-const ROWS_ON_CARD: usize = 128;
-/// The same on another machine, which copies the matrices of the experts of each row; but reading the routes is a journey.
+/// Most rows that go to experts without the host on another machine, which copies the matrices of the experts of each row; but
+/// reading the routes is a journey.
 const ROWS_FAR_AWAY: usize = 4;
 
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
@@ -39,8 +38,8 @@ pub struct Experts {
     pub down_proj: Stack,
 }
 
-/// Which experts each row goes to, and with which weight. The choice is made on the host, which reads the router's
-/// logits back once; the weights stay on the device, where gradients flow through them.
+/// Which experts each row goes to, and with which weight, on processors, in training, and where a probe asks. The choice is made
+/// on the host, which reads the router's logits back once; the weights stay on the device, where gradients flow through them.
 struct Routing {
     /// `[rows][experts_per_token]`, best first.
     experts: Vec<Vec<usize>>,
@@ -86,12 +85,11 @@ impl MoeBlock {
         matches!(stacks, (Dense(_), Dense(_)) | (Quantised(_), Quantised(_)))
     }
 
-    /// Few rows on a card: nobody waits for what the router says. Nothing where the host must know it.
+    /// On a card: nobody waits for what the router says. Nothing where the host must know it.
     fn on_card(&self, x: &Tensor<2>, logits: &Tensor<2>) -> Option<Tensor<2>> {
         let device = x.device();
         let on_card = ops::kernels_on() && !device.is_autodiff() && !is_processor(&device);
-        let most = if lost::is_remote(&device) { ROWS_FAR_AWAY } else { ROWS_ON_CARD };
-        if !on_card || x.dims()[0] > most {
+        if !on_card || lost::is_remote(&device) && x.dims()[0] > ROWS_FAR_AWAY {
             return None;
         }
         let routes = || ops::largest_of_rows(logits.clone(), self.experts_per_token);

@@ -7,38 +7,52 @@ use burn::tensor::{DType, Shape, Slice};
 use super::super::{ModelOps, RoundedStack};
 use super::{cast, columns, joined, slice_first, swiglu};
 
-/// Most values of expanded weights that exist at one time, but for those of one expert.
+/// Most values of copied or expanded weights that exist at one time, but for those of one expert.
 const EXPANDED: usize = 1 << 25;
 
-/// Body of [`super::super::ModelOps::mixture_of_routes`]: copies the matrices of every pair of a row and an expert.
+/// Body of [`super::super::ModelOps::mixture_of_routes`]: copies the matrices of a few pairs of a row and an expert at a time.
 pub fn mixture<B: ModelOps>(
     x: FloatTensor<B>,
     routes: FloatTensor<B>,
     gate_up: FloatTensor<B>,
     down: FloatTensor<B>,
 ) -> FloatTensor<B> {
-    let (x, experts) = pairs::<B>(x, &routes);
-    let both = product_of_each::<B>(x, gate_up, experts.clone());
-    summed::<B>(product_of_each::<B>(gated::<B>(both), down, experts), routes)
+    let double = gate_up.shape()[1];
+    by_few_pairs::<B>(x, routes, double, |x, experts| {
+        let both = product_of_each::<B>(x, gate_up.clone(), experts.clone());
+        product_of_each::<B>(gated::<B>(both), down.clone(), experts)
+    })
 }
 
-/// Body of [`super::super::ModelOps::mixture_of_codes`]: expands the matrices of a few pairs at a time.
+/// Body of [`super::super::ModelOps::mixture_of_codes`]: expands them instead.
 pub fn mixture_of_codes<B: ModelOps>(
     x: FloatTensor<B>,
     routes: FloatTensor<B>,
     gate_up: RoundedStack<B>,
     down: RoundedStack<B>,
 ) -> FloatTensor<B> {
+    let double = gate_up.codes.shape()[1];
+    by_few_pairs::<B>(x, routes, double, |x, experts| {
+        let both = product_of_each_rounded::<B>(x, &gate_up, experts.clone());
+        product_of_each_rounded::<B>(gated::<B>(both), &down, experts)
+    })
+}
+
+/// The sums of what `products` makes of pairs, as many at a time as there may be matrices of `double` rows.
+fn by_few_pairs<B: ModelOps>(
+    x: FloatTensor<B>,
+    routes: FloatTensor<B>,
+    double: usize,
+    products: impl Fn(FloatTensor<B>, IntTensor<B>) -> FloatTensor<B>,
+) -> FloatTensor<B> {
     let (x, experts) = pairs::<B>(x, &routes);
     let [count, hidden] = x.shape().dims();
-    let step = (EXPANDED / (gate_up.codes.shape()[1] * hidden).max(1)).clamp(1, count.max(1));
+    let step = (EXPANDED / (double * hidden).max(1)).clamp(1, count.max(1));
     let parts = (0..count).step_by(step).map(|first| {
         let last = (first + step).min(count);
         let few = Slice::from(first as isize..last as isize);
-        let (x, experts) =
-            (slice_first::<B>(x.clone(), first, last), B::int_slice(experts.clone(), &[few]));
-        let both = product_of_each_rounded::<B>(x, &gate_up, experts.clone());
-        product_of_each_rounded::<B>(gated::<B>(both), &down, experts)
+        let x = slice_first::<B>(x.clone(), first, last);
+        products(x, B::int_slice(experts.clone(), &[few]))
     });
     summed::<B>(joined::<B>(parts.collect()), routes)
 }

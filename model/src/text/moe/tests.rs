@@ -50,23 +50,49 @@ fn experts_together_compute_what_one_after_the_other_does() {
     }
 }
 
+/// Cards of this machine.
+fn cards() -> impl Iterator<Item = device::SelectedDevice> {
+    device::present().into_iter().filter(|found| !found.kind.is_cpu())
+}
+
+/// What a card computes by itself is what one expert after the other does, and the whole block does no other thing.
+fn check_on_card(block: &MoeBlock, count: usize, device: &burn::tensor::Device) {
+    let x = rows(count, device);
+    let logits = block.gate.forward(x.clone());
+    let alone = block.on_card(&x, &logits).map(values);
+    let expected = values(block.one_by_one(x.clone(), &Routing::new(logits, 3)));
+    let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let whole = values(block.forward(x, 0, &mut Probe::off()));
+    for y in [alone.expect("without the host"), whole] {
+        let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+        assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{count} rows");
+    }
+}
+
+/// Few, as prompts have, and more than are computed at one time.
 #[test]
-fn a_card_computes_few_rows_without_the_host_and_many_with_it() {
-    let cards = device::present().into_iter().filter(|found| !found.kind.is_cpu());
-    for found in cards {
+fn a_card_computes_any_number_of_rows_without_the_host() {
+    for found in cards() {
         let block = block(&found.device);
-        for count in [1, 5, ROWS_ON_CARD, ROWS_ON_CARD + 1] {
-            let x = rows(count, &found.device);
-            let logits = block.gate.forward(x.clone());
-            let alone = block.on_card(&x, &logits).map(values);
-            assert_eq!(alone.is_some(), count <= ROWS_ON_CARD, "{count} rows");
-            let expected = values(block.one_by_one(x.clone(), &Routing::new(logits, 3)));
-            let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            for y in alone.into_iter().chain([values(block.forward(x, 0, &mut Probe::off()))]) {
-                let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-                assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{count} rows");
-            }
+        for count in [1, 5, 128, 129, 300, 6000] {
+            check_on_card(&block, count, &found.device);
         }
+    }
+}
+
+/// Gradients flow through what the host sorts, and a probe is told what it chose.
+#[test]
+fn training_and_probes_ask_the_host() {
+    for found in cards() {
+        let block = block(&found.device);
+        let device = found.device.clone().autodiff();
+        let x = rows(5, &device);
+        let logits = x.clone().narrow(1, 0, 6);
+        assert!(block.on_card(&x, &logits).is_none());
+        let mut probe = Probe::on();
+        block.forward(rows(200, &found.device), 0, &mut probe);
+        let records = probe.into_records();
+        assert!(records.iter().any(|(name, _)| name == "router_index.0"));
     }
 }
 
@@ -86,24 +112,14 @@ fn rounded(stack: &Stack, scheme: QuantScheme) -> Stack {
 
 #[test]
 fn a_card_computes_with_rounded_experts_without_the_host_too() {
-    let cards = device::present().into_iter().filter(|found| !found.kind.is_cpu());
-    for (found, scheme) in cards.flat_map(|found| {
+    for (found, scheme) in cards().flat_map(|found| {
         ["int8-g64", "int4-g32"].map(|name| (found.clone(), name.parse().unwrap()))
     }) {
         let mut block = block(&found.device);
         block.experts.gate_up_proj = rounded(&block.experts.gate_up_proj, scheme);
         block.experts.down_proj = rounded(&block.experts.down_proj, scheme);
-        for count in [1, 37, ROWS_ON_CARD + 1] {
-            let x = rows(count, &found.device);
-            let logits = block.gate.forward(x.clone());
-            let alone = block.on_card(&x, &logits).map(values);
-            assert_eq!(alone.is_some(), count <= ROWS_ON_CARD, "{scheme}, {count} rows");
-            let expected = values(block.one_by_one(x.clone(), &Routing::new(logits, 3)));
-            let size = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            for y in alone.into_iter().chain([values(block.forward(x, 0, &mut Probe::off()))]) {
-                let far = y.iter().zip(&expected).map(|(a, b)| (a - b).abs());
-                assert!(far.fold(0.0, f32::max) < 1e-5 * size, "{scheme}, {count} rows");
-            }
+        for count in [1, 37, 129, 300] {
+            check_on_card(&block, count, &found.device);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::super::launch::{CUBES, empty, table, vector_size};
 use super::super::rows::FEW_ROWS;
 use super::product::{ALIGNMENT, EDGE, PLANE, QUAD, SCRATCH, pitch};
 use crate::ops::Share;
-pub(in super::super) use dense::in_shares;
+pub(in super::super) use dense::{in_shares, is_plain, product, takes};
 
 /// Planes of a cube, and its units.
 const PLANES: usize = 4;
@@ -25,8 +25,8 @@ const COLUMNS: usize = OUTPUTS / EDGE;
 /// Tiles of rows of a plane and depth of a step, the preferred first: weights are loaded once for all rows of a cube.
 const SIZES: [[usize; 2]; 4] = [[2, 64], [2, 32], [1, 64], [1, 32]];
 
-/// Numbers that describe rows of a share: the first, the end of the share, and the first row of its matrix.
-const WORDS: usize = 3;
+/// Numbers that describe rows of a share: the first, the end of the share, and the number of its matrix.
+pub(in super::super) const WORDS: usize = 3;
 
 /// What is compiled into a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub(in super::super) struct Form {
 
 impl Form {
     /// Rows of a cube.
-    fn rows(&self) -> usize {
+    pub(in super::super) fn rows(&self) -> usize {
         PLANES * self.tiles * EDGE
     }
 
@@ -59,7 +59,7 @@ impl Form {
     }
 
     /// For matrices that `count` rows are multiplied with; nothing where the device has no tensor cores for them.
-    fn of(x: &CubeTensor, count: usize, shares: bool) -> Option<Self> {
+    pub(in super::super) fn of(x: &CubeTensor, count: usize, shares: bool) -> Option<Self> {
         let cores = super::of(&x.client, x.dtype)?;
         let size = x.dtype.size();
         let forms = SIZES.map(|[tiles, depth]| Self { tiles, depth, cores, shares });
@@ -73,9 +73,10 @@ impl Form {
 }
 
 /// What the cubes of a launch multiply.
-struct Work {
+#[derive(Clone)]
+pub(in super::super) struct Work {
     form: Form,
-    /// [`WORDS`] numbers for each.
+    /// [`WORDS`] numbers for each. Where a cube's rows end at the first, it has nothing to do.
     shares: CubeTensor,
     /// How many there are for the rows.
     tiles: usize,
@@ -90,8 +91,8 @@ impl Work {
         Some(Self { form, shares, tiles: count.div_ceil(form.rows()) })
     }
 
-    /// Shares of the rows, each with one of `experts` matrices of `n` rows; nothing where rows are few.
-    fn shared(x: &CubeTensor, [experts, n]: [usize; 2], shares: &[Share]) -> Option<Self> {
+    /// Shares of the rows, each with one of `experts` matrices; nothing where rows are few.
+    fn shared(x: &CubeTensor, experts: usize, shares: &[Share]) -> Option<Self> {
         let count = x.shape()[0];
         let whole = shares.iter().map(|share| share.rows).sum::<usize>() == count
             && shares.iter().all(|share| share.expert < experts);
@@ -101,11 +102,16 @@ impl Work {
         for share in shares {
             let end = first + share.rows;
             for row in (first..end).step_by(form.rows()) {
-                words.extend([row, end, share.expert * n].map(|word| word as u32));
+                words.extend([row, end, share.expert].map(|word| word as u32));
             }
             first = end;
         }
         Some(Self { form, shares: table(x, &words), tiles: words.len() / WORDS })
+    }
+
+    /// Rows that the device has sorted, as its table says, which has room for `tiles` tiles of the rows of a form.
+    pub(in super::super) fn sorted(form: Form, table: &CubeTensor, tiles: usize) -> Self {
+        Self { form, shares: table.clone(), tiles }
     }
 
     /// Cubes along both axes of a launch with `n` outputs; nothing where there are more than may be.

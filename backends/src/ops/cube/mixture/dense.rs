@@ -2,9 +2,11 @@
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::cubecl;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{CubeCount, CubeDim};
 
+use super::super::cores::many::{self, Work};
 use super::super::launch::{element, starts_at};
 use super::super::rows::{CUBE_OUTPUTS, RowsLaunch, UNITS};
 use super::kernels::{CUBE_PAIRS, StackLaunch, down_kernel, down_tiles_kernel, gate_up_kernel};
@@ -18,16 +20,23 @@ pub(super) struct Matrices<'a> {
     vector: usize,
 }
 
+/// A stack whose rows lie one after the other; where they do not, it is copied if there are so many pairs that the reference body
+/// would copy more.
+pub(super) fn as_they_lie(stack: &CubeTensor, pairs: usize) -> CubeTensor {
+    let copied = !many::is_plain(stack) && pairs >= stack.shape()[0];
+    if copied { into_contiguous(stack.clone()) } else { stack.clone() }
+}
+
 impl<'a> Matrices<'a> {
-    /// Nothing where its rows do not lie in whole vectors one after the other, or those of `x` do not.
+    /// Those that multiply `x`; nothing where their rows do not lie one after the other.
     pub fn new(tensor: &'a CubeTensor, x: &CubeTensor) -> Option<Self> {
-        let [_, outputs, inputs] = tensor.shape().dims();
+        let inputs = tensor.shape()[2];
         let bytes = tensor.dtype.size().max(x.dtype.size());
-        let vector = tensor.client.io_optimized_vector_sizes(bytes).max()?;
-        let starts = |t: &CubeTensor| starts_at(t, vector);
-        let plain = tensor.meta.strides().to_vec() == [outputs * inputs, inputs, 1];
-        let whole = inputs.is_multiple_of(vector) && starts(tensor) && starts(x);
-        (plain && whole && !tensor.meta.is_tiled()).then_some(Self { tensor, vector })
+        let whole = |vector: &usize| {
+            inputs.is_multiple_of(*vector) && starts_at(tensor, *vector) && starts_at(x, *vector)
+        };
+        let vector = tensor.client.io_optimized_vector_sizes(bytes).find(whole)?;
+        many::is_plain(tensor).then_some(Self { tensor, vector })
     }
 
     fn stack(&self) -> StackLaunch {
@@ -37,16 +46,15 @@ impl<'a> Matrices<'a> {
 }
 
 impl Multiplied for Matrices<'_> {
-    fn size(&self) -> [usize; 2] {
-        let [experts, outputs, _] = self.tensor.shape().dims();
-        [experts, outputs]
+    fn size(&self) -> [usize; 3] {
+        self.tensor.shape().dims()
     }
 
     fn gate_up(&self, rows: &Routed, tiles: Option<&Tiles>, out: &CubeTensor) {
         let [pairs, inner] = out.shape().dims();
-        let ([owners, order], count) = tables(tiles, pairs, out);
-        // SAFETY: outputs behind the last are read as the last and not written, and so are experts and pairs that a tile lacks;
-        // there is a cube for each tile, or for each pair.
+        let ([table, order], count) = tables(tiles, pairs, out);
+        // SAFETY: outputs behind the last are read as the last and not written, pairs that a tile lacks as its first, and tiles
+        // behind the last multiply nothing; there is a cube for each tile, or for each pair.
         unsafe {
             gate_up_kernel::launch_unchecked(
                 &out.client,
@@ -55,7 +63,7 @@ impl Multiplied for Matrices<'_> {
                 self.vector,
                 rows.x.clone().into_buffer_arg(),
                 rows.routes.clone().into_buffer_arg(),
-                owners.into_buffer_arg(),
+                table.into_buffer_arg(),
                 order.into_buffer_arg(),
                 self.tensor.clone().into_buffer_arg(),
                 out.clone().into_buffer_arg(),
@@ -98,13 +106,20 @@ impl Multiplied for Matrices<'_> {
                 CubeDim::new_1d(UNITS as u32),
                 self.vector,
                 between.clone().into_buffer_arg(),
-                tiles.owners.clone().into_buffer_arg(),
-                tiles.order.clone().into_buffer_arg(),
+                tiles.table.clone().into_buffer_arg(),
                 self.tensor.clone().into_buffer_arg(),
                 out.clone().into_buffer_arg(),
                 self.stack(),
                 [element(between.dtype), element(self.tensor.dtype)],
             );
         }
+    }
+
+    fn suits_cores(&self, x: &CubeTensor) -> bool {
+        many::takes(x, self.tensor)
+    }
+
+    fn on_cores(&self, x: &CubeTensor, work: Work) -> Option<CubeTensor> {
+        many::product(x, self.tensor, work)
     }
 }

@@ -4,10 +4,11 @@ use burn_cubecl::cubecl;
 use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
+use super::super::cores::many::WORDS;
 use super::super::elementwise::gated_silu;
 use super::super::rows::{LANES, OUTPUTS, Rows, UNITS, first_output, write_sums};
 use super::super::split::horizontal;
-use super::tiles::{NONE, TILE};
+use super::tiles::TILE;
 
 /// Neighbouring values between gate and down that the units of a team compute, each of a row of gate and one of up.
 const PAIRS: usize = OUTPUTS / 2;
@@ -49,52 +50,50 @@ fn gated<F: Float>(gate: f32, up: f32) -> F {
     gated_silu::<F, Const<1>>(gate, up).extract(0usize)
 }
 
-/// Pair `r` of a cube's tile, or [`NONE`]; the only one where pairs are not sorted.
-#[cube]
-pub(super) fn pair_of(order: &[u32], r: usize, #[comptime] block: usize) -> u32 {
-    let tile = CUBE_POS_Y as usize;
-    let mut pair = tile as u32;
-    if comptime!(block > 1) {
-        pair = order[tile * block + r];
-    }
-    pair
-}
-
-/// The expert of a cube's tile.
-#[cube]
-pub(super) fn owner_of(
-    routes: &[f32],
-    owners: &[u32],
-    k: usize,
-    stack: &Stack,
-    #[comptime] block: usize,
-) -> u32 {
-    let tile = CUBE_POS_Y as usize;
-    if comptime!(block == 1) {
-        expert_of(routes, tile, k, stack.experts) as u32
-    } else {
-        owners[tile]
-    }
-}
-
-/// What a cube multiplies: the matrix of an expert from its first row on, its columns, and rows of activations, which `sharers`
-/// pairs share.
+/// What a cube multiplies: the matrix of an expert from its first row on, its columns, and activations at places before an end.
+/// Pairs that are not sorted are at the places of their numbers. `sharers` of them share a row where they enter.
 #[derive(CubeType)]
 pub(super) struct Task {
     pub first: usize,
     pub inputs: usize,
+    pub place: usize,
+    pub end: usize,
     pub sharers: usize,
 }
 
+/// The pair that has the number of the cube.
 #[cube]
-pub(super) fn task_of(owner: u32, stack: &Stack, sharers: usize) -> Task {
-    // Tiles behind the last have no expert.
-    let expert = select(owner == NONE, 0usize, owner as usize);
+fn pair_task(routes: &[f32], stack: &Stack, k: usize) -> Task {
+    let place = CUBE_POS_Y as usize;
+    let first = expert_of(routes, place, k, stack.experts) * stack.outputs;
+    Task { first, inputs: stack.inputs, place, end: place + 1, sharers: k }
+}
+
+/// The tile that has it. Those behind the last have nothing to multiply.
+#[cube]
+pub(super) fn tile_task(tiles: &[u32], stack: &Stack, sharers: usize) -> Task {
+    let at = CUBE_POS_Y as usize * WORDS;
+    let place = tiles[at] as usize;
+    let end = tiles[at + 1] as usize;
     Task {
-        first: expert * stack.outputs,
-        inputs: select(owner == NONE, 0usize, stack.inputs),
+        first: tiles[at + 2] as usize * stack.outputs,
+        inputs: select(place < end, stack.inputs, 0usize),
+        place,
+        end,
         sharers,
     }
+}
+
+/// Where pairs enter: a tile of them, or with a `block` of 1 one that was not sorted.
+#[cube]
+pub(super) fn task_of(
+    routes: &[f32],
+    tiles: &[u32],
+    stack: &Stack,
+    k: usize,
+    #[comptime] block: usize,
+) -> Task {
+    if comptime!(block == 1) { pair_task(routes, stack, k) } else { tile_task(tiles, stack, k) }
 }
 
 /// One of four rows of a matrix that a team takes: neighbours, or with `gates` two of gate and two of up.
@@ -109,13 +108,25 @@ pub(super) fn matrix_row(stack: &Stack, #[comptime] o: usize, #[comptime] gates:
     row
 }
 
-/// The row of activations of pair `r` of a tile. A place without a pair computes with the first one, and its result is not
-/// written.
+/// The row of activations at place `r` of a tile: of those that enter, with `gates`, the one that its pair is of. A place behind
+/// the last computes with the first one, and its result is not written.
 #[cube]
-pub(super) fn input_row(order: &[u32], task: &Task, r: usize, #[comptime] block: usize) -> usize {
-    let found = pair_of(order, r, block);
-    let pair = select(found == NONE, pair_of(order, 0usize, block), found);
-    pair as usize / task.sharers
+pub(super) fn input_row(
+    order: &[u32],
+    task: &Task,
+    r: usize,
+    #[comptime] block: usize,
+    #[comptime] gates: bool,
+) -> usize {
+    let place = select(task.place + r < task.end, task.place + r, task.place);
+    let mut row = place;
+    if comptime!(gates && block > 1) {
+        row = order[place] as usize;
+    }
+    if comptime!(gates) {
+        row /= task.sharers;
+    }
+    row
 }
 
 /// Adds the products of a tile's pairs, as far as this unit sums them: `all` has a sum for each row of the matrix and pair.
@@ -135,6 +146,11 @@ fn add_products<F: Float, W: Float, N: Size>(
     for i in 0..comptime!(OUTPUTS * block) {
         all[i] = 0.0f32;
     }
+    let mut starts = Array::<u32>::new(block);
+    #[unroll]
+    for r in 0..block {
+        starts[r] = (input_row(order, task, r, block, gates) * stack.inputs) as u32;
+    }
     let mut place = UNIT_POS as usize % LANES;
     while place < task.inputs {
         let mut weights = Array::<Vector<f32, N>>::new(OUTPUTS);
@@ -145,8 +161,7 @@ fn add_products<F: Float, W: Float, N: Size>(
         }
         #[unroll]
         for r in 0..block {
-            let from = input_row(order, task, r, block) * stack.inputs + place;
-            let value = Vector::<f32, N>::cast_from(x[from]);
+            let value = Vector::<f32, N>::cast_from(x[starts[r] as usize + place]);
             #[unroll]
             for o in 0..OUTPUTS {
                 all[o * block + r] += horizontal::<N>(weights[o] * value);
@@ -182,7 +197,6 @@ fn total_of(sums: &Shared<[f32]>, sum: usize, team: usize) -> f32 {
 #[cube]
 pub(super) fn write_between<F: Float>(
     all: &Array<f32>,
-    order: &[u32],
     out: &mut [F],
     task: &Task,
     stack: &Stack,
@@ -190,37 +204,31 @@ pub(super) fn write_between<F: Float>(
 ) {
     let sums = shared_sums(all, comptime!(OUTPUTS * block));
     let (inner, unit) = (stack.outputs / 2, UNIT_POS as usize);
-    if task.inputs > 0 && unit < comptime!(TEAMS * PAIRS * block) {
+    if unit < comptime!(TEAMS * PAIRS * block) {
         let team = unit / comptime!(PAIRS * block);
         let own = unit % comptime!(PAIRS * block);
         let gate = total_of(&sums, own, team);
         let up = total_of(&sums, comptime!(PAIRS * block) + own, team);
         let output = (CUBE_POS_X as usize * TEAMS + team) * PAIRS + own / block;
-        let pair = pair_of(order, own % block, block);
-        if output < inner && pair != NONE {
-            out[pair as usize * inner + output] = gated::<F>(gate, up);
+        let place = task.place + own % block;
+        if output < inner && place < task.end {
+            out[place * inner + output] = gated::<F>(gate, up);
         }
     }
 }
 
 /// Writes the products of the pairs of a tile.
 #[cube]
-pub(super) fn write_products(
-    all: &Array<f32>,
-    order: &[u32],
-    out: &mut [f32],
-    task: &Task,
-    stack: &Stack,
-) {
+pub(super) fn write_products(all: &Array<f32>, out: &mut [f32], task: &Task, stack: &Stack) {
     let sums = shared_sums(all, comptime!(OUTPUTS * TILE));
     let unit = UNIT_POS as usize;
-    if task.inputs > 0 && unit < comptime!(TEAMS * OUTPUTS * TILE) {
+    if unit < comptime!(TEAMS * OUTPUTS * TILE) {
         let team = unit / comptime!(OUTPUTS * TILE);
         let own = unit % comptime!(OUTPUTS * TILE);
         let output = (CUBE_POS_X as usize * TEAMS + team) * OUTPUTS + own / TILE;
-        let pair = pair_of(order, own % TILE, TILE);
-        if output < stack.outputs && pair != NONE {
-            out[pair as usize * stack.outputs + output] = total_of(&sums, own, team);
+        let place = task.place + own % TILE;
+        if output < stack.outputs && place < task.end {
+            out[place * stack.outputs + output] = total_of(&sums, own, team);
         }
     }
 }
@@ -231,7 +239,7 @@ pub(super) fn write_products(
 pub(super) fn gate_up_kernel<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
     routes: &[f32],
-    owners: &[u32],
+    tiles: &[u32],
     order: &[u32],
     weight: &[Vector<W, N>],
     out: &mut [F],
@@ -240,11 +248,10 @@ pub(super) fn gate_up_kernel<F: Float, W: Float, N: Size>(
     #[comptime] block: usize,
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
-    let owner = owner_of(routes, owners, k, &stack, block);
-    let task = task_of(owner, &stack, k);
+    let task = task_of(routes, tiles, &stack, k, block);
     let mut all = Array::<f32>::new(comptime!(OUTPUTS * block));
     add_products::<F, W, N>(x, weight, order, &task, &stack, &mut all, block, true);
-    write_between::<F>(&all, order, out, &task, &stack, block);
+    write_between::<F>(&all, out, &task, &stack, block);
 }
 
 /// Cube `(x, y)`: sixteen outputs from `16 · x` on of row `y`, summed over its experts.
@@ -297,29 +304,65 @@ pub(super) fn down_kernel<F: Float, W: Float, N: Size>(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn down_tiles_kernel<F: Float, W: Float, N: Size>(
     between: &[Vector<F, N>],
-    owners: &[u32],
-    order: &[u32],
+    tiles: &[u32],
     weight: &[Vector<W, N>],
     out: &mut [f32],
     stack: Stack,
     #[define(F, W)] _dtypes: [ElemType; 2],
 ) {
-    let task = task_of(owners[CUBE_POS_Y as usize], &stack, 1usize);
+    let task = tile_task(tiles, &stack, 1usize);
     let mut all = Array::<f32>::new(comptime!(OUTPUTS * TILE));
-    add_products::<F, W, N>(between, weight, order, &task, &stack, &mut all, TILE, false);
-    write_products(&all, order, out, &task, &stack);
+    // Of tiles alone is an order read where pairs enter.
+    add_products::<F, W, N>(between, weight, tiles, &task, &stack, &mut all, TILE, false);
+    write_products(&all, out, &task, &stack);
 }
 
-/// A unit sums one value of a row over its experts.
+/// A unit copies a vector of the row that a place is of.
 #[cube(launch_unchecked)]
-pub(super) fn combine_kernel<F: Float>(
-    products: &[f32],
+pub(super) fn gather_kernel<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    order: &[u32],
+    out: &mut [Vector<F, N>],
+    count: usize,
+    width: usize,
+    k: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let at = CUBE_POS * CUBE_DIM as usize + UNIT_POS as usize;
+    if at < count {
+        let row = order[at / width] as usize / k;
+        out[at] = x[row * width + at % width];
+    }
+}
+
+/// A unit computes a vector of what a place has between gate and down, of both products beside each other.
+#[cube(launch_unchecked)]
+pub(super) fn gates_kernel<F: Float, N: Size>(
+    both: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    count: usize,
+    inner: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let at = CUBE_POS * CUBE_DIM as usize + UNIT_POS as usize;
+    if at < count {
+        let from = at / inner * 2 * inner + at % inner;
+        out[at] = gated_silu::<F, N>(both[from], both[from + inner]);
+    }
+}
+
+/// A unit sums one value of a row over its experts, whose products are at the places of its pairs.
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn combine_kernel<F: Float, P: Float>(
+    products: &[P],
+    places: &[u32],
     routes: &[f32],
     out: &mut [F],
     count: usize,
     hidden: usize,
     k: usize,
-    #[define(F)] _dtype: ElemType,
+    #[define(F, P)] _dtypes: [ElemType; 2],
 ) {
     let at = CUBE_POS * CUBE_DIM as usize + UNIT_POS as usize;
     if at < count {
@@ -329,7 +372,8 @@ pub(super) fn combine_kernel<F: Float>(
         for choice in 0..k {
             let part = part_of(routes, row, choice, k);
             total += part;
-            sum += part * products[(row * k + choice) * hidden + at % hidden];
+            let place = places[row * k + choice] as usize;
+            sum += part * f32::cast_from(products[place * hidden + at % hidden]);
         }
         out[at] = F::cast_from(sum / total);
     }

@@ -9,13 +9,14 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::super::codes::{Matrix, MatrixLaunch, Rounded, add_pack, sums_of};
+use super::super::cores::many::Work;
 use super::super::launch::element;
 use super::super::rows::{
     CUBE_OUTPUTS, LANES, OUTPUTS, Rows, RowsLaunch, UNITS, first_output, write_sums,
 };
 use super::kernels::{
-    CUBE_PAIRS, Stack, StackLaunch, Task, expert_of, input_row, matrix_row, owner_of, part_of,
-    task_of, write_between, write_products,
+    CUBE_PAIRS, Stack, StackLaunch, Task, expert_of, input_row, matrix_row, part_of, task_of,
+    tile_task, write_between, write_products,
 };
 use super::tiles::{TILE, Tiles};
 use super::{Multiplied, Routed, tables};
@@ -43,7 +44,8 @@ fn products<F: Float, S: Numeric, N: Size>(
     let mut starts = Array::<u32>::new(block);
     #[unroll]
     for r in 0..block {
-        starts[r] = (input_row(order, task, r, block) * (matrix.inputs / 4)) as u32;
+        let row = input_row(order, task, r, block, gates);
+        starts[r] = (row * (matrix.inputs / 4)) as u32;
     }
     let mut all = Array::<Vector<f32, Const<4>>>::new(comptime!(OUTPUTS * block));
     let mut place = UNIT_POS as usize % LANES;
@@ -62,7 +64,7 @@ fn products<F: Float, S: Numeric, N: Size>(
 fn gate_up_codes_kernel<F: Float, S: Numeric, N: Size>(
     x: &[Vector<F, Const<4>>],
     routes: &[f32],
-    owners: &[u32],
+    tiles: &[u32],
     order: &[u32],
     codes: &[Vector<u32, N>],
     scales: &[S],
@@ -73,10 +75,9 @@ fn gate_up_codes_kernel<F: Float, S: Numeric, N: Size>(
     #[comptime] block: usize,
     #[define(F, S)] _dtypes: [ElemType; 2],
 ) {
-    let owner = owner_of(routes, owners, k, &stack, block);
-    let task = task_of(owner, &stack, k);
+    let task = task_of(routes, tiles, &stack, k, block);
     let all = products::<F, S, N>(x, codes, scales, order, &task, &stack, &matrix, block, true);
-    write_between::<F>(&all, order, out, &task, &stack, block);
+    write_between::<F>(&all, out, &task, &stack, block);
 }
 
 /// Cube `(x, y)`: sixteen outputs from `16 · x` on of row `y`, summed over its experts.
@@ -130,8 +131,7 @@ fn down_codes_kernel<F: Float, S: Numeric, N: Size>(
 #[allow(clippy::too_many_arguments)]
 fn down_codes_tiles_kernel<F: Float, S: Numeric, N: Size>(
     between: &[Vector<F, Const<4>>],
-    owners: &[u32],
-    order: &[u32],
+    tiles: &[u32],
     codes: &[Vector<u32, N>],
     scales: &[S],
     out: &mut [f32],
@@ -139,10 +139,11 @@ fn down_codes_tiles_kernel<F: Float, S: Numeric, N: Size>(
     matrix: Matrix,
     #[define(F, S)] _dtypes: [ElemType; 2],
 ) {
-    let task = task_of(owners[CUBE_POS_Y as usize], &stack, 1usize);
+    let task = tile_task(tiles, &stack, 1usize);
+    // Of tiles alone is an order read where pairs enter.
     let all =
-        products::<F, S, N>(between, codes, scales, order, &task, &stack, &matrix, TILE, false);
-    write_products(&all, order, out, &task, &stack);
+        products::<F, S, N>(between, codes, scales, tiles, &task, &stack, &matrix, TILE, false);
+    write_products(&all, out, &task, &stack);
 }
 
 /// Rounded matrices of all experts as the kernels take them.
@@ -156,9 +157,10 @@ pub(super) struct Coded {
 }
 
 impl Coded {
-    /// Those that multiply `x`; nothing where rows of codes are no whole words.
-    pub fn new(stack: &RoundedStack<CubeBackend>, x: &CubeTensor) -> Option<Self> {
-        let ([experts, outputs, _], inputs) = (stack.codes.shape().dims(), x.shape()[1]);
+    /// Those of `inputs` columns, which multiply activations that begin as `x` does; nothing where rows of codes are no whole
+    /// words.
+    pub fn new(stack: &RoundedStack<CubeBackend>, x: &CubeTensor, inputs: usize) -> Option<Self> {
+        let [experts, outputs, _] = stack.codes.shape().dims();
         let weight = Rounded::stack(&stack.codes, &stack.scales, stack.scheme, inputs)?;
         let words = weight.pack(x)?;
         let packs = inputs * stack.scheme.bits() / (32 * words);
@@ -180,16 +182,17 @@ impl Coded {
 }
 
 impl Multiplied for Coded {
-    fn size(&self) -> [usize; 2] {
-        self.size
+    fn size(&self) -> [usize; 3] {
+        let [experts, outputs] = self.size;
+        [experts, outputs, self.weight.inputs]
     }
 
     fn gate_up(&self, rows: &Routed, tiles: Option<&Tiles>, out: &CubeTensor) {
         let [pairs, inner] = out.shape().dims();
-        let ([owners, order], count) = tables(tiles, pairs, out);
+        let ([table, order], count) = tables(tiles, pairs, out);
         let (stack, matrix) = self.shape();
-        // SAFETY: outputs behind the last are read as the last and not written, and so are experts and pairs that a tile lacks;
-        // there is a cube for each tile, or for each pair. Packs are whole, see `new`.
+        // SAFETY: outputs behind the last are read as the last and not written, pairs that a tile lacks as its first, and tiles
+        // behind the last multiply nothing; there is a cube for each tile, or for each pair. Packs are whole, see `new`.
         unsafe {
             gate_up_codes_kernel::launch_unchecked(
                 &out.client,
@@ -198,7 +201,7 @@ impl Multiplied for Coded {
                 self.words,
                 rows.x.clone().into_buffer_arg(),
                 rows.routes.clone().into_buffer_arg(),
-                owners.into_buffer_arg(),
+                table.into_buffer_arg(),
                 order.into_buffer_arg(),
                 self.codes().into_buffer_arg(),
                 self.scales().into_buffer_arg(),
@@ -247,8 +250,7 @@ impl Multiplied for Coded {
                 CubeDim::new_1d(UNITS as u32),
                 self.words,
                 between.clone().into_buffer_arg(),
-                tiles.owners.clone().into_buffer_arg(),
-                tiles.order.clone().into_buffer_arg(),
+                tiles.table.clone().into_buffer_arg(),
                 self.codes().into_buffer_arg(),
                 self.scales().into_buffer_arg(),
                 out.clone().into_buffer_arg(),
@@ -257,5 +259,13 @@ impl Multiplied for Coded {
                 [element(between.dtype), self.weight.scale_element()],
             );
         }
+    }
+
+    fn suits_cores(&self, _x: &CubeTensor) -> bool {
+        true
+    }
+
+    fn on_cores(&self, x: &CubeTensor, work: Work) -> Option<CubeTensor> {
+        self.weight.many_rows_sorted(x, self.size[1], work)
     }
 }

@@ -204,8 +204,18 @@ const MIXTURES: [[usize; 5]; 8] = [
 ];
 
 fn mixtures_agree(dtype: DType, scale: DType, schemes: [QuantScheme; 2], device: &Device) {
-    for shape in MIXTURES {
-        let [rows, k, experts, hidden, inner] = shape;
+    mixtures_of_shapes_agree(&MIXTURES, dtype, scale, schemes, device);
+}
+
+fn mixtures_of_shapes_agree(
+    shapes: &[[usize; 5]],
+    dtype: DType,
+    scale: DType,
+    schemes: [QuantScheme; 2],
+    device: &Device,
+) {
+    for shape in shapes {
+        let [rows, k, experts, hidden, inner] = *shape;
         let x = values([rows, hidden], 0.3, dtype);
         let logits = values([rows, experts], 2.7, DType::F32);
         let up = Stack::new(schemes[0], [experts, 2 * inner, hidden], 5, scale);
@@ -236,19 +246,42 @@ fn mixtures_with_weights_rounded_here_agree() {
 #[test]
 fn mixtures_with_weights_that_others_rounded_agree() {
     let Some((device, dtypes)) = card() else { return };
-    let minimums = |bits, group| QuantScheme::with_minimums(bits, group).unwrap();
     let scales = scale_dtypes(&dtypes);
-    for (at, schemes) in [
-        // Q4_K beside Q6_K, Q5_K beside Q8_0, AWQ, and FP8.
+    // The first two are rounded here.
+    for (at, schemes) in pairs_of_schemes().into_iter().skip(2).enumerate() {
+        mixtures_agree(DType::F32, scales[at % scales.len()], schemes, &device);
+    }
+}
+
+/// Schemes of both stacks of a mixture: those that are rounded here, Q4_K beside Q6_K, Q5_K beside Q8_0, AWQ, and FP8.
+fn pairs_of_schemes() -> [[QuantScheme; 2]; 6] {
+    let own = |name: &str| name.parse().unwrap();
+    let minimums = |bits, group| QuantScheme::with_minimums(bits, group).unwrap();
+    [
+        [own("int8-g64"); 2],
+        [own("int4-g32"); 2],
         [minimums(4, 32), QuantScheme::INT8_G16],
-        [minimums(8, 32), "int8-g32".parse().unwrap()],
+        [minimums(8, 32), own("int8-g32")],
         [minimums(4, 128); 2],
         [QuantScheme::FLOAT8; 2],
     ]
-    .into_iter()
-    .enumerate()
-    {
-        mixtures_agree(DType::F32, scales[at % scales.len()], schemes, &device);
+}
+
+/// Rows of every expert but some, one row more than fills tiles, and more rows than are computed at one time.
+#[test]
+fn mixtures_of_many_rows_with_rounded_weights_agree() {
+    let Some((device, dtypes)) = card() else { return };
+    let scales = scale_dtypes(&dtypes);
+    for dtype in dtypes {
+        for (at, schemes) in pairs_of_schemes().into_iter().enumerate() {
+            let scale = scales[at % scales.len()];
+            let check = |shape| mixtures_of_shapes_agree(&[shape], dtype, scale, schemes, &device);
+            let launches = usize::from(dtype != DType::F32);
+            plain::with(0, || check([129, 2, 40, 40, 24]));
+            plain::with(launches, || check([129, 2, 5, 72, 40]));
+            plain::with(launches, || check([300, 1, 1, 136, 64]));
+            plain::with(launches, || check([2049, 8, 9, 32, 16]));
+        }
     }
 }
 

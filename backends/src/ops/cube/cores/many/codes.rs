@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use super::super::super::codes::{Matrix, Rounded, WORD, four_weights, scale_at};
 use super::super::super::launch::{element, empty};
 use super::super::product::{ALIGNMENT, QUAD, nothing};
-use super::tiles::{Task, first_output, load, multiply, scratch_of, task_of, write};
+use super::tiles::{Task, first_input, first_output, load, multiply, scratch_of, task_of, write};
 use super::{COLUMNS, Form, OUTPUTS, UNITS, Work, vector, written};
 use crate::ops::Share;
 
@@ -83,10 +83,10 @@ fn codes_kernel<F: Float, S: Numeric, N: Size, M: Size>(
     let right = comptime!(OUTPUTS * form.pitch() / QUAD);
     let mut right = Shared::<[Vector<F, Const<4>>]>::new_aligned_slice(right, ALIGNMENT);
     let mut scratch = scratch_of();
-    let task = task_of(shares, matrix.first, rows, form);
+    let task = task_of(shares, matrix.first, matrix.rows, rows, form);
     let mut sums = nothing(comptime!(form.tiles * COLUMNS), comptime!(form.cores));
     let (inputs, all) = (matrix.inputs, comptime!(form.rows()));
-    let mut first = 0usize;
+    let mut first = first_input(&task, inputs);
     while first < inputs {
         sync_cube();
         load::<F, N>(x, &mut left, task.row, task.end, first, inputs, all, form);
@@ -113,7 +113,11 @@ impl Rounded {
         n: usize,
         shares: &[Share],
     ) -> Option<CubeTensor> {
-        let work = Work::shared(x, [self.outputs() / n, n], shares)?;
+        self.many_rows_sorted(x, n, Work::shared(x, self.outputs() / n, shares)?)
+    }
+
+    /// The products of rows that are sorted by matrix, each matrix of `n` rows; nothing where rows of codes are no whole words.
+    pub fn many_rows_sorted(&self, x: &CubeTensor, n: usize, work: Work) -> Option<CubeTensor> {
         self.part(0..n).launch(x, work)
     }
 

@@ -17,20 +17,32 @@ pub(super) struct Task {
     pub matrix: usize,
 }
 
-/// What `shares` say, or all `rows` with the matrix that begins at row `matrix`.
+/// What `shares` say of matrices of `outputs` rows, the first of which begins at row `matrix`; or all `rows` with that one.
 #[cube]
-pub(super) fn task_of(shares: &[u32], matrix: usize, rows: usize, #[comptime] form: Form) -> Task {
+pub(super) fn task_of(
+    shares: &[u32],
+    matrix: usize,
+    outputs: usize,
+    rows: usize,
+    #[comptime] form: Form,
+) -> Task {
     if comptime!(form.shares) {
         let at = CUBE_POS_X as usize * WORDS;
         Task {
             row: shares[at] as usize,
             end: shares[at + 1] as usize,
-            matrix: matrix + shares[at + 2] as usize,
+            matrix: matrix + shares[at + 2] as usize * outputs,
         }
     } else {
         let row = CUBE_POS_X as usize * comptime!(form.rows());
         Task { row, end: rows, matrix }
     }
+}
+
+/// The input that a cube begins with: where it has no rows, there is none.
+#[cube]
+pub(super) fn first_input(task: &Task, inputs: usize) -> usize {
+    select(task.row < task.end, 0usize, inputs)
 }
 
 /// The first output of a cube.
