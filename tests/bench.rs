@@ -242,6 +242,11 @@ fn cards_are_measured_as_processors_are() {
         let report: Value = serde_json::from_str(&said).unwrap();
         check(&report);
         assert_eq!(report["machine"]["device"], device.as_str());
+        assert_eq!(report["batch_decode"]["replayed_steps"], 2.0, "as a server writes them");
+        // Each of the three streams has the prompt of 9 tokens for itself.
+        let bytes = |path: &str| report.pointer(path).and_then(Value::as_f64).unwrap();
+        let one = bytes("/decode/cache_bytes_per_token") / 10.5;
+        assert!(bytes("/batch_decode/cache_bytes_per_step") > one * 27.0, "{report}");
     }
 }
 

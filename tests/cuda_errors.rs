@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::io::Read;
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 /// What the program says, which must fail, on `device` with these variables; nothing where the driver is not emulated.
@@ -102,6 +105,33 @@ fn a_prompt_without_room_fails_alone() {
     assert!(answer(&found[0]).is_string() && answer(&found[0]) == answer(&found[2]), "{found:?}");
     let message = found[1]["error"]["message"].as_str().unwrap();
     assert!(message.contains("out of memory") && message.contains("of whose 16 MiB"), "{message}");
+}
+
+/// A card that breaks while a recorded step is replayed is lost like any other.
+#[test]
+fn a_card_that_breaks_in_the_middle_of_an_answer_is_lost() {
+    if std::env::var_os("CUDA_EMULATOR_CACHE").is_none() {
+        println!("skipped: the driver is not emulated");
+        return;
+    }
+    for drawn in [&["--temperature", "0"][..], &["--temperature", "0.8", "--top-k", "9"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("broken");
+        let mut program = common::program("cuda:0");
+        program.arg("run").arg(common::fixtures().join("dense_tied")).args(["-p", "hello"]);
+        program.args(["--max-new-tokens", "3000", "--ignore-eos"]).args(drawn);
+        program.env("CUDA_EMULATOR_FAULT", &broken).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = program.spawn().unwrap();
+        // Some twenty tokens, of which the first is not replayed.
+        let mut said = [0; 100];
+        running.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        std::fs::write(&broken, "").unwrap();
+        let output = running.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("device `cuda:0` was lost"), "{errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+    }
 }
 
 /// Cards with unequal room divide the layers unequally.

@@ -3,8 +3,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use burn::tensor::{DType, Tensor};
-use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
+use qwen3_vl::backends::graph::Recording;
+use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions, SequenceId};
 use qwen3_vl::model::cache::{KvCache, KvDtype};
 use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::ModelInputs;
@@ -105,6 +109,109 @@ fn rounded_weights_and_experts_are_replayed_too() {
             let told = |stepping| alone(&loaded, &text(), &of_length(32), stepping);
             let (expected, _) = told(Stepping::Ordinary);
             assert_eq!(told(Stepping::Auto), (expected, 31), "{name} on {device}");
+        }
+    }
+}
+
+/// A sampler that reads as many of the largest logits as a card looks for.
+fn sampling(seed: u64, top_k: usize, temperature: f64) -> SamplingParams {
+    let sampled = SamplingParams { do_sample: true, seed: Some(seed), ..SamplingParams::greedy() };
+    SamplingParams { top_k, temperature, ..sampled }
+}
+
+/// The ids of an answer, and how many of its tokens were replayed and foreseen.
+fn told(loaded: &Qwen3Vl, sampling: &SamplingParams, stepping: Stepping) -> (Vec<u32>, [usize; 2]) {
+    let session = SessionSlot::Owned(Box::new(Session::new(loaded.model())));
+    let options = GenerateOptions { sampling: sampling.clone(), ..of_length(40) };
+    let begun = Generation::start(loaded.model(), session, &text(), options).unwrap();
+    let mut answer = begun.stepping(stepping);
+    let ids = answer.by_ref().map(|token| token.unwrap().id).collect();
+    let timings = answer.timings();
+    (ids, [timings.replayed_tokens, timings.foreseen_tokens])
+}
+
+/// The first token of the prompt's step and the second one are known before their step is launched; all others are drawn on the
+/// device, and the sampler draws the same, unless two are as near as rounding.
+#[test]
+fn drawn_tokens_are_foreseen_and_are_those_of_ordinary_steps() {
+    for device in common::devices() {
+        for name in ["dense_tied", "moe"] {
+            let loaded = load(name, &device);
+            for sampling in [
+                sampling(1, 1, 1.0),
+                sampling(2, 6, 0.9),
+                SamplingParams { top_p: 0.8, ..sampling(3, 20, 0.7) },
+                SamplingParams { top_p: 0.95, min_p: 0.05, ..sampling(4, 20, 1.5) },
+                sampling(5, 50, 3.0),
+                SamplingParams { min_p: 0.2, ..sampling(6, 63, 2.0) },
+            ] {
+                let (expected, _) = told(&loaded, &sampling, Stepping::Ordinary);
+                let what = format!("{name} on {device}: {sampling:?}");
+                let (fixed, [_, foreseen]) = told(&loaded, &sampling, Stepping::Fixed);
+                assert_eq!(fixed, expected, "{what}");
+                assert!((36..=38).contains(&foreseen), "{foreseen} foreseen, {what}");
+                let (replayed, counts) = told(&loaded, &sampling, Stepping::Auto);
+                assert_eq!(replayed, expected, "{what}");
+                let on_card = common::is_card(&device);
+                assert!(!on_card || counts[0] == 39 && counts[1] >= 36, "{counts:?}, {what}");
+            }
+        }
+    }
+}
+
+/// So hot that all logits are equal, and not the largest alone decide: what the device has guessed is wrong, and the logits of the
+/// step before are wanted after it.
+#[test]
+fn what_cannot_be_foreseen_is_launched_again() {
+    for device in common::devices() {
+        let loaded = load("dense_tied", &device);
+        let sampling = sampling(7, 20, 1e39);
+        let (expected, _) = told(&loaded, &sampling, Stepping::Ordinary);
+        for stepping in [Stepping::Fixed, Stepping::Auto] {
+            let (ids, [replayed, foreseen]) = told(&loaded, &sampling, stepping);
+            assert_eq!(ids, expected, "{stepping:?} on {device}");
+            assert!(foreseen < 10, "{foreseen} foreseen, {stepping:?} on {device}");
+            let recorded = stepping == Stepping::Auto && common::is_card(&device);
+            assert_eq!(replayed, if recorded { 39 } else { 0 }, "{stepping:?} on {device}");
+        }
+    }
+}
+
+/// Lanes of one step may be greedy or draw, each in its own way, and one of them may want all logits.
+#[test]
+fn lanes_draw_each_in_its_own_way() {
+    for device in common::devices() {
+        let loaded = load("dense_tied", &device);
+        let ways = [SamplingParams::greedy(), sampling(8, 5, 0.8), sampling(9, 40, 1.5)];
+        for more in [sampling(3, 20, 1.0), sampling(10, 20, 1e39)] {
+            let ways: Vec<_> = ways.iter().cloned().chain([more]).collect();
+            let written = |stepping| {
+                let options = BatchOptions { stepping, ..BatchOptions::default() };
+                let mut batch = Batch::new(loaded.model(), options);
+                let submitted = ways.iter().enumerate().map(|(i, sampling)| {
+                    let options =
+                        GenerateOptions { sampling: sampling.clone(), ..of_length(30 + i) };
+                    batch.submit(&ModelInputs::text(vec![5, 9 + i as u32, 7]), options).unwrap()
+                });
+                let ids: Vec<SequenceId> = submitted.collect();
+                let (mut said, mut foreseen) = (vec![Vec::new(); ids.len()], 0);
+                while !batch.is_empty() {
+                    for (id, event) in batch.step() {
+                        let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+                        said[ids.iter().position(|known| *known == id).unwrap()].push(token.id);
+                        foreseen = foreseen.max(batch.answer(id).unwrap().1.foreseen_tokens);
+                    }
+                }
+                (said, foreseen)
+            };
+            let (expected, _) = written(Stepping::Ordinary);
+            let decided = ways[3].temperature < 2.0;
+            for stepping in [Stepping::Fixed, Stepping::Auto] {
+                let (said, foreseen) = written(stepping);
+                assert_eq!(said, expected, "{stepping:?} on {device}");
+                let runs = stepping == Stepping::Fixed || common::is_card(&device);
+                assert_eq!(foreseen > 15, runs && decided, "{foreseen} foreseen on {device}");
+            }
         }
     }
 }
@@ -282,6 +389,99 @@ fn a_batch_writes_on_fixed_buffers_what_it_writes_otherwise() {
             }
         }
     }
+}
+
+/// A fourth sequence joins three whose steps are replayed, in the lane that is idle; a fifth has none, and all begin again.
+#[test]
+fn a_newcomer_joins_where_a_lane_is_idle() {
+    for device in common::devices() {
+        let loaded = load("dense_tied", &device);
+        let written = |stepping| {
+            let options = BatchOptions { stepping, ..BatchOptions::default() };
+            let mut batch = Batch::new(loaded.model(), options);
+            let submit = |batch: &mut Batch<'_>, i: u32, sampling, length| {
+                let options = GenerateOptions { sampling, ..of_length(length) };
+                batch.submit(&ModelInputs::text((0..9 + i).map(|j| 5 + i * j).collect()), options)
+            };
+            let ways = [SamplingParams::greedy(), sampling(1, 30, 1.0), sampling(2, 8, 0.7)];
+            let first = ways.into_iter().zip(0..).map(|(way, i)| submit(&mut batch, i, way, 70));
+            let mut ids: Vec<SequenceId> = first.map(Result::unwrap).collect();
+            let (mut said, mut replayed) = (vec![Vec::new(); 5], [0; 5]);
+            for step in 0.. {
+                match step {
+                    20 => ids.push(submit(&mut batch, 7, sampling(3, 20, 1.2), 25).unwrap()),
+                    30 => ids.push(submit(&mut batch, 8, SamplingParams::greedy(), 12).unwrap()),
+                    _ if batch.is_empty() => break,
+                    _ => {}
+                }
+                for (id, event) in batch.step() {
+                    let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+                    let index = ids.iter().position(|known| *known == id).unwrap();
+                    said[index].push(token.id);
+                    replayed[index] = batch.answer(id).unwrap().1.replayed_tokens;
+                }
+            }
+            (said, replayed)
+        };
+        let (expected, _) = written(Stepping::Ordinary);
+        assert_eq!(written(Stepping::Fixed).0, expected, "on {device}");
+        let (said, replayed) = written(Stepping::Auto);
+        assert_eq!(said, expected, "on {device}");
+        if common::is_card(&device) {
+            // The fourth joins at once. Steps of two prompts and eight after each are not replayed, nor those before the first.
+            assert!(replayed[3] >= 8 && replayed[0] >= 48, "{replayed:?} on {device}");
+        }
+    }
+}
+
+/// More rows than a card chooses experts for (128): such steps are not recorded, and a card that reads the router goes on.
+#[test]
+fn a_batch_of_many_sequences_with_experts_is_not_recorded() {
+    for device in common::cards() {
+        let loaded = load("moe", &device);
+        let written = |stepping| {
+            let more = BatchOptions { max_num_seqs: 256, ..BatchOptions::default() };
+            let mut batch = Batch::new(loaded.model(), BatchOptions { stepping, ..more });
+            let inputs = |i: u32| ModelInputs::text(vec![3 + i, 5]);
+            let ids = (0..129).map(|i| batch.submit(&inputs(i), of_length(18)).unwrap());
+            let ids: Vec<SequenceId> = ids.collect();
+            let (mut said, mut replayed) = (vec![Vec::new(); ids.len()], 0);
+            while !batch.is_empty() {
+                for (id, event) in batch.step() {
+                    let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
+                    said[ids.iter().position(|known| *known == id).unwrap()].push(token.id);
+                    replayed = replayed.max(batch.answer(id).unwrap().1.replayed_tokens);
+                }
+            }
+            (said, replayed)
+        };
+        let expected = written(Stepping::Ordinary);
+        assert!(expected.0.iter().all(|said| said.len() == 18));
+        assert_eq!(written(Stepping::Auto), expected, "on {device}");
+    }
+}
+
+/// CUDA refuses memory to all threads while one records.
+#[test]
+fn an_embedding_waits_for_a_recording() {
+    let loaded = load("dense_tied", &common::cpu_devices()[0]);
+    let prepared = loaded.prepare_ids(vec![3, 4, 5], String::new()).unwrap();
+    let (expected, done) = (loaded.embed(&prepared).unwrap(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let mut asked = false;
+        let work = || {
+            if !std::mem::replace(&mut asked, true) {
+                scope.spawn(|| {
+                    assert_eq!(loaded.embed(&prepared).unwrap(), expected);
+                    done.store(true, Ordering::SeqCst);
+                });
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            assert!(!done.load(Ordering::SeqCst), "it did not wait");
+        };
+        Recording::of(&loaded.model().device(), work);
+    });
+    assert!(done.into_inner());
 }
 
 #[test]

@@ -3,13 +3,23 @@
 //! A step of a model is some hundred launches, each of which the host prepares. Recorded, they are one (CUDA and HIP graphs), or
 //! a list that only has to be sent (wgpu). What is replayed reads and writes the very memory that it had when it was recorded.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::thread::{self, ThreadId};
 
-use burn::tensor::{Device, Graph, Tensor, capture};
+use burn::backend::{Backend, BackendGraph, Dispatch, DispatchDevice};
+use burn::tensor::{Device, Tensor};
+
+use crate::device::DeviceFailure;
+use crate::device::lost::{self, caught};
 
 /// The environment variable that, set to `off`, has every step launched anew.
 pub const GRAPH_VARIABLE: &str = "QWEN3_VL_GRAPH";
+
+/// Times that work is done before it is recorded; each of the first may take other memory than all later ones.
+const WARM_UPS: usize = 3;
+
+/// Held alone by who records, and by many who work beside recordings. It is one for all devices, as CUDA's global mode is.
+static RECORDS: RwLock<()> = RwLock::new(());
 
 /// Whether steps are recorded where that is possible.
 pub fn graphs_on() -> bool {
@@ -17,10 +27,23 @@ pub fn graphs_on() -> bool {
     *ON.get_or_init(|| !std::env::var(GRAPH_VARIABLE).is_ok_and(|v| v.eq_ignore_ascii_case("off")))
 }
 
+/// Does `work`, which uses a device on a thread of its own, while nothing is recorded: it waits for a recording, and the next one
+/// waits for it. It may not record itself.
+pub fn beside_recordings<T>(work: impl FnOnce() -> T) -> T {
+    let _many = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
+type Work<'a, T> = Box<dyn FnMut() -> T + Send + 'a>;
+
 /// Recorded work, and all that it may touch.
 pub struct Recording<'a, T> {
-    /// Owns the work, and through it the tensors; those that the work borrows live for `'a`.
-    graph: Graph<T, Box<dyn FnMut() -> T + Send + 'a>>,
+    /// What the work gave when it was recorded; replays overwrite it.
+    found: T,
+    /// Owns the tensors that the work touches; those that it borrows live for `'a`.
+    _work: Work<'a, T>,
+    graph: BackendGraph<Dispatch>,
+    device: Device,
     /// Whose stream it was recorded on.
     thread: ThreadId,
 }
@@ -30,15 +53,26 @@ impl<'a, T> Recording<'a, T> {
     /// time, read nothing back and upload nothing, and what it writes for the next time must be written in place, as by
     /// [`crate::ops::fixed::write_rows`].
     ///
-    /// What other threads allocate on the same CUDA card meanwhile is refused (CubeCL captures in CUDA's global mode), so that
-    /// a card belongs to one thread that computes; [`GRAPH_VARIABLE`] switches recording off where it does not.
+    /// What other threads allocate on a CUDA card meanwhile is refused (CubeCL captures in CUDA's global mode), unless they do it
+    /// in [`beside_recordings`]; [`GRAPH_VARIABLE`] switches recording off where they cannot.
     ///
     /// Nothing where the device records nothing, or the recording failed; then what `work` writes to is not to be read any more.
+    ///
+    /// # Panics
+    /// With a [`DeviceFailure`] when `work` finds the device lost.
     pub fn of(device: &Device, work: impl FnMut() -> T + Send + 'a) -> Option<Self> {
-        let work: Box<dyn FnMut() -> T + Send + 'a> = Box::new(work);
-        let graph = capture(device, work);
-        let thread = thread::current().id();
-        graph.is_hardware().then_some(Self { graph, thread })
+        let mut work: Work<'a, T> = Box::new(work);
+        let _alone = RECORDS.write().unwrap_or_else(PoisonError::into_inner);
+        match caught(|| record(device, &mut work)) {
+            Ok(recorded) => {
+                let (found, graph) = recorded?;
+                let (device, thread) = (device.clone(), thread::current().id());
+                Some(Self { found, _work: work, graph, device, thread })
+            }
+            // It reads something, or takes more memory than there is.
+            Err(DeviceFailure::Refused { .. }) => None,
+            Err(lost) => lost.leave(),
+        }
     }
 
     /// Whether this is the thread that recorded. On another one nothing is replayed, and what was is not to be read.
@@ -48,15 +82,64 @@ impl<'a, T> Recording<'a, T> {
 
     /// Has the work done again, without waiting for it. What it gives lies where it lay before: the last values are overwritten.
     /// Nothing, and nothing is done, on another thread than that which recorded it.
+    ///
+    /// # Panics
+    /// With a [`DeviceFailure`] when the device failed, see [`caught`].
     pub fn replay(&mut self) -> Option<&T> {
         if !self.is_here() {
             return None;
         }
-        // SAFETY: everything that was read or written when the work was recorded still exists: it belongs to the closure and
-        // to the output, which the graph owns, or is borrowed by the closure for longer than the graph lives; memory that the
+        // SAFETY: everything that was read or written when the work was recorded still exists: it belongs to the closure or
+        // to the output, which are held here, or is borrowed by the closure for longer than the graph lives; memory that the
         // work took and gave back while it was recorded is kept for the graph by the runtime. A stream belongs to a thread, and
         // this is the thread that recorded, so that whatever the same thread launches before or after keeps its order.
-        Some(unsafe { self.graph.replay() })
+        let replayed = unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) };
+        if let Err(error) = replayed {
+            DeviceFailure::found_out(&self.device, error.reason()).leave();
+        }
+        Some(&self.found)
+    }
+}
+
+/// What `work` gives, and its recording; nothing where the device makes none.
+fn record<T>(device: &Device, work: &mut Work<'_, T>) -> Option<(T, BackendGraph<Dispatch>)> {
+    let window = Window::prepare(device.as_dispatch());
+    for _ in 0..WARM_UPS {
+        let found = work();
+        // Who reads afterwards is told what went wrong.
+        let _ = device.sync();
+        drop(found);
+    }
+    Dispatch::graph_start_capture(window.on).ok()?;
+    let found = work();
+    Some((found, window.close()?))
+}
+
+/// A capture, which is closed however it ends: a stream that was left open would record all that comes after.
+struct Window<'d> {
+    on: &'d DispatchDevice,
+    open: bool,
+}
+
+impl<'d> Window<'d> {
+    /// Has what is allocated from now on stay for the recording.
+    fn prepare(on: &'d DispatchDevice) -> Self {
+        // Where nothing is recorded, that is told when the capture starts.
+        let _ = Dispatch::graph_prepare(on);
+        Self { on, open: true }
+    }
+
+    fn close(mut self) -> Option<BackendGraph<Dispatch>> {
+        self.open = false;
+        Dispatch::graph_stop_capture(self.on).ok()
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            let _ = Dispatch::graph_stop_capture(self.on);
+        }
     }
 }
 
@@ -78,7 +161,7 @@ impl Reading {
             Ok(coming) => return Self(Values::Coming(coming)),
             Err(tensor) => tensor,
         };
-        let data = crate::device::lost::read(tensor);
+        let data = lost::read(tensor);
         Self(Values::Here(data.try_to_vec().expect("what is read is in f32")))
     }
 
@@ -166,6 +249,7 @@ mod tests {
     use crate::device::{self, BackendKind};
     use crate::ops::fixed::write_rows;
     use burn::tensor::DType;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// The best card; nothing, with the reason, where there is none.
     fn card() -> Option<Device> {
@@ -226,11 +310,63 @@ mod tests {
         assert_eq!(Reading::of(filled(2.0, &device) * 2.0).wait(), [4.0; 4]);
     }
 
+    /// What the host reads cannot be recorded, and neither can what panics; the device goes on, and records other work.
+    #[test]
+    fn a_recording_that_is_left_is_closed() {
+        let Some(device) = card() else { return };
+        let read = {
+            let device = device.clone();
+            move || lost::read(filled(1.5, &device) * 2.0)
+        };
+        assert!(Recording::of(&device, read).is_none());
+        let mut times = 0;
+        let breaks = || {
+            let _launched = filled(1.0, &device) + 1.0;
+            times += 1;
+            assert!(times <= WARM_UPS, "at the recording");
+        };
+        let left = catch_unwind(AssertUnwindSafe(|| Recording::of(&device, breaks).is_some()));
+        assert!(left.is_err(), "a panic goes on");
+        let (counter, top) = (filled(0.0, &device), Tensor::zeros([1], (&device, DType::F32)));
+        let mut mine = counter.clone();
+        let mut recording = Recording::of(&device, move || grow(&mut mine, &top)).expect("a graph");
+        let before = Reading::of(counter.clone()).wait()[0];
+        recording.replay().expect("the same thread");
+        assert_eq!(Reading::of(counter).wait(), [before * 3.0 + 1.0; 4]);
+    }
+
     #[cfg(feature = "flex")]
     #[test]
     fn processors_record_nothing_and_read_at_once() {
         let device = Device::flex();
         assert!(Recording::of(&device, || ()).is_none());
         assert_eq!(Reading::of(filled(1.5, &device)).wait(), [1.5; 4]);
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod lock {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Two at once are beside recordings, and the work of a recording that was asked for meanwhile begins when both have ended.
+    #[test]
+    fn a_recording_waits_for_those_beside_it() {
+        let (all, over) = (Barrier::new(3), AtomicUsize::new(0));
+        let beside = || {
+            beside_recordings(|| {
+                all.wait();
+                thread::sleep(std::time::Duration::from_millis(50));
+                over.fetch_add(1, Ordering::SeqCst);
+            });
+        };
+        thread::scope(|scope| {
+            scope.spawn(beside);
+            scope.spawn(beside);
+            all.wait();
+            let work = || assert_eq!(over.load(Ordering::SeqCst), 2, "it did not wait");
+            Recording::of(&Device::flex(), work);
+        });
     }
 }

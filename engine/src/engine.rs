@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use qwen3_vl_backends::device::lost::caught;
+use qwen3_vl_backends::graph::beside_recordings;
 use qwen3_vl_backends::ops::Products;
 use qwen3_vl_backends::quant::QuantScheme;
 use qwen3_vl_backends::{Placement, SelectedDevice};
@@ -229,13 +230,18 @@ impl Qwen3Vl {
         Ok(planned.ids)
     }
 
-    /// The final hidden state after the last token of a prompt, of `hidden_size` values.
+    /// The final hidden state after the last token of a prompt, of `hidden_size` values. Other threads may write answers
+    /// meanwhile; what they record waits.
     ///
     /// # Errors
     /// When the prompt is empty or no prompt of this model, or a device is lost.
     pub fn embed(&self, prepared: &Prepared) -> Result<Vec<f32>, Error> {
         let inputs = &prepared.chat.inputs;
-        let embed = || Session::new(&self.model).embed(&self.model, inputs, PREFILL_CHUNK);
+        let embed = || {
+            beside_recordings(|| {
+                Session::new(&self.model).embed(&self.model, inputs, PREFILL_CHUNK)
+            })
+        };
         Ok(caught(embed).map_err(GenerateError::from)?.map_err(GenerateError::from)?)
     }
 

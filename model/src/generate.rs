@@ -130,6 +130,8 @@ pub struct Timings {
     pub accepted_tokens: usize,
     /// Tokens that were run by replaying a recorded step.
     pub replayed_tokens: usize,
+    /// Tokens whose step was launched before the host knew them: the device guessed them, and was right.
+    pub foreseen_tokens: usize,
 }
 
 /// The session that an answer extends: the caller's, or one of its own.
@@ -239,6 +241,7 @@ impl<'a> Generation<'a> {
         let Some(drafts) = &mut self.drafts else {
             let logits = self.runner.logits_after(last, &self.answer);
             self.timings.replayed_tokens = self.runner.replayed;
+            self.timings.foreseen_tokens = self.runner.foreseen;
             return logits;
         };
         let (session, need) = (self.runner.session.get(), self.answer.deciding());

@@ -62,6 +62,7 @@ fn timings(model: &Qwen3Vl, response: &Response) -> Value {
         "drafted_tokens": timings.drafted_tokens,
         "accepted_tokens": timings.accepted_tokens,
         "replayed_tokens": timings.replayed_tokens,
+        "foreseen_tokens": timings.foreseen_tokens,
     })
 }
 

@@ -33,3 +33,27 @@ fn a_server_outlives_a_card_without_room_and_a_broken_one() {
     assert!(status == 503 && health.contains("device_lost"), "{status} {health}");
     assert_eq!(server.get("/version").0, 200);
 }
+
+/// The answer has been replayed for a while when the card breaks.
+#[test]
+fn a_card_that_breaks_during_a_replay_is_told_as_lost() {
+    if std::env::var_os("CUDA_EMULATOR_CACHE").is_none() {
+        println!("skipped: the driver is not emulated");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken");
+    let variables = [("CUDA_EMULATOR_FAULT", broken.to_str().unwrap())];
+    let server = Server::start_where(&variables, "dense_tied", &["--device", "cuda:0"]);
+    let mut body = ask("hello world", &[], 3000);
+    body["ignore_eos"] = true.into();
+    let (status, answer) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| server.try_post("/v1/chat/completions", &body));
+        let tokens = || server.metric("qwen3_vl_inter_token_latency_seconds_count");
+        server.wait_for("tokens", || tokens() >= 25.0);
+        std::fs::write(&broken, "").unwrap();
+        asked.join().unwrap()
+    });
+    assert_eq!((status, &answer["error"]["code"]), (503, &"device_lost".into()), "{answer}");
+    assert_eq!(server.complaints(), Vec::<String>::new());
+}

@@ -10,6 +10,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use super::MemoryInfo;
 #[cfg(feature = "remote")]
 use super::remote;
+use crate::threads::is_processor;
 
 /// A device that computes nothing any more: one of another machine that does not answer, or a card that its driver gave up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,12 @@ impl DeviceFailure {
     /// Leaves what is being computed, for the nearest [`caught`].
     pub(crate) fn leave(self) -> ! {
         resume_unwind(Box::new(self))
+    }
+
+    /// What `device` of this machine said that does not tell whether it goes on: waiting for it does.
+    pub(crate) fn found_out(device: &Device, said: &str) -> Self {
+        let poisoned = device.sync().is_err_and(|waited| waited.is_device_poisoned());
+        Self::of(device, poisoned, said)
     }
 
     /// What `device` of this machine said when it was to be read.
@@ -125,9 +132,16 @@ pub fn read<const D: usize>(tensor: Tensor<D>) -> TensorData {
         return remote::read(tensor);
     }
     let device = tensor.device();
-    tensor.try_into_data().unwrap_or_else(|error| {
+    let data = tensor.try_into_data().unwrap_or_else(|error| {
         DeviceFailure::of(&device, error.is_device_poisoned(), error.reason()).leave()
-    })
+    });
+    // A card's values are read when they are first looked at, which is to be here.
+    if !is_processor(&device)
+        && let Err(error) = data.bytes().read(Default::default())
+    {
+        DeviceFailure::found_out(&device, &error.to_string()).leave();
+    }
+    data
 }
 
 /// `tensor` on `device`. Between two machines it goes through this one.

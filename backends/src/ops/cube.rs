@@ -8,6 +8,7 @@
 mod attention;
 mod codes;
 mod cores;
+mod draw;
 mod elementwise;
 mod enter;
 mod exact;
@@ -356,6 +357,18 @@ impl super::fixed::FixedOps for CubeBackend {
             Some(queries) => (queries, keys, values),
             None => reference::enter::<Self>([keys, values], at, new, epsilon),
         }
+    }
+
+    fn rows_drawn(
+        found: FloatTensor<Self>,
+        terms: FloatTensor<Self>,
+        chances: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let all = [found, terms, chances].map(into_contiguous);
+        let fits = usable([&all[0], &all[1], &all[2]]) && all.iter().all(|x| x.dtype == DType::F32);
+        let drawn = fits.then(|| draw::of_rows(&all[0], &all[1], &all[2])).flatten();
+        let [found, terms, chances] = all;
+        drawn.unwrap_or_else(|| reference::draw_of_rows::<Self>(found, terms, chances))
     }
 
     fn attention_up_to_places(

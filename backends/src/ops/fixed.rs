@@ -51,6 +51,15 @@ pub trait FixedOps: ModelOps {
         reference::enter::<Self>([keys, values], at, new, epsilon)
     }
 
+    /// An id for each row, see [`draw_of_rows`].
+    fn rows_drawn(
+        found: FloatTensor<Self>,
+        terms: FloatTensor<Self>,
+        chances: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        reference::draw_of_rows::<Self>(found, terms, chances)
+    }
+
     /// Attention over keys up to a place, see [`attention_up_to`].
     fn attention_up_to_places(
         q: FloatTensor<Self>,
@@ -96,6 +105,15 @@ pub fn enter(
     let (queries, keys, values) =
         Dispatch::heads_entered(keys, values, at.into_dispatch(), new, epsilon);
     (Tensor::from_dispatch(queries), [keys, values].map(Tensor::from_dispatch))
+}
+
+/// The next token of each row, `[n]`, of `found [n, 2k]`, as [`super::largest_of_rows`] gives it: drawn as samplers do, but in f32,
+/// so that now and then another one is drawn where two are as near as rounding. `terms [n, 4]` are temperature (0 takes the
+/// largest), `top_k`, one minus `top_p` (negative where all count) and `min_p`; `chances [n]` are random numbers below 1, which
+/// draw in the order of ids. All are in f32, and `k` is to be larger than `top_k`.
+pub fn draw_of_rows(found: Tensor<2>, terms: Tensor<2>, chances: Tensor<1>) -> Tensor<1> {
+    let (found, terms) = (found.into_dispatch(), terms.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rows_drawn(found, terms, chances.into_dispatch()))
 }
 
 /// [`super::attention`] of one query row `q [b, h, 1, d]` over the keys and values `k, v [b, g, t, d]` up to and with the place

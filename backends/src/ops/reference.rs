@@ -1,6 +1,7 @@
 //! Reference bodies, generic over Burn's `Backend` trait. Every kernel is tested against these.
 
 mod attention;
+mod draw;
 mod fixed;
 mod kept;
 mod largest;
@@ -12,6 +13,7 @@ use burn::tensor::{DType, FloatDType, Shape, Slice, TensorData};
 
 pub(super) use attention::{Block, attention_weights};
 pub use attention::{attention, attention_over_parts};
+pub use draw::draw_of_rows;
 pub use fixed::{attention_up_to, enter, write_rows};
 pub use kept::{expanded_kv, rows_in_bytes};
 pub use largest::largest_of_rows;

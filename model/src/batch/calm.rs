@@ -1,10 +1,11 @@
 //! Steps of a batch to which nobody comes: one that is recorded and replayed for all of its sequences.
 //!
-//! Sequences that end leave their lane idle. With a new one all go back to their caches, until it has been calm for a while.
+//! Sequences that end leave their lane idle. A new one reads its prompt beside the others, and joins them in such a lane. Where there
+//! is none, or it needs more than was recorded, all go back to their caches, until it has been calm for a while.
 
 use super::{Batch, sequence::Sequence};
 use crate::generate::Logits;
-use crate::replay::{Asked, Entrant, Replay, Stepping, Terms};
+use crate::replay::{Entrant, Replay, Stepping, Terms, Turn, first_slots};
 
 /// Steps without a newcomer before all are recorded, which takes as long as four.
 pub(super) const CALM: usize = 8;
@@ -15,7 +16,13 @@ impl Sequence {
         let id = self.answer.generated().last().filter(|_| self.rows == 1)?;
         self.answer.deciding()?;
         let position = self.prompt.positions().next + (self.cache.len() - self.prompt.len()) as u32;
-        Some(Entrant { cache: &self.cache, id: *id, position, room: self.answer.room() })
+        let (room, sampler) = (self.answer.room(), self.answer.sampler());
+        Some(Entrant { cache: &self.cache, id: *id, position, room, sampler })
+    }
+
+    /// Slots that it will need at first.
+    fn slots(&self) -> usize {
+        first_slots(self.cache.len().max(self.prompt.len()), self.answer.room())
     }
 
     /// Takes what was run in its lane into its cache.
@@ -27,24 +34,41 @@ impl Sequence {
 }
 
 impl Batch<'_> {
-    /// The logits of all sequences, where the step could be one on fixed buffers; else none of them is there any more.
-    pub(super) fn replayed(&mut self) -> Option<Vec<Logits>> {
+    /// The logits of those running sequences that are on fixed buffers.
+    pub(super) fn replayed(&mut self) -> Vec<Option<Logits>> {
         let writing = |s: &Sequence| s.is_writing() && s.answer.deciding().is_some();
         let calm = !self.running.is_empty() && self.running.iter().all(writing);
         self.calm = if calm { self.calm + 1 } else { 0 };
-        let few = self.replay.as_ref().is_some_and(|r| 4 * self.running.len() <= r.lanes());
-        if !calm || few {
+        if !self.replay.as_ref().is_some_and(|replay| self.stays(replay)) {
             self.interrupt();
-        }
-        if self.replay.is_none() {
             self.begin();
         }
+        self.join();
         let logits = self.run_lanes();
         if logits.is_none() && self.replay.is_some() {
             self.be_patient();
             self.interrupt();
         }
-        logits
+        logits.unwrap_or_else(|| self.running.iter().map(|_| None).collect())
+    }
+
+    /// Whether those who are in lanes stay there: they are not few by now, and all others have room beside them.
+    fn stays(&self, replay: &Replay<'_>) -> bool {
+        let lanes = replay.lanes();
+        let others = || self.running.iter().filter(|s| s.lane.is_none());
+        let takes = |s: &Sequence| s.answer.deciding().is_some_and(|n| replay.takes(s.slots(), n));
+        let room = others().next().is_none() || replay.bytes() <= self.free();
+        let many = 4 * self.running.len() > lanes && self.running.len() <= lanes;
+        many && room && others().all(takes)
+    }
+
+    /// Puts those who have read their prompt into lanes beside the others.
+    fn join(&mut self) {
+        let most = self.free();
+        let Some(replay) = &mut self.replay else { return };
+        for sequence in self.running.iter_mut().filter(|s| s.lane.is_none() && s.is_writing()) {
+            sequence.lane = sequence.entrant().and_then(|entrant| replay.join(&entrant, most));
+        }
     }
 
     /// Puts all sequences into lanes, where it has been calm for long enough and there is memory.
@@ -88,17 +112,23 @@ impl Batch<'_> {
         self.running.iter().filter_map(|s| s.answer.deciding()).max().unwrap_or(1)
     }
 
-    fn run_lanes(&mut self) -> Option<Vec<Logits>> {
-        let goes_on = self.running.iter().any(|s| s.answer.room() > 1);
-        let (deciding, replay) = (self.deciding(), self.replay.as_mut()?);
-        let mut ids = vec![None; replay.lanes()];
-        for sequence in &self.running {
-            ids[sequence.lane?] = sequence.answer.generated().last().copied();
+    fn run_lanes(&mut self) -> Option<Vec<Option<Logits>>> {
+        let in_lanes = || self.running.iter().filter_map(|s| Some((s, s.lane?)));
+        let goes_on = in_lanes().any(|(s, _)| s.answer.room() > 1);
+        let replay = self.replay.as_mut()?;
+        let mut turns = vec![None; replay.lanes()];
+        for (Sequence { answer, .. }, lane) in in_lanes() {
+            let last = answer.generated().last();
+            turns[lane] = last.map(|id| Turn { id: *id, sampler: answer.sampler() });
         }
-        let logits = replay.after(&ids, Asked { deciding, goes_on })?;
-        let recorded = usize::from(replay.is_recorded());
-        self.running.iter_mut().for_each(|s| s.timings.replayed_tokens += recorded);
-        Some(logits)
+        let mut logits = replay.after(&turns, goes_on)?;
+        let (recorded, foreseen) = (replay.is_recorded(), replay.was_foreseen());
+        for sequence in self.running.iter_mut().filter(|s| s.lane.is_some()) {
+            sequence.timings.replayed_tokens += usize::from(recorded);
+            sequence.timings.foreseen_tokens += usize::from(foreseen);
+        }
+        let of = |s: &Sequence| s.lane.and_then(|lane| logits[lane].take());
+        Some(self.running.iter().map(of).collect())
     }
 
     /// All sequences go back to their caches.

@@ -56,7 +56,7 @@ pub struct Batch<'m> {
     features: FeatureCache,
     stats: BatchStats,
     next: u64,
-    /// Steps without a newcomer, how many there must be, and what replays them.
+    /// Steps without a newcomer, how many there must be before they are recorded, and what replays them.
     calm: usize,
     patience: usize,
     replay: Option<Replay<'m>>,
@@ -201,15 +201,15 @@ impl<'m> Batch<'m> {
         self.encode();
         self.share_out();
         let start = Instant::now();
-        let replayed = self.replayed().map(|all| all.into_iter().map(Some).collect());
-        let logits: Vec<Option<Logits>> = replayed.unwrap_or_else(|| self.forward());
+        let (replayed, found) = (self.replayed(), self.forward());
         let elapsed = start.elapsed();
         let mut events = Vec::new();
-        for (sequence, logits) in self.running.iter_mut().zip(logits) {
+        let all = self.running.iter_mut().zip(replayed.into_iter().zip(found));
+        for (sequence, (replayed, found)) in all {
             if sequence.rows > 0 {
                 sequence.account(elapsed);
             }
-            if let Some(logits) = logits {
+            if let Some(logits) = replayed.or(found) {
                 events.push((sequence.id, sequence.sample(&logits)));
             }
         }
@@ -241,12 +241,13 @@ impl<'m> Batch<'m> {
         self.model.cache_bytes(sequence.most.saturating_sub(sequence.cache.in_blocks()))
     }
 
-    /// For every running sequence the logits after its last row, where its next token can be sampled.
+    /// For every running sequence that is in no lane the logits after its last row, where its next token can be sampled.
     fn forward(&mut self) -> Vec<Option<Logits>> {
         let mut found: Vec<Option<Logits>> = self.running.iter().map(|_| None).collect();
         let (mut steps, mut scored, mut rows) = (Vec::new(), Vec::new(), 0);
         let (mut last, mut needs, mut owners) = (Vec::new(), Vec::new(), Vec::new());
-        let running = self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0);
+        let running =
+            self.running.iter_mut().enumerate().filter(|(_, s)| s.rows > 0 && s.lane.is_none());
         let mut running: Vec<(usize, &mut Sequence)> = running.collect();
         running.sort_by_key(|(_, sequence)| !sequence.is_writing());
         for (index, sequence) in running {

@@ -99,6 +99,11 @@ impl Answer {
         Ok((id, constraint.accept(id)?))
     }
 
+    /// Who chooses the tokens.
+    pub(crate) fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
     /// How many more tokens the answer may have.
     pub(crate) fn room(&self) -> usize {
         let context = self.options.context.saturating_sub(self.prompt.len());

@@ -101,8 +101,9 @@ fn pairs(found: &[f32]) -> Vec<Candidate> {
 mod tests {
     use super::*;
     use crate::sample::{SampleError, Sampler, SamplingParams};
-    use burn::tensor::TensorData;
+    use burn::tensor::{DType, Device, TensorData};
     use qwen3_vl_backends::device;
+    use qwen3_vl_backends::ops::fixed::draw_of_rows;
 
     const ROWS: usize = 6;
     const WIDTH: usize = 5003;
@@ -167,6 +168,43 @@ mod tests {
             for params in params() {
                 assert_eq!(compare(&fine(), &params, &found.device), 0, "{params:?}");
                 compare(&logits(), &params, &found.device);
+            }
+        }
+    }
+
+    /// The draws of a sampler from the rows, and those of the device with the same numbers; nothing where more logits are wanted.
+    fn drawn(values: &[f32], params: &SamplingParams, device: &Device) -> Vec<(Option<u32>, u32)> {
+        let k = params.deciding().expect("few logits decide").next_power_of_two();
+        let on = (device, DType::F32);
+        let rows = Tensor::from_data(TensorData::new(values.to_vec(), [ROWS, WIDTH]), on);
+        let found = ops::largest_of_rows(rows, k);
+        let (mut sampler, mut chances) = (Sampler::new(params.clone()).unwrap(), Vec::new());
+        let mut sampled = |row: &Vec<f32>| {
+            chances.push(sampler.peek()[0]);
+            sampler.sample_largest(&pairs(row))
+        };
+        let sampled: Vec<_> = read_rows(found.clone()).iter().map(&mut sampled).collect();
+        let terms = TensorData::new([params.terms(); ROWS].concat(), [ROWS, 4]);
+        let chances = Tensor::from_data(TensorData::new(chances, [ROWS]), on);
+        let guessed = draw_of_rows(found, Tensor::from_data(terms, on), chances);
+        let guessed = read_rows(guessed.unsqueeze()).swap_remove(0);
+        sampled.into_iter().zip(guessed.into_iter().map(|id| id as u32)).collect()
+    }
+
+    #[test]
+    fn devices_draw_what_samplers_draw() {
+        for found in device::present() {
+            for params in params() {
+                for values in [fine(), logits()] {
+                    let pairs = drawn(&values, &params, &found.device);
+                    let decided =
+                        pairs.iter().filter_map(|(id, guess)| Some((id.as_ref()?, guess)));
+                    assert!(
+                        decided.clone().all(|(id, guess)| id == guess),
+                        "{params:?}: {pairs:?}"
+                    );
+                    assert!(values != fine() || decided.count() == ROWS, "{params:?}");
+                }
             }
         }
     }

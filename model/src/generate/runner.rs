@@ -2,7 +2,7 @@
 
 use super::{Answer, Logits, SessionSlot};
 use crate::model::Qwen3VlModel;
-use crate::replay::{Asked, Entrant, Replay, Stepping, Terms};
+use crate::replay::{Entrant, Replay, Stepping, Terms, Turn};
 use crate::session::Session;
 
 /// A model and the session that an answer extends.
@@ -10,21 +10,23 @@ pub(super) struct Runner<'a> {
     pub model: &'a Qwen3VlModel,
     pub session: SessionSlot<'a>,
     pub stepping: Stepping,
-    /// Tokens that were run by replaying.
+    /// Tokens that were run by replaying, and those whose step was launched before they were known.
     pub replayed: usize,
+    pub foreseen: usize,
     /// What runs ahead of the session.
     replay: Option<Replay<'a>>,
 }
 
 impl<'a> Runner<'a> {
     pub fn new(model: &'a Qwen3VlModel, session: SessionSlot<'a>) -> Self {
-        Self { model, session, stepping: Stepping::Auto, replayed: 0, replay: None }
+        let stepping = Stepping::Auto;
+        Self { model, session, stepping, replayed: 0, foreseen: 0, replay: None }
     }
 
     /// Runs the token that was chosen last.
     pub fn logits_after(&mut self, last: u32, answer: &Answer) -> Logits {
         let need = answer.deciding();
-        if let Some(logits) = need.and_then(|need| self.replayed(last, need, answer.room())) {
+        if let Some(logits) = need.and_then(|need| self.replayed(last, need, answer)) {
             return logits;
         }
         // What was not possible now will not be later in this answer.
@@ -34,19 +36,20 @@ impl<'a> Runner<'a> {
         Logits::read(logits, &[need]).swap_remove(0)
     }
 
-    /// Logits after `last`, where `deciding` logits decide, for an answer with room for so many tokens.
-    fn replayed(&mut self, last: u32, deciding: usize, room: usize) -> Option<Logits> {
+    /// Logits after `last`, where `deciding` logits decide.
+    fn replayed(&mut self, last: u32, deciding: usize, answer: &Answer) -> Option<Logits> {
+        let (room, sampler) = (answer.room(), answer.sampler());
         if self.replay.is_none() {
             let session = self.session.get();
             let (cache, position) = (session.cache(), session.next_position());
-            let entrant = Entrant { cache, id: last, position, room };
+            let entrant = Entrant { cache, id: last, position, room, sampler };
             let terms = Terms { stepping: self.stepping, most: u64::MAX };
             self.replay = Replay::begin(self.model, &[entrant], deciding, terms);
         }
         let replay = self.replay.as_mut()?;
-        let asked = Asked { deciding, goes_on: room > 1 };
-        let logits = replay.after(&[Some(last)], asked)?.pop();
+        let logits = replay.after(&[Some(Turn { id: last, sampler })], room > 1)?.pop()?;
         self.replayed += usize::from(replay.is_recorded());
+        self.foreseen += usize::from(replay.was_foreseen());
         logits
     }
 

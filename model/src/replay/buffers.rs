@@ -35,9 +35,13 @@ impl Next {
 #[derive(Debug, Clone)]
 pub(crate) struct Buffers {
     layers: Vec<Held>,
-    /// `[rows, 1, 1, 2k + 2]` in f32: what the last step found, as [`ops::largest_of_rows`] gives it, and behind it place and
-    /// position of the next token, whose id is the best of what was found.
+    /// `[rows, 1, 1, 2k + 3]` in f32: what the last step found, as [`ops::largest_of_rows`] gives it, and behind it place,
+    /// position and id of the next token. Its id is a guess: who samples has the last word.
     board: Tensor<4>,
+    /// How ids are drawn from what is found, and the chance of the next draw, see [`fixed::draw_of_rows`]: `[rows, 1, 1, 4]` and
+    /// `[rows, 1, 1, 1]`.
+    terms: Tensor<4>,
+    chances: Tensor<4>,
     /// The place of a row on the board, `[rows]`.
     top: Tensor<1>,
     /// Of every position, `[slots + BEYOND, 1, half]`, in the compute dtype.
@@ -92,7 +96,8 @@ impl Buffers {
     /// The same with room for `slots` tokens, elsewhere.
     pub fn grown(&self, model: &Qwen3VlModel, slots: usize) -> Self {
         let layer = |held: &Held| held.clone().map(|rows| widened(vec![rows], slots));
-        Self::with(model, self.layers.iter().map(layer).collect(), self.k)
+        let terms = self.terms.clone();
+        Self { terms, ..Self::with(model, self.layers.iter().map(layer).collect(), self.k) }
     }
 
     fn with(model: &Qwen3VlModel, layers: Vec<Held>, k: usize) -> Self {
@@ -102,7 +107,9 @@ impl Buffers {
         let on = (&device, DType::F32);
         Self {
             layers,
-            board: Tensor::zeros([rows, 1, 1, 2 * k + 2], on),
+            board: Tensor::zeros([rows, 1, 1, 2 * k + 3], on),
+            terms: Tensor::zeros([rows, 1, 1, 4], on),
+            chances: Tensor::zeros([rows, 1, 1, 1], on),
             top: Tensor::zeros([rows], on),
             tables,
             k,
@@ -119,25 +126,68 @@ impl Buffers {
         self.layers[0][0].dims()[2]
     }
 
+    /// Puts what `cache` holds into a lane, in place.
+    pub fn enter(&mut self, lane: usize, cache: &KvCache) {
+        let (slots, on) = (self.slots(), (&self.top.device(), DType::F32));
+        let at = Tensor::full([slots], lane as f32, on);
+        // One row of every batch is written at a time: slots are batches here, and lanes rows.
+        let turned = |rows: Tensor<4>| rows.permute([2, 1, 0, 3]);
+        for (layer, held) in self.layers.iter_mut().enumerate() {
+            let (keys, values) = cache.held(layer);
+            for (into, parts) in held.iter_mut().zip([keys, values]) {
+                let rows = turned(widened(parts, slots));
+                *into = turned(fixed::write_rows(turned(into.clone()), rows, at.clone()));
+            }
+        }
+    }
+
     /// Writes the tokens that the next step runs onto the board.
     pub fn put(&mut self, next: &[Next]) {
         let row = |next: &Next| {
-            let mut row = vec![0.0; 2 * self.k + 2];
-            row[self.k] = next.id as f32;
-            row[2 * self.k] = next.place as f32;
-            row[2 * self.k + 1] = next.position as f32;
+            let mut row = vec![0.0; 2 * self.k];
+            row.extend([next.place as f32, next.position as f32, next.id as f32]);
             row
         };
-        let values: Vec<f32> = next.iter().flat_map(row).collect();
-        let data = TensorData::new(values, self.board.dims());
-        self.write(Tensor::from_data(data, (&self.board.device(), DType::F32)));
+        let board = uploaded(next.iter().flat_map(row).collect(), &self.board);
+        self.board = self.written(&self.board, board);
     }
 
-    fn write(&mut self, board: Tensor<4>) {
-        self.board = fixed::write_rows(self.board.clone(), board, self.top.clone());
+    /// Writes down how the next ids are drawn, of every row.
+    pub fn set_terms(&mut self, terms: &[[f32; 4]]) {
+        let terms = uploaded(terms.concat(), &self.terms);
+        self.terms = self.written(&self.terms, terms);
     }
 
-    /// What the host reads: of every row the largest logits, their ids, and two numbers more.
+    /// Writes down the chances of the next draws, of every row; where nothing is drawn, there is nothing to do.
+    pub fn set_chances(&mut self, chances: Vec<f32>) {
+        if self.draws() {
+            let chances = uploaded(chances, &self.chances);
+            self.chances = self.written(&self.chances, chances);
+        }
+    }
+
+    /// Whether any row may take another token than the best.
+    fn draws(&self) -> bool {
+        self.k > 1
+    }
+
+    /// The next ids for what was found, `[rows, 1]`.
+    fn next_ids(&self, found: &Tensor<2>) -> Tensor<2> {
+        let [rows, _] = found.dims();
+        if !self.draws() {
+            return found.clone().narrow(1, self.k, 1);
+        }
+        let (terms, chances) = (self.terms.clone(), self.chances.clone());
+        let (terms, chances) = (terms.reshape([rows, 4]), chances.reshape([rows]));
+        fixed::draw_of_rows(found.clone(), terms, chances).unsqueeze_dim(1)
+    }
+
+    /// `rows` in the memory of `into`.
+    fn written(&self, into: &Tensor<4>, rows: Tensor<4>) -> Tensor<4> {
+        fixed::write_rows(into.clone(), rows, self.top.clone())
+    }
+
+    /// What the host reads: of every row the largest logits, their ids, and place, position and id of the next token.
     pub fn board(&self) -> Tensor<4> {
         self.board.clone()
     }
@@ -152,6 +202,11 @@ impl Buffers {
         let part = |rows: Tensor<4>| rows.narrow(0, lane, 1).narrow(2, range.start, range.len());
         self.layers[layer].clone().map(part)
     }
+}
+
+/// Values of the shape of `like`, beside it.
+fn uploaded(values: Vec<f32>, like: &Tensor<4>) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(values, like.dims()), (&like.device(), DType::F32))
 }
 
 /// The parts of every sequence as [`widened`], and zeros for idle ones, up to a power of two of them.
@@ -180,7 +235,7 @@ impl Qwen3VlModel {
     pub(crate) fn step_in_place(&self, buffers: &mut Buffers) -> Tensor<2> {
         let (k, rows) = (buffers.k, buffers.top.dims()[0]);
         let column = |i: usize| buffers.board.clone().narrow(3, i, 1).reshape([rows]);
-        let (id, at, position) = (column(k), column(2 * k), column(2 * k + 1));
+        let (at, position, id) = (column(2 * k), column(2 * k + 1), column(2 * k + 2));
         let places = position.clone().int();
         let row = |table: &Tensor<3>| table.clone().select(0, places.clone());
         let rotary = Rotary { cos: row(&buffers.tables.cos), sin: row(&buffers.tables.sin) };
@@ -191,8 +246,9 @@ impl Qwen3VlModel {
         let logits = self.logits(hidden);
         let found = ops::largest_of_rows(logits.clone(), k);
         let further = |x: Tensor<1>| (x + 1.0).unsqueeze_dim::<2>(1);
-        let board = Tensor::cat(vec![found, further(at), further(position)], 1);
-        buffers.write(board.reshape([rows as i32, 1, 1, -1]));
+        let next = buffers.next_ids(&found);
+        let board = Tensor::cat(vec![found, further(at), further(position), next], 1);
+        buffers.board = buffers.written(&buffers.board, board.reshape([rows as i32, 1, 1, -1]));
         logits
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Stepping;
 use super::buffers::Next;
 use crate::cache::KvCache;
+use crate::sample::Sampler;
 
 /// Shortest rest of an answer that is worth a recording, which runs a step four times.
 const SHORTEST: usize = 8;
@@ -25,6 +26,8 @@ pub(crate) struct Entrant<'c> {
     pub position: u32,
     /// Tokens that its answer may still have.
     pub room: usize,
+    /// Who chooses them.
+    pub sampler: &'c Sampler,
 }
 
 impl Entrant<'_> {
@@ -37,10 +40,16 @@ impl Entrant<'_> {
     pub fn slots(&self) -> usize {
         first_slots(self.cache.len(), self.room)
     }
+
+    /// What it is where it is run.
+    pub(super) fn lane(&self) -> Lane {
+        let &Entrant { cache, id, position, .. } = self;
+        Lane { first: Next { id, place: cache.len(), position }, ids: Vec::new() }
+    }
 }
 
 /// Slots for a prompt, and for as much of its answer as is foreseen.
-fn first_slots(prompt: usize, answer: usize) -> usize {
+pub(crate) fn first_slots(prompt: usize, answer: usize) -> usize {
     prompt.saturating_add(answer.min(FORESEEN)).next_power_of_two().max(FEWEST)
 }
 
@@ -59,13 +68,11 @@ pub(crate) struct Terms {
     pub most: u64,
 }
 
-/// What is asked of a step.
+/// The token that a lane runs, and who chooses the next one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
-    /// How many of the largest logits decide the next tokens.
-    pub deciding: usize,
-    /// Whether there is another step after this one, as far as is known.
-    pub goes_on: bool,
+pub(crate) struct Turn<'s> {
+    pub id: u32,
+    pub sampler: &'s Sampler,
 }
 
 /// A sequence that runs on fixed buffers.

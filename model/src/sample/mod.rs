@@ -94,6 +94,20 @@ impl Sampler {
         Some(self.draw(&candidates))
     }
 
+    /// What the next two draws take, which are those of the next two tokens. Consumes no randomness.
+    pub(crate) fn peek(&self) -> [f32; 2] {
+        if self.params.is_greedy() {
+            return [0.0; 2];
+        }
+        let mut rng = self.rng.clone();
+        [(); 2].map(|()| rng.next_f64() as f32)
+    }
+
+    /// Whether [`Sampler::sample_largest`] chooses from these.
+    pub(crate) fn is_decided_by(&self, largest: &[Candidate]) -> bool {
+        self.params.is_greedy() || warp::warp_largest(largest, &self.params).is_some()
+    }
+
     /// The tokens from which [`Sampler::sample`] would draw, in order of their ids, with the scores whose softmax is the
     /// distribution. Consumes no randomness.
     ///

@@ -74,6 +74,15 @@ impl SamplingParams {
         }
     }
 
+    /// What a device has to know to guess the next token, see [`qwen3_vl_backends::ops::fixed::draw_of_rows`].
+    pub(crate) fn terms(&self) -> [f32; 4] {
+        if self.is_greedy() {
+            return [0.0; 4];
+        }
+        let rest = if self.top_p < 1.0 { (1.0 - self.top_p) as f32 } else { -1.0 };
+        [self.temperature as f32, self.top_k as f32, rest, self.min_p as f32]
+    }
+
     /// Checks every number, also those that greedy decoding does not use.
     ///
     /// # Errors

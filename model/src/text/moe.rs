@@ -78,11 +78,13 @@ impl MoeBlock {
         }
     }
 
-    /// Whether all experts are there, as they were trained or rounded, so that cards can choose among them.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether cards choose among the experts in a step of so many rows: few of them, and all experts there, as they were
+    /// trained or rounded.
+    pub(super) fn runs_without_host(&self, rows: usize) -> bool {
         use Stack::{Dense, Quantised};
         let stacks = (&self.experts.gate_up_proj, &self.experts.down_proj);
-        matches!(stacks, (Dense(_), Dense(_)) | (Quantised(_), Quantised(_)))
+        rows <= ROWS_ON_CARD
+            && matches!(stacks, (Dense(_), Dense(_)) | (Quantised(_), Quantised(_)))
     }
 
     /// On a card: nobody waits for what the router says. Nothing where the host must know it.

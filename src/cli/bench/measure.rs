@@ -55,9 +55,9 @@ pub struct MeasureArgs {
     /// The picture: the size of one that is drawn, or a file
     #[arg(long, value_name = "WxH|FILE", default_value = "1280x960", value_parser = Picture::parse)]
     pub image: Picture,
-    /// Streams that are written together
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub batch: u16,
+    /// Streams that are written together [default: 8, on cards 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub batch: Option<u16>,
     #[command(flatten)]
     pub speculative: SpeculativeArgs,
     /// Measure these alone [default: all]

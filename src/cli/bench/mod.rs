@@ -10,6 +10,7 @@ mod results;
 mod rounds;
 #[cfg(feature = "server")]
 mod serve;
+mod streams;
 mod subject;
 mod text;
 

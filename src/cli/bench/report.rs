@@ -2,11 +2,13 @@
 
 use qwen3_vl::backends::{dtype, threads};
 use qwen3_vl::model::experts::ExpertUsage;
+use qwen3_vl::model::replay::recorded_bytes;
 use qwen3_vl::weights::load::parameter_counts;
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
 use super::rounds::{Guessed, Round, Task};
+use super::streams::Streams;
 use super::subject::Subject;
 
 /// Grows when a field changes its meaning or goes away.
@@ -168,20 +170,25 @@ impl Report<'_> {
         })
     }
 
-    /// Weights and the keys and values of the prompt, which the streams share, are read once for all of them.
+    /// Weights are read once for all streams, and so are the keys and values of the prompt, which the streams share; but in replayed
+    /// steps each has them for itself.
     fn streams(&self) -> Value {
         let (streams, model) = (self.task.streams as f64, &self.subject.model);
-        let seconds = self.median(|round| round.streams);
-        let own = streams * (self.past() + 2.0 - self.task.prompt as f64);
-        let tokens = self.task.prompt as f64 + own;
+        let seconds = self.median(|round| round.streams.map(|of| of.seconds));
+        let (before, replayed) = self.written();
+        let behind = before + self.past() - self.task.prompt as f64;
+        let shared_by = if replayed > 0.0 { streams } else { 1.0 };
+        let tokens = shared_by * self.task.prompt as f64 + streams * (behind + 1.0);
         let cache = (model.cache_bytes_per_token() as f64 * tokens).round() as u64;
         let bytes = (model.bytes_per_token() + cache) as f64;
         let reached = seconds.map(|seconds| bytes / seconds);
-        let flops = streams * self.subject.model.config().text.decode_flops(self.past() + 1.0);
-        let ratio =
-            |round: &Round| round.decode.zip(round.streams).map(|(one, all)| streams * one / all);
+        let flops = streams * self.subject.model.config().text.decode_flops(self.past() + before);
+        let ratio = |round: &Round| {
+            round.decode.zip(round.streams).map(|(one, all)| streams * one / all.seconds)
+        };
         json!({
             "streams": self.task.streams,
+            "replayed_steps": self.median(|round| round.streams.map(|of| of.replayed as f64)),
             "ms_per_step": seconds.map(|seconds| 1e3 * seconds),
             "tokens_per_s": seconds.map(|seconds| streams / seconds),
             "ratio": self.median(ratio),
@@ -191,6 +198,14 @@ impl Report<'_> {
             "memory_share": reached.map(|is| is / self.measured.machine.read),
             "flop_per_s": seconds.map(|seconds| flops / seconds),
         })
+    }
+
+    /// Tokens that a stream had before those that were timed, and how many of these were replayed.
+    fn written(&self) -> (f64, f64) {
+        let of = |value: fn(Streams) -> usize| {
+            self.median(|round| round.streams.map(|streams| value(streams) as f64))
+        };
+        (of(|streams| streams.before).unwrap_or(1.0), of(|streams| streams.replayed).unwrap_or(0.0))
     }
 
     /// What guesses change of a greedy answer; random weights repeat themselves more than others, or less.
@@ -213,14 +228,26 @@ impl Report<'_> {
     fn memory(&self) -> Value {
         let model = &self.subject.model;
         let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
-        let streams = model.cache_bytes(1 + self.task.tokens) * self.task.streams as u64;
+        let (before, replayed) = self.written();
+        let each = before as usize + self.task.tokens;
+        let streams = model.cache_bytes(each) * self.task.streams as u64;
+        let fixed = if replayed > 0.0 { self.fixed_bytes() } else { 0 };
         json!({
             "weight_bytes": self.subject.weight_bytes,
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
-            "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams,
+            "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams + fixed,
             "streams_peak_bytes": self.measured.peak,
         })
+    }
+
+    /// Keys and values of replayed streams, which they have besides.
+    fn fixed_bytes(&self) -> u64 {
+        let (model, storage) = (&self.subject.model, self.args.kv_cache_dtype);
+        let lengths = [self.task.prompt, self.task.stream_tokens()];
+        let dtypes = (model.precision().compute, storage);
+        let one = recorded_bytes(&model.config().text, &self.subject.placement, dtypes, lengths);
+        one * self.task.streams.next_power_of_two() as u64
     }
 
     /// What became of experts that stay on the host, since the model was made; `answer` of what was written behind the text

@@ -17,6 +17,7 @@ use qwen3_vl::model::session::{PREFILL_CHUNK, Session};
 use super::super::usage_error;
 use super::measure::{MeasureArgs, Stage};
 use super::picture::Opened;
+use super::streams::Streams;
 use super::subject::Subject;
 
 /// Tokens of the question before and behind the picture, its two marks not counted.
@@ -27,7 +28,7 @@ const FIRST: usize = 16;
 /// What a round does.
 #[derive(Debug)]
 pub struct Task<'a> {
-    subject: &'a Subject,
+    pub(super) subject: &'a Subject,
     pub picture: &'a Opened,
     pub planned: PlannedImage,
     pub prompt: usize,
@@ -54,7 +55,7 @@ pub struct Round {
     /// One token behind it.
     pub decode: Option<f64>,
     /// One token of every stream.
-    pub streams: Option<f64>,
+    pub streams: Option<Streams>,
     /// What became of experts on the host while tokens were written behind the text prompt.
     pub experts: Option<ExpertUsage>,
     /// A greedy answer without guesses and with them.
@@ -92,7 +93,7 @@ impl<'a> Task<'a> {
             planned,
             prompt: args.prompt_tokens as usize,
             tokens: args.tokens as usize,
-            streams: args.batch.into(),
+            streams: args.batch.map_or_else(|| usual_streams(subject), usize::from),
             lookup: args.speculative.lookup(),
             only: &args.only,
         };
@@ -100,7 +101,8 @@ impl<'a> Task<'a> {
         let needed = task.stages().into_iter().map(|stage| match stage {
             Stage::Picture => FIRST,
             Stage::Question => task.question_tokens(),
-            Stage::Text | Stage::Streams => task.prompt + 1 + task.tokens,
+            Stage::Text => task.prompt + 1 + task.tokens,
+            Stage::Streams => task.prompt + task.stream_tokens(),
         });
         let longest = needed.max().unwrap_or(FIRST);
         let context = subject.model.config().text.max_position_embeddings;
@@ -186,7 +188,8 @@ impl<'a> Task<'a> {
                 Stage::Streams => {
                     round.peak = peak_resident_bytes();
                     course.step("streams");
-                    round.streams = session.take().map(|session| self.write_many(session));
+                    round.streams =
+                        session.take().map(|session| self.write_many(session)).transpose()?;
                 }
             }
         }
@@ -236,7 +239,7 @@ impl<'a> Task<'a> {
     /// that are given the tokens.
     fn go_on(&self, session: &mut Session) -> anyhow::Result<f64> {
         let model = &self.subject.model;
-        if !model.records_steps() {
+        if !model.records_steps(1) {
             return Ok(self.write(|id, _| self.subject.step(session, id)));
         }
         Ok(self.answer(session, None)?.decode.as_secs_f64() / self.tokens as f64)
@@ -266,29 +269,14 @@ impl<'a> Task<'a> {
     }
 
     /// Seconds per token of `step`, which is given each token and its number.
-    fn write(&self, mut step: impl FnMut(u32, usize)) -> f64 {
+    pub(super) fn write(&self, mut step: impl FnMut(u32, usize)) -> f64 {
         let start = Instant::now();
         let ids = ids(self.subject.model.config());
         ids.take(self.tokens).enumerate().for_each(|(number, id)| step(id, number));
         seconds(start) / self.tokens as f64
     }
 
-    /// Seconds per step of streams that share the text prompt.
-    fn write_many(&self, session: Session) -> f64 {
-        let model = &self.subject.model;
-        let mut prompt = session.into_cache();
-        let mut caches: Vec<_> = (0..self.streams).map(|_| prompt.share(self.prompt)).collect();
-        let mut step = |id, number: usize| {
-            let token = (id, (self.prompt + number) as u32);
-            let mut caches: Vec<_> = caches.iter_mut().collect();
-            wait_for(model.decode(&vec![token; caches.len()], &mut caches));
-        };
-        // The first step gives every stream room of its own.
-        step(0, 0);
-        self.write(|id, number| step(id, number + 1))
-    }
-
-    fn text(&self, tokens: usize) -> ModelInputs {
+    pub(super) fn text(&self, tokens: usize) -> ModelInputs {
         ModelInputs::text(ids(self.subject.model.config()).take(tokens).collect())
     }
 
@@ -325,12 +313,17 @@ pub fn ids(config: &Qwen3VlConfig) -> impl Iterator<Item = u32> + use<> {
 }
 
 /// Reading waits for the device.
-fn wait_for(logits: Tensor<2>) {
+pub(super) fn wait_for(logits: Tensor<2>) {
     drop(lost::read(logits));
 }
 
-fn seconds(since: Instant) -> f64 {
+pub(super) fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
+}
+
+/// Streams where nobody says how many: cards have room for more at once.
+fn usual_streams(subject: &Subject) -> usize {
+    if subject.placement.is_cpu() { 8 } else { 32 }
 }
 
 /// The line on standard error that tells what is being measured.

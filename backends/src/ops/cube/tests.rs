@@ -1,6 +1,7 @@
 //! Every kernel against its reference body, which runs on Flex in f32, on the first card of the machine, CUDA's before others.
 
 mod cores;
+mod draw;
 mod enter;
 mod fixed;
 mod largest;
