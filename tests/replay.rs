@@ -434,7 +434,7 @@ fn a_newcomer_joins_where_a_lane_is_idle() {
     }
 }
 
-/// More rows than a card chooses experts for (128): such steps are not recorded, and a card that reads the router goes on.
+/// More rows than steps with experts are recorded for (128): such steps are ordinary ones.
 #[test]
 fn a_batch_of_many_sequences_with_experts_is_not_recorded() {
     for device in common::cards() {

@@ -52,7 +52,7 @@ impl Qwen3VlModel {
     pub fn records_steps(&self, answers: usize) -> bool {
         let (device, rows) = (self.device(), answers.next_power_of_two());
         let on_card = !is_processor(&device) && !lost::is_remote(&device);
-        let alone = self.language_model.layers.iter().all(|layer| layer.runs_without_host(rows));
+        let alone = self.language_model.layers.iter().all(|layer| layer.can_be_recorded(rows));
         graphs_on() && kernels_on() && on_card && alone && self.runs_on_fixed_buffers()
     }
 }

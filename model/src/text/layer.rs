@@ -80,9 +80,9 @@ impl TextLayer {
         Residual { x, added: Some(self.feed_forward(normed, index, probe)) }
     }
 
-    /// Whether the host has nothing to decide in a step of so many rows on a card.
-    pub(crate) fn runs_without_host(&self, rows: usize) -> bool {
-        self.moe.as_ref().is_none_or(|moe| moe.runs_without_host(rows))
+    /// Whether a step of so many rows can be recorded on a card.
+    pub(crate) fn can_be_recorded(&self, rows: usize) -> bool {
+        self.moe.as_ref().is_none_or(|moe| moe.can_be_recorded(rows))
     }
 
     fn feed_forward(&self, x: Tensor<2>, index: usize, probe: &mut Probe) -> Tensor<2> {

@@ -20,6 +20,9 @@ use crate::weight::Quantised;
 /// reading the routes is a journey.
 const ROWS_FAR_AWAY: usize = 4;
 
+/// Most rows of a step that is recorded. Longer ones ask nothing of the host either, but no recording of them was tried.
+const ROWS_RECORDED: usize = 128;
+
 /// HF `Qwen3VLMoeTextSparseMoeBlock`.
 #[derive(Module, Debug)]
 pub struct MoeBlock {
@@ -78,12 +81,12 @@ impl MoeBlock {
         }
     }
 
-    /// Whether cards choose among the experts in a step of so many rows: few of them, and all experts there, as they were
-    /// trained or rounded.
-    pub(super) fn runs_without_host(&self, rows: usize) -> bool {
+    /// Whether a step of so many rows can be recorded: few of them, and all experts there, as they were trained or rounded, so that
+    /// cards can choose among them.
+    pub(super) fn can_be_recorded(&self, rows: usize) -> bool {
         use Stack::{Dense, Quantised};
         let stacks = (&self.experts.gate_up_proj, &self.experts.down_proj);
-        rows <= ROWS_ON_CARD
+        rows <= ROWS_RECORDED
             && matches!(stacks, (Dense(_), Dense(_)) | (Quantised(_), Quantised(_)))
     }
 
