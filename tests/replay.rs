@@ -464,7 +464,7 @@ fn a_batch_of_many_sequences_with_experts_is_not_recorded() {
 /// CUDA refuses memory to all threads while one records.
 #[test]
 fn an_embedding_waits_for_a_recording() {
-    let loaded = load("dense_tied", &common::cpu_devices()[0]);
+    let loaded = load("dense_tied", &common::devices()[0]);
     let prepared = loaded.prepare_ids(vec![3, 4, 5], String::new()).unwrap();
     let (expected, done) = (loaded.embed(&prepared).unwrap(), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use qwen3_vl::backends::Placement;
 use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::experts::ExpertUsage;
@@ -93,7 +94,7 @@ impl<'a> Task<'a> {
             planned,
             prompt: args.prompt_tokens as usize,
             tokens: args.tokens as usize,
-            streams: args.batch.map_or_else(|| usual_streams(subject), usize::from),
+            streams: args.batch.map_or_else(|| usual_streams(&subject.placement), usize::from),
             lookup: args.speculative.lookup(),
             only: &args.only,
         };
@@ -322,8 +323,8 @@ pub(super) fn seconds(since: Instant) -> f64 {
 }
 
 /// Streams where nobody says how many: cards have room for more at once.
-fn usual_streams(subject: &Subject) -> usize {
-    if subject.placement.is_cpu() { 8 } else { 32 }
+pub(super) fn usual_streams(placement: &Placement) -> usize {
+    if placement.is_cpu() { 8 } else { 32 }
 }
 
 /// The line on standard error that tells what is being measured.

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::super::progress::LoadBar;
 use super::super::size::bytes;
 use super::measure::{MeasureArgs, Stage};
+use super::rounds::usual_streams;
 
 /// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
 const SHAPES: &str = include_str!("shapes.json");
@@ -104,8 +105,9 @@ impl Place<'_> {
         let cache = |n| KvCache::bytes(&config.text, n, precision.compute, storage);
         let text = args.only.is_empty() || args.only.contains(&Stage::Text);
         let streams = args.only.is_empty() || args.only.contains(&Stage::Streams);
+        let many = args.batch.map_or_else(|| usual_streams(placement), usize::from) as u64;
         let one = if text || streams { cache(prompt.saturating_add(tokens)) } else { 0 };
-        let own = if streams { cache(tokens + 1).saturating_mul(args.batch.into()) } else { 0 };
+        let own = if streams { cache(tokens + 1).saturating_mul(many) } else { 0 };
         let parts = [weights, one.saturating_add(own), args.read];
         let needed = parts.into_iter().fold(0, u64::saturating_add);
         anyhow::ensure!(
