@@ -242,7 +242,10 @@ mod tests {
         for _ in 0..2 {
             let both = caught(|| read((filled() + 1.0).mul(filled() * 3.0).sum()));
             let Err(DeviceFailure::Refused { device, reason }) = both else { panic!("{both:?}") };
-            assert!(device == card.name && reason.contains("out of memory"), "{device}: {reason}");
+            // More than half of the memory is more than one buffer may have, too.
+            let told = ["out of memory: a buffer of", "is larger than any that the device has"];
+            let told = told.iter().any(|words| reason.contains(words));
+            assert!(device == card.name && told, "{device}: {reason}");
             let few = Tensor::<1>::ones([4], (&card.device, DType::F32)) * 3.0;
             assert_eq!(caught(|| read(few)).unwrap().try_to_vec::<f32>().unwrap(), [3.0; 4]);
         }
