@@ -58,8 +58,8 @@ mod tests {
         for (length, stride, count) in
             [(48, 48, 5), (48, 100, 9), (1, 7, 4), (47, 47, 3), (0, 3, 2)]
         {
-            let rows: Vec<u8> = (0..stride * count).map(|i| (i * 7919 >> 3) as u8).collect();
-            let weights: Vec<i16> = (0..count).map(|i| (i as i16 - 1) * 5000).collect();
+            let rows: Vec<u8> = (0..stride * count).map(|i| (i * 7919 / 8) as u8).collect();
+            let weights: Vec<i16> = (0..count).map(|i| (i as i16 - 1) * 3000).collect();
             let mut out = vec![0; length];
             weighted(&mut out, &rows, stride, &weights, 14);
             for (i, found) in out.iter().enumerate() {
