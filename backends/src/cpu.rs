@@ -1,5 +1,8 @@
 //! Which instructions the kernels for the processor use: the widest that it has, or what [`CPU_VARIABLE`] says.
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+pub(crate) mod emulated;
+
 use std::sync::OnceLock;
 
 /// The environment variable that forces a [`Level`] by its name.
@@ -28,7 +31,7 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, VL and DQ. Kernels that want VNNI or BF16 ask for these besides.
     Avx512,
-    /// AMX tiles of bf16, as far as the system permits them, with AVX-512 BF16.
+    /// AMX tiles of bf16 and bytes, as far as the system permits them, with AVX-512 BF16.
     Amx,
 }
 
@@ -57,6 +60,15 @@ impl Level {
         static PRESENT: OnceLock<Vec<Level>> = OnceLock::new();
         let present = || Self::ALL.into_iter().filter(|level| level.missing().is_empty()).collect();
         PRESENT.get_or_init(present).contains(&self)
+    }
+
+    /// Whether tests do in software what AMX would do.
+    #[cfg(test)]
+    pub fn is_emulated() -> bool {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+        return emulated::is_on();
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")))]
+        false
     }
 
     /// The level that kernels use, chosen once. A wrong [`CPU_VARIABLE`] is reported when a device is opened, and has no
@@ -125,20 +137,26 @@ fn features() -> [(Level, &'static str, bool); 10] {
         feature!(Avx512, "avx512vl"),
         feature!(Avx512, "avx512dq"),
         feature!(Amx, "avx512bf16"),
-        (Level::Amx, "amx-bf16 that the system permits", tiles_are_permitted()),
+        (Level::Amx, "amx-bf16 and amx-int8 that the system permits", tiles_are_permitted()),
     ]
 }
 
-/// Whether the processor has AMX with bf16, and the system lets this process use its registers, which it is asked for once.
+/// Whether the processor has AMX with bf16 and bytes, as all that have it do, and the system lets this process use its registers,
+/// which it is asked for once.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn tiles_are_permitted() -> bool {
+    #[cfg(all(test, target_env = "gnu"))]
+    if emulated::is_on() {
+        return true;
+    }
     /// `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of Linux.
     const REQUEST: [libc::c_long; 2] = [0x1023, 18];
     static PERMITTED: OnceLock<bool> = OnceLock::new();
     let leaves = std::arch::x86_64::__cpuid(0).eax;
     let extended = std::arch::x86_64::__cpuid_count(7, 0).edx;
-    let (bf16, tiles) = (1 << 22, 1 << 24);
-    let present = leaves >= 7 && extended & (bf16 | tiles) == bf16 | tiles;
+    // Products of bf16, tiles at all, products of bytes.
+    let wanted = 1 << 22 | 1 << 24 | 1 << 25;
+    let present = leaves >= 7 && extended & wanted == wanted;
     // SAFETY: the call asks for a permission and touches no memory.
     let ask = || unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST[0], REQUEST[1]) } == 0;
     present && *PERMITTED.get_or_init(ask)

@@ -20,6 +20,8 @@ mod norms;
 mod panel;
 mod products;
 mod quantised;
+#[cfg(target_arch = "x86_64")]
+mod registers;
 mod rotary;
 mod softmax;
 mod sums;

@@ -91,7 +91,11 @@ fn products_of_codes_read_their_rows_alone() {
                 QuantScheme::INT8_G16,
                 QuantScheme::FLOAT8,
             ] {
-                SIZES.into_iter().for_each(|k| codes_of(scheme, k, level));
+                for k in SIZES {
+                    // Where software does what a tile does, a tenth of the tiles has to do.
+                    let shorter = level == Level::Amx && Level::is_emulated();
+                    codes_of(scheme, if shorter && k > 1000 { k / 10 } else { k }, level);
+                }
             }
         }
     }

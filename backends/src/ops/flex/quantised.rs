@@ -219,9 +219,12 @@ fn expand_integers_with(
 
 #[cfg(target_arch = "x86_64")]
 impl Weights<'_> {
-    /// Whether they are multiplied faster in such tiles than as integers.
+    /// Whether they are multiplied faster in such tiles of bf16 than as integers.
     pub fn pay_in(&self, tiles: Tiles) -> bool {
-        tiles == Tiles::Amx || self.scheme.codes() == Codes::Float8
+        match tiles {
+            Tiles::Amx => !gemm::has_tiles(self.scheme, Level::chosen()),
+            Tiles::Pairs => self.scheme.codes() == Codes::Float8,
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use rayon::prelude::*;
 
 use super::matmul::Into;
 use crate::cpu::Tiles;
-pub use kernel::Terms;
-use kernel::{DEPTH, Kernel, LINES, Tile};
+use kernel::{DEPTH, Kernel};
+pub use kernel::{LINES, Terms, Tile};
 pub use pack::{Expanded, HalfRows, Source};
 use pack::{Side, put, transpose, unset};
 

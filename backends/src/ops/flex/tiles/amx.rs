@@ -1,64 +1,9 @@
 //! Products of tiles in AMX's registers, through inline assembly: the intrinsics are not stable.
 
 use std::arch::asm;
-use std::cell::Cell;
-use std::marker::PhantomData;
 
-use super::kernel::{LINES, Terms, Tile};
-use crate::cpu::Level;
-
-thread_local! {
-    /// How many [`Registers`] of this thread there are.
-    static USERS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// The calling thread's tile registers, configured until the last of these is dropped.
-pub struct Registers(PhantomData<*const ()>);
-
-/// Operand of `LDTILECFG`, palette 1.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    bytes_per_row: [u16; 16],
-    rows: [u8; 16],
-}
-
-impl Registers {
-    /// # Panics
-    /// Where the processor has no AMX, or the system does not permit it.
-    pub fn new() -> Self {
-        assert!(Level::Amx.is_present(), "no AMX");
-        let users = USERS.get();
-        if users == 0 {
-            let first = |count: usize| count < 8;
-            let config = Config {
-                palette: 1,
-                start_row: 0,
-                reserved: [0; 14],
-                bytes_per_row: std::array::from_fn(|i| if first(i) { 64 } else { 0 }),
-                rows: std::array::from_fn(|i| if first(i) { LINES as u8 } else { 0 }),
-            };
-            // SAFETY: the processor has tiles and the system permits them, as was just asserted; the configuration is
-            // a valid one of palette 1, and no register that the compiler uses changes.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, preserves_flags)) }
-        }
-        USERS.set(users + 1);
-        Self(PhantomData)
-    }
-}
-
-impl Drop for Registers {
-    fn drop(&mut self) {
-        let users = USERS.get() - 1;
-        USERS.set(users);
-        if users == 0 {
-            // SAFETY: the processor has tiles; nobody uses those of this thread any more.
-            unsafe { asm!("tilerelease", options(nostack, preserves_flags)) }
-        }
-    }
-}
+use super::kernel::{Terms, Tile};
+use crate::ops::flex::registers::Registers;
 
 /// As [`Kernel::multiply`](super::kernel::Kernel::multiply).
 ///

@@ -2,6 +2,7 @@
 
 use super::{amx, pairs};
 use crate::cpu::Tiles;
+use crate::ops::flex::registers::Registers;
 
 /// Lines of a tile: rows of a left operand, columns of a right one.
 pub const LINES: usize = 16;
@@ -35,7 +36,7 @@ impl Terms {
 pub struct Kernel(Kind);
 
 enum Kind {
-    Amx(amx::Registers),
+    Amx(Registers),
     /// The processor has AVX-512 BF16.
     Pairs,
 }
@@ -46,7 +47,7 @@ impl Kernel {
     pub fn new(with: Tiles) -> Self {
         assert!(with.is_present(), "no {with:?} here");
         Self(match with {
-            Tiles::Amx => Kind::Amx(amx::Registers::new()),
+            Tiles::Amx => Kind::Amx(Registers::new(LINES)),
             Tiles::Pairs => Kind::Pairs,
         })
     }
