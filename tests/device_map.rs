@@ -10,6 +10,7 @@ use qwen3_vl::model::batch::{Batch, BatchEvent, BatchOptions};
 use qwen3_vl::model::cache::KvDtype;
 use qwen3_vl::model::generate::{GenerateOptions, Generation, SessionSlot};
 use qwen3_vl::model::inputs::ModelInputs;
+use qwen3_vl::model::model::{Step, Work};
 use qwen3_vl::model::probe::Probe;
 use qwen3_vl::model::session::Session;
 use qwen3_vl::verify::{Tolerance, verify};
@@ -183,14 +184,48 @@ fn stages_beside_each_other_give_what_they_give_in_turn() {
     }
 }
 
-/// A prompt goes through the stages of a map in pieces, however large the pieces of the caller are.
+/// A prompt goes through the stages of a map in even pieces, however large the pieces of the caller are.
 #[test]
 fn long_prompts_are_cut_for_the_stages() {
     let device = &common::cpu_devices()[0];
     let loaded = load("dense_tied", &format!("{device},{device}"));
     let inputs = ModelInputs::text((0..1100).map(|i| 3 + i * 13 % 200).collect());
     let beside = answer(&loaded, &inputs, (usize::MAX, true));
-    assert_eq!(beside, answer(&loaded, &inputs, (512, false)));
+    assert_eq!(beside, answer(&loaded, &inputs, (367, false)));
+}
+
+/// So do the rows of a pass of several sequences, where a piece may end in the middle of one or hold the rows of several.
+#[test]
+fn passes_of_many_rows_are_cut_for_the_stages() {
+    let device = &common::cpu_devices()[0];
+    for name in ["dense_tied", "moe"] {
+        let hidden = |map: &str| {
+            let loaded = load(name, map);
+            let model = loaded.model();
+            let text = |n: usize| {
+                let ids = (0..n).map(|i| 3 + (n + i * 13) as u32 % 200);
+                ModelInputs::text(ids.collect())
+            };
+            let inputs = [text(9), text(700), common::two_images(model, name), text(600)];
+            let mut prompts =
+                inputs.each_ref().map(|i| model.prepare(i, &mut Probe::off()).unwrap());
+            let mut caches = prompts.each_ref().map(|_| model.new_cache());
+            let [first, ..] = &mut prompts;
+            model.prefill(first, 0..9, &mut caches[0], &mut Probe::off());
+            // An answer that goes on, beside three prompts.
+            let works = prompts.iter_mut().enumerate().map(|(index, prompt)| match index {
+                0 => Work::Tokens { ids: &[40], position: 9 },
+                _ => Work::Prompt { rows: 0..inputs[index].ids.len(), prompt },
+            });
+            let steps = works.zip(&mut caches).map(|(work, cache)| Step { work, cache });
+            let rows = model.forward(&mut steps.collect::<Vec<_>>(), &mut Probe::off());
+            let next: Vec<_> = caches.iter().map(|cache| (41, cache.len() as u32)).collect();
+            let caches = &mut caches.each_mut();
+            [values(rows), values(model.decode(&next, caches))].concat()
+        };
+        let apart = distance(&hidden(device), &hidden(&format!("{device},{device}")));
+        assert!(apart < 1e-5, "{name}: {apart}");
+    }
 }
 
 /// The tokens of a prompt are scored as they come out of the last stage.

@@ -173,8 +173,9 @@ fn long_prompts_and_batches_are_answered_alike() {
     let answers = |loaded: &Qwen3Vl| {
         let mut batch = Batch::new(loaded.model(), BatchOptions::default());
         let submit = |n| batch.submit(&text(n), greedy(4)).unwrap();
-        let ids = [9, 2, 40].map(submit);
-        let mut answers = vec![Vec::new(); 3];
+        // The last two are read together, in pieces.
+        let ids = [9, 2, 40, 700, 600].map(submit);
+        let mut answers = vec![Vec::new(); ids.len()];
         while !batch.is_empty() {
             for (id, event) in batch.step() {
                 let BatchEvent::Token { token, .. } = event else { panic!("{event:?}") };
@@ -378,13 +379,21 @@ fn a_lost_device_is_an_error_of_the_library() {
         lender.kill();
         is_lost(&begun.find_map(Result::err).unwrap());
         assert!(begun.next().is_none());
-        let failed = batch.step();
-        assert_eq!(failed.len(), 2);
-        for (_, event) in failed {
-            let BatchEvent::Failed(error) = event else { panic!("{event:?}") };
-            is_lost(&error);
+        let fails = |batch: &mut Batch<'_>| {
+            let failed = batch.step();
+            assert_eq!(failed.len(), 2);
+            for (_, event) in failed {
+                let BatchEvent::Failed(error) = event else { panic!("{event:?}") };
+                is_lost(&error);
+            }
+            assert!(batch.is_empty());
+        };
+        fails(&mut batch);
+        // So many rows that stages are beside each other.
+        for n in [700, 600] {
+            batch.submit(&text(n), greedy(8)).unwrap();
         }
-        assert!(batch.is_empty());
+        fails(&mut batch);
         // Short, and long enough for stages beside each other.
         for n in [4, 1100] {
             is_lost(&begin(&loaded, &text(n)).err().unwrap());

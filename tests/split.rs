@@ -303,6 +303,49 @@ fn rounded_tables_are_split_too() {
     }
 }
 
+/// Keys of a layer take 128 bytes a token, so that a buffer has room for those of 256 tokens in whole blocks. Steps that would have all
+/// of them in one are not recorded.
+#[test]
+fn keys_and_values_are_divided_too() {
+    let folder = wide(false);
+    let ids = (0..700).map(|i| 3 + i * 13 % 200).collect();
+    let inputs = ModelInputs::text(ids);
+    let read = |model: &Qwen3VlModel| {
+        let (mut prompt, mut cache) =
+            (model.prepare(&inputs, &mut Probe::off()).unwrap(), model.new_cache());
+        let (mut rows, mut capacity) = (Vec::new(), 0);
+        for start in (0..700).step_by(100) {
+            let part = start..start + 100;
+            let hidden = model.prefill(&mut prompt, part, &mut cache, &mut Probe::off());
+            rows.extend(values(model.logits(hidden)));
+            capacity = capacity.max(cache.own_capacity());
+        }
+        rows.extend(values(model.decode(&[(7, 700)], &mut [&mut cache])));
+        (rows, capacity, cache.in_blocks())
+    };
+    let session = |loaded: &Qwen3Vl| {
+        let mut session = Session::new(loaded.model());
+        let prefill = session.prefill(loaded.model(), &inputs, 100).unwrap();
+        values(prefill.logits)
+    };
+    for device in common::devices() {
+        let whole = load(folder.path(), options(&device, None)).unwrap();
+        let split = load(folder.path(), options(&device, Some(45_000))).unwrap();
+        let (expected, capacity, in_blocks) = read(whole.model());
+        assert!(capacity >= 700 && in_blocks == 0, "{device}: {capacity}");
+        let (found, capacity, in_blocks) = read(split.model());
+        assert!(capacity <= 256 && in_blocks == 600, "{device}: {capacity}, {in_blocks}");
+        near(&expected, &found, &device, "divided keys");
+        let told = answer(&whole, &inputs, Stepping::Ordinary);
+        assert_eq!(answer(&split, &inputs, Stepping::Auto), told, "{device}");
+        // Through the stages of a map, whose caches are divided between two runs of theirs.
+        let map = Some(format!("{device},{device}").parse().unwrap());
+        let options = LoadOptions { device: None, device_map: map, ..options("", Some(45_000)) };
+        let stages = load(folder.path(), options).unwrap();
+        near(&session(&whole), &session(&stages), &device, "divided keys in stages");
+    }
+}
+
 #[test]
 fn a_map_splits_where_the_part_lies() {
     let folder = wide(false);

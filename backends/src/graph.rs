@@ -11,6 +11,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::device::DeviceFailure;
 use crate::device::lost::{self, caught};
+use crate::threads::on_queue;
 
 /// The environment variable that, set to `off`, has every step launched anew.
 pub const GRAPH_VARIABLE: &str = "QWEN3_VL_GRAPH";
@@ -21,17 +22,42 @@ const WARM_UPS: usize = 3;
 /// Held alone by who records, and by many who work beside recordings. It is one for all devices, as CUDA's global mode is.
 static RECORDS: RwLock<()> = RwLock::new(());
 
-/// Whether steps are recorded where that is possible.
+/// [`GRAPH_VARIABLE`] has a value that says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("{GRAPH_VARIABLE} is `{value}`; it must be off, or on as without it")]
+pub struct GraphError {
+    value: String,
+}
+
+/// Whether steps are recorded where that is possible. A wrong [`GRAPH_VARIABLE`] is reported when a device is opened, and has no
+/// effect here.
 pub fn graphs_on() -> bool {
     static ON: OnceLock<bool> = OnceLock::new();
-    *ON.get_or_init(|| !std::env::var(GRAPH_VARIABLE).is_ok_and(|v| v.eq_ignore_ascii_case("off")))
+    *ON.get_or_init(|| wanted().unwrap_or(true))
+}
+
+/// What the environment says.
+///
+/// # Errors
+/// When it is neither.
+pub fn wanted() -> Result<bool, GraphError> {
+    let value = std::env::var_os(GRAPH_VARIABLE).unwrap_or_default();
+    named(&value.to_string_lossy())
+}
+
+fn named(value: &str) -> Result<bool, GraphError> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "" | "on" | "1" | "true" => Ok(true),
+        "off" | "0" | "false" => Ok(false),
+        _ => Err(GraphError { value: value.to_owned() }),
+    }
 }
 
 /// Does `work`, which uses a device on a thread of its own, while nothing is recorded: it waits for a recording, and the next one
-/// waits for it. It may not record itself.
+/// waits for it. It may not record itself. All such work is on one queue of a card ([`on_queue`]).
 pub fn beside_recordings<T>(work: impl FnOnce() -> T) -> T {
     let _many = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
-    work()
+    on_queue(0, work)
 }
 
 type Work<'a, T> = Box<dyn FnMut() -> T + Send + 'a>;
@@ -269,6 +295,14 @@ mod tests {
     fn grow(counter: &mut Tensor<4>, top: &Tensor<1>) {
         let next = counter.clone() * 3.0 + 1.0;
         *counter = write_rows(counter.clone(), next, top.clone());
+    }
+
+    #[test]
+    fn what_the_variable_says_is_read_or_refused() {
+        let said = ["", "on", "1", "off", "OFF", "0", "false"].map(|value| named(value).unwrap());
+        assert_eq!(said, [true, true, true, false, false, false, false]);
+        let error = named("none").unwrap_err().to_string();
+        assert!(error.contains(GRAPH_VARIABLE) && error.contains("`none`"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! How many threads the kernels for the processor run on.
 
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, StreamId};
 
 /// The environment variable that rayon takes the number of threads from.
 pub const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
@@ -48,6 +49,20 @@ pub fn on_workers<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> 
     if is_processor(device) { rayon::scope(|_| work()) } else { work() }
 }
 
+/// Runs `work`, which may use cards, on the queue `index` of each of them, whatever thread this is. A thread has a queue of its own
+/// else, with memory that is kept for it when the thread has ended: threads that come and go would leave ever more of it behind.
+pub fn on_queue<T>(index: usize, work: impl FnOnce() -> T) -> T {
+    static QUEUES: Mutex<Vec<StreamId>> = Mutex::new(Vec::new());
+    let queue = {
+        let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+        while queues.len() <= index {
+            queues.push(StreamId::allocate());
+        }
+        queues[index]
+    };
+    queue.executes(work)
+}
+
 /// Whether `device` is the processor, whose tensors lie in the memory of the host.
 pub fn is_processor(device: &Device) -> bool {
     let device = device.clone().inner();
@@ -68,6 +83,15 @@ pub fn threads() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_come_and_go_share_their_queues() {
+        let queue =
+            |index| std::thread::spawn(move || on_queue(index, StreamId::current)).join().unwrap();
+        assert_eq!(queue(1), queue(1));
+        assert_ne!(queue(0), queue(1));
+        assert_ne!(StreamId::current(), queue(0));
+    }
 
     #[test]
     fn a_number_of_threads_is_one_at_least() {

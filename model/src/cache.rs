@@ -38,6 +38,8 @@ pub struct KvCache {
     length: usize,
     /// Tokens beyond which it is not grown in advance.
     most: usize,
+    /// Tokens whose keys of a layer fit into the largest buffer of a device.
+    in_buffer: usize,
     shape: RowShape,
     token_bytes: u64,
 }
@@ -73,6 +75,7 @@ impl KvCache {
             shared: 0,
             length: 0,
             most: usize::MAX,
+            in_buffer: usize::MAX,
             shape: RowShape { head_dim: config.head_dim, compute, storage },
             token_bytes: Self::bytes_per_token(config, compute, storage),
         }
@@ -82,6 +85,27 @@ impl KvCache {
     #[must_use]
     pub fn up_to(self, tokens: usize) -> Self {
         Self { most: tokens, ..self }
+    }
+
+    /// The same cache, for a model of `config`, whose tensors take no more than `bytes` each, but for a block of the fewest tokens.
+    pub(crate) fn in_buffers_of(self, config: &TextConfig, bytes: Option<u64>) -> Self {
+        let RowShape { head_dim, compute, storage } = self.shape;
+        let token = (config.kv_heads as u64).saturating_mul(storage.row_bytes(head_dim, compute));
+        let tokens = bytes.and_then(|bytes| usize::try_from(bytes / token.max(1)).ok());
+        let in_buffer = tokens.map_or(usize::MAX, |tokens| (tokens / BLOCK * BLOCK).max(BLOCK));
+        Self { in_buffer, ..self }
+    }
+
+    /// Tokens that can be added before what this cache alone holds is too large for a buffer.
+    pub(crate) fn room(&self) -> usize {
+        self.in_buffer.saturating_sub(self.length - self.shared)
+    }
+
+    /// Lets `tokens` more have a buffer of their own where they do not fit into that of the last ones.
+    pub(crate) fn make_room(&mut self, tokens: usize) {
+        if self.room() < tokens {
+            self.close();
+        }
     }
 
     /// Tokens held.
@@ -133,6 +157,7 @@ impl KvCache {
             shared: length,
             length,
             most: usize::MAX,
+            in_buffer: self.in_buffer,
             shape: self.shape.clone(),
             token_bytes: self.token_bytes,
         }
@@ -149,23 +174,23 @@ impl KvCache {
             shared: self.shared,
             length: self.length,
             most: self.most,
+            in_buffer: self.in_buffer,
             shape: self.shape.clone(),
             token_bytes: self.token_bytes,
         };
         runs.iter().map(&mut part).collect()
     }
 
-    /// Puts back what [`Self::split`] took out.
+    /// Puts back what [`Self::split`] took out. Tokens that some layers lack, because the work on them ended before, are forgotten.
     pub(crate) fn join(&mut self, parts: Vec<Self>) {
-        self.length = parts[0].length;
-        assert!(parts.iter().all(|part| part.length == self.length), "all layers hold the same");
+        self.length = parts.iter().map(|part| part.length).min().unwrap_or(self.length);
         self.own = parts.into_iter().flat_map(|part| part.own).collect();
     }
 
-    /// Makes what this cache alone holds a block; many small blocks become one, by a copy.
+    /// Makes what this cache alone holds a block; many small blocks become one, by a copy, where that fits into a buffer.
     pub(crate) fn put_away(&mut self) {
         self.close();
-        if self.blocks.len() > MANY {
+        if self.blocks.len() > MANY && self.shared <= self.in_buffer {
             let layer = |layer| LayerRows {
                 keys: self.joined(layer, |rows| rows.keys.as_ref()),
                 values: self.joined(layer, |rows| rows.values.as_ref()),
@@ -239,8 +264,8 @@ impl KvCache {
         values: Tensor<4>,
     ) -> (Rows, Rows) {
         let shape = &self.shape;
-        let room =
-            Room { at: self.length - self.shared, most: self.most.saturating_sub(self.shared) };
+        let most = self.most.saturating_sub(self.shared).min(self.in_buffer);
+        let room = Room { at: self.length - self.shared, most };
         let mut all_keys = self.of_blocks(layer, |rows| rows.keys.as_ref());
         let mut all_values = self.of_blocks(layer, |rows| rows.values.as_ref());
         let own = &mut self.own[layer - self.first];

@@ -43,9 +43,12 @@ impl Qwen3VlModel {
             let patches = pass.patches();
             let blocks = (left / patches).max(1);
             left = left.saturating_sub(blocks.saturating_mul(patches));
-            let pass = self.compute(0, || self.visual.advance(pass, blocks, &mut Probe::off()));
+            let pass = self.compute(&self.visual.device(), 0, || {
+                self.visual.advance(pass, blocks, &mut Probe::off())
+            });
             if pass.is_over(&self.visual) {
-                let features = self.compute(0, || self.visual.end(pass, &mut Probe::off()));
+                let features = self
+                    .compute(&self.visual.device(), 0, || self.visual.end(pass, &mut Probe::off()));
                 prompt.fill(&frames, self.at_embedding(features));
                 done.push(frames);
             } else {
@@ -64,7 +67,7 @@ impl Qwen3VlModel {
         values: Vec<f32>,
         probe: &mut Probe,
     ) -> VisionFeatures {
-        self.compute(0, || {
+        self.compute(&self.visual.device(), 0, || {
             let plan = VisionPlan::new(&self.config().vision, grids);
             let shape = [plan.patches(), self.config().vision.patch_len()];
             self.visual.forward(TensorData::new(values, shape), &plan, probe)
@@ -77,7 +80,9 @@ impl Qwen3VlModel {
         let plan = VisionPlan::new(&self.config().vision, &batch.grids);
         let shape = [plan.patches(), self.config().vision.patch_len()];
         let pixels = TensorData::new(batch.values, shape);
-        let pass = self.compute(0, || self.visual.begin(pixels, plan, &mut Probe::off()));
+        let pass = self.compute(&self.visual.device(), 0, || {
+            self.visual.begin(pixels, plan, &mut Probe::off())
+        });
         Some(Encoding { frames: batch.frames, pass })
     }
 }

@@ -152,22 +152,34 @@ impl Streamed {
 }
 
 /// The router has chosen: tells the system which parts of the file come next, and begins to upload what the stacks of a layer lack
-/// for `shares`, those of a stack only when the one before it will have all of its own.
-pub(crate) fn prepare(stacks: &[&Stack], shares: &[Share]) {
+/// for `shares`, those of a stack only when the one before it will have all of its own. They are wanted as long as what is returned
+/// lives.
+#[must_use]
+pub(crate) fn prepare<'s>(stacks: &[&'s Stack], shares: &[Share]) -> Wanted<'s> {
     let streamed = || {
-        stacks.iter().filter_map(|stack| match stack {
+        stacks.iter().copied().filter_map(|stack| match stack {
             Stack::Streamed(streamed) => Some(streamed),
             _ => None,
         })
     };
+    let wanted = Wanted(streamed().map(|stack| &*stack.cache).collect());
     let experts: Vec<usize> = shares.iter().map(|share| share.expert).collect();
-    streamed().for_each(|stack| stack.cache.begin());
     for stack in streamed() {
         let absent = stack.cache.want(stack.index, &experts);
         absent.into_iter().for_each(|expert| stack.host.announce(expert));
     }
     let _ = streamed()
         .all(|stack| stack.cache.fetch(stack.index, &stack.host, experts.iter().copied()));
+    wanted
+}
+
+/// What a layer wants of these caches: nothing any more when it is done, or was interrupted by a device that failed.
+pub(crate) struct Wanted<'s>(Vec<&'s ExpertCache>);
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|cache| cache.forget());
+    }
 }
 
 impl Qwen3VlModel {

@@ -39,6 +39,9 @@ pub struct Qwen3VlModel {
     precision: Precision,
     #[module(skip)]
     cache_dtype: KvDtype,
+    /// Most bytes of a tensor, where a device has such a limit.
+    #[module(skip)]
+    max_buffer: Option<u64>,
     /// Absent where the process says it.
     #[module(skip)]
     products: Option<Products>,
@@ -54,6 +57,28 @@ pub enum Work<'a> {
     Prompt { prompt: &'a mut Prompt, rows: Range<usize> },
     /// Generated tokens, the first of them at `position` on all axes.
     Tokens { ids: &'a [u32], position: u32 },
+}
+
+impl Work<'_> {
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Self::Prompt { rows, .. } => rows.len(),
+            Self::Tokens { ids, .. } => ids.len(),
+        }
+    }
+
+    /// Some of them.
+    pub(crate) fn part(&mut self, part: Range<usize>) -> Work<'_> {
+        match self {
+            Self::Prompt { prompt, rows } => {
+                Work::Prompt { prompt, rows: rows.start + part.start..rows.start + part.end }
+            }
+            Self::Tokens { ids, position } => {
+                Work::Tokens { ids: &ids[part.clone()], position: *position + part.start as u32 }
+            }
+        }
+    }
 }
 
 /// The work of one sequence, and the cache that it extends.
@@ -93,6 +118,7 @@ impl Qwen3VlModel {
             config: config.clone(),
             precision: init.precision,
             cache_dtype: KvDtype::Auto,
+            max_buffer: None,
             products: None,
             placement: placement.cloned(),
         }
@@ -125,6 +151,19 @@ impl Qwen3VlModel {
         self
     }
 
+    /// Divides the keys and values of new caches so that none of their tensors has more bytes, as far as that is possible.
+    #[must_use]
+    pub fn with_max_buffer(mut self, bytes: Option<u64>) -> Self {
+        self.max_buffer = bytes;
+        self
+    }
+
+    /// Most bytes of keys and values of all layers, where they are one tensor for each.
+    pub(crate) fn most_held(&self) -> Option<u64> {
+        let tensors = 2 * self.config.text.layers as u64;
+        self.max_buffer.map(|bytes| bytes.saturating_mul(tensors))
+    }
+
     /// How keys and values of new caches are stored.
     pub fn cache_dtype(&self) -> KvDtype {
         self.cache_dtype
@@ -138,24 +177,26 @@ impl Qwen3VlModel {
         self
     }
 
-    /// Runs `work`, which computes with this model, where and as exactly as it is to be computed. Of its rows the first `steps`
-    /// are steps of answers.
-    pub(crate) fn compute<T: Send>(&self, steps: usize, work: impl FnOnce() -> T + Send) -> T {
-        let work = || {
+    /// Runs `work`, which computes with a part of this model on `device`, where and as exactly as it is to be computed. Of its rows
+    /// the first `steps` are steps of answers.
+    pub(crate) fn compute<T: Send>(
+        &self,
+        device: &Device,
+        steps: usize,
+        work: impl FnOnce() -> T + Send,
+    ) -> T {
+        on_workers(device, || {
             let _products = choose_products(self.products);
             let _steps = choose_steps(Some(steps));
             work()
-        };
-        match &self.placement {
-            None => on_workers(&self.device(), work),
-            Some(_) => work(),
-        }
+        })
     }
 
     /// An empty cache for one sequence.
     pub fn new_cache(&self) -> KvCache {
         let compute = self.precision.compute;
-        KvCache::new(&self.config.text, compute, self.cache_dtype)
+        let config = &self.config.text;
+        KvCache::new(config, compute, self.cache_dtype).in_buffers_of(config, self.max_buffer)
     }
 
     /// Bytes of a cache of `tokens` tokens.
@@ -216,28 +257,35 @@ impl Qwen3VlModel {
 
     /// Runs the work of any number of sequences in one pass, packed one after the other without padding, and
     /// extends their caches. Generated tokens come first, and prompts after them. Returns the final hidden states of all rows,
-    /// `[rows, hidden]`.
+    /// `[rows, hidden]`. Many rows go in pieces through the stages of a map, which are at work at the same time.
     ///
     /// # Panics
     /// When a cache does not hold exactly the tokens before the rows of its prompt, or generated tokens come after a prompt.
     pub fn forward(&self, steps: &mut [Step<'_>], probe: &mut Probe) -> Tensor<2> {
-        let mut pack = Pack::default();
         for step in steps.iter_mut() {
             if let Work::Prompt { prompt, rows } = &mut step.work {
                 assert_eq!(step.cache.len(), rows.start, "the cache holds the tokens before");
                 self.encode_some(prompt, &mut None, rows, usize::MAX);
             }
-            pack.add(&step.work);
+            step.cache.make_room(step.work.rows());
         }
-        let flow = self.enter(pack, probe);
-        let mut caches: Vec<_> = steps.iter_mut().map(|step| &mut *step.cache).collect();
-        let hidden = self.through(flow, &mut Past::Cached(&mut caches), probe);
+        let in_stages = if probe.is_on() { None } else { self.forward_in_stages(steps) };
+        let hidden = in_stages.unwrap_or_else(|| self.forward_at_once(steps, probe));
         for step in steps {
             if let Work::Prompt { prompt, rows } = &mut step.work {
                 prompt.forget(rows.end);
             }
         }
         hidden
+    }
+
+    /// [`Self::forward`] with all rows in every stage.
+    fn forward_at_once(&self, steps: &mut [Step<'_>], probe: &mut Probe) -> Tensor<2> {
+        let mut pack = Pack::default();
+        steps.iter().for_each(|step| pack.add(&step.work));
+        let flow = self.enter(pack, probe);
+        let mut caches: Vec<_> = steps.iter_mut().map(|step| &mut *step.cache).collect();
+        self.through(flow, &mut Past::Cached(&mut caches), probe)
     }
 
     /// What the first layer reads.
@@ -259,7 +307,7 @@ impl Qwen3VlModel {
 
     /// The head: `hidden [n, hidden] -> [n, vocabulary]` in f32, each row as by itself.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.compute(hidden.dims()[0], || {
+        self.compute(&hidden.device(), hidden.dims()[0], || {
             let logits = match &self.lm_head {
                 Some(head) => head.forward(hidden),
                 None => self.language_model.embed_tokens.weight.product(hidden, None),

@@ -4,8 +4,12 @@ use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::scope;
 
+use qwen3_vl_backends::threads::on_queue;
+
 /// Pieces that wait before a stage while it is at work.
 const WAITING: usize = 1;
+/// The queue of cards that what feeds the stages has, behind that of embeddings; those of the stages follow.
+const FEEDING: usize = 1;
 
 /// Sends what `feed` brings through `stages`, in order, and hands what comes out to `collect`. A stage works on one piece
 /// while the stage before works on the next; a slow one makes those before it wait, so that few pieces are alive.
@@ -19,24 +23,25 @@ pub(crate) fn run<T: Send, S: FnMut(T) -> T + Send>(
 ) {
     scope(|threads| {
         let (first, mut output) = sync_channel(WAITING);
-        let feeding = threads.spawn(move || {
+        let feed = move || {
             while let Some(piece) = feed() {
                 if first.send(piece).is_err() {
                     break;
                 }
             }
-        });
-        let mut working = vec![feeding];
-        for mut stage in stages {
+        };
+        let mut working = vec![threads.spawn(|| on_queue(FEEDING, feed))];
+        for (index, mut stage) in stages.into_iter().enumerate() {
             let (next, receiver) = sync_channel(WAITING);
             let input: Receiver<T> = std::mem::replace(&mut output, receiver);
-            working.push(threads.spawn(move || {
+            let work = move || {
                 for piece in input {
                     if next.send(stage(piece)).is_err() {
                         break;
                     }
                 }
-            }));
+            };
+            working.push(threads.spawn(move || on_queue(FEEDING + 1 + index, work)));
         }
         output.into_iter().for_each(collect);
         // What a stage panics with is for the caller, who may know it.
@@ -82,6 +87,17 @@ mod tests {
         let mut count = 0;
         run(numbers(6), stages, |_| count += 1);
         assert_eq!(count, 6);
+    }
+
+    #[test]
+    fn what_feeds_and_what_collects_may_panic_too() {
+        let stages = || vec![|x: usize| x, |x: usize| x];
+        let feed = || -> Option<usize> { panic!("feed") };
+        let panics = std::panic::catch_unwind(|| run(feed, stages(), |_| {}));
+        assert_eq!(panics.unwrap_err().downcast_ref(), Some(&"feed"));
+        let collect = |x| assert!(x < 3, "three");
+        let panics = std::panic::catch_unwind(|| run(numbers(1000), stages(), collect));
+        assert_eq!(panics.unwrap_err().downcast_ref(), Some(&"three"));
     }
 
     #[test]

@@ -78,7 +78,8 @@ pub fn load_placed(
 ) -> Result<(Qwen3VlModel, LoadReport), LoadError> {
     let precision = how.precision;
     check_expert_memory(checkpoint.config(), placement, how)?;
-    let mut model = Qwen3VlModel::placed(checkpoint.config(), placement, precision);
+    let mut model = Qwen3VlModel::placed(checkpoint.config(), placement, precision)
+        .with_max_buffer(how.buffer_of_layers(placement));
     let mut plan = LoadPlan::new(checkpoint, &model)?;
     if let Some(rounding) = how.rounding {
         plan.round(checkpoint, &mut model, rounding)?;

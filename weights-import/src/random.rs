@@ -48,7 +48,8 @@ pub fn random_model(
 ) -> Result<Qwen3VlModel, LoadError> {
     check_expert_memory(config, placement, how)?;
     let precision = how.precision;
-    let mut model = Qwen3VlModel::placed(config, placement, precision);
+    let mut model = Qwen3VlModel::placed(config, placement, precision)
+        .with_max_buffer(how.buffer_of_layers(placement));
     let sizes = part_sizes(config, how);
     check_parts(placement, &sizes)?;
     let mut maker = Maker {

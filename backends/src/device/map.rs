@@ -6,7 +6,6 @@ use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use super::{DeviceError, SelectedDevice, is_card, open, present};
-use crate::device::memory::host_memory;
 
 /// What a map says by itself, when it stands for every device of the best kind.
 const AUTO: &str = "auto";
@@ -374,15 +373,31 @@ impl Placement {
         self.devices().iter().all(|device| device.kind.is_cpu())
     }
 
-    /// Bytes that are free on the only device, or on the host where all are kinds of the processor; nothing where that is not
-    /// known, or where there are several.
+    /// Bytes that what all layers hold alike, such as keys and values, may take: of every device that has layers what is free there, by
+    /// its share of them. All kinds of the processor share the host's memory. Nothing where it is not known of one of them.
     pub fn free_memory(&self) -> Option<u64> {
-        let memory = match self.devices()[..] {
-            [only] => only.memory(),
-            _ => host_memory().filter(|_| self.is_cpu()),
-        };
-        memory.map(|memory| memory.available)
+        let mut shares: Vec<(&SelectedDevice, usize)> = Vec::new();
+        for Stage { layers, device } in &self.stages {
+            let alike = |other: &SelectedDevice| {
+                other.name == device.name || other.kind.is_cpu() && device.kind.is_cpu()
+            };
+            match shares.iter_mut().find(|(other, _)| alike(other)) {
+                Some((_, count)) => *count += layers.len(),
+                None => shares.push((device, layers.len())),
+            }
+        }
+        let free = |device: &SelectedDevice| device.memory().map(|memory| memory.available);
+        least_room(shares.into_iter().map(|(device, layers)| (free(device), layers)))
     }
+}
+
+/// What all layers may take, when devices with so much free memory have so many of them.
+fn least_room(shares: impl Iterator<Item = (Option<u64>, usize)> + Clone) -> Option<u64> {
+    let all: usize = shares.clone().map(|(_, layers)| layers).sum();
+    let room = |(free, layers): (Option<u64>, usize)| {
+        Some((u128::from(free?) * all as u128 / layers.max(1) as u128) as u64)
+    };
+    shares.map(room).collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
 #[cfg(test)]
@@ -403,6 +418,15 @@ mod tests {
         let spaced: DeviceMap = " vision = flex , 3 = ndarray ".parse().unwrap();
         assert_eq!(spaced.to_string(), "vision=flex,3=ndarray");
         assert_eq!("0-0=flex".parse::<DeviceMap>().unwrap().to_string(), "0=flex");
+    }
+
+    #[test]
+    fn the_fullest_device_limits_what_all_layers_hold() {
+        let room = |shares: &[(Option<u64>, usize)]| least_room(shares.iter().copied());
+        assert_eq!(room(&[(Some(100), 28)]), Some(100));
+        assert_eq!(room(&[(Some(100), 10), (Some(50), 10)]), Some(100));
+        assert_eq!(room(&[(Some(100), 1), (Some(300), 3)]), Some(400));
+        assert_eq!(room(&[(Some(100), 1), (None, 3)]), None);
     }
 
     #[test]

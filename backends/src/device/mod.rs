@@ -19,6 +19,7 @@ pub use remote::{LendError, TOKEN_VARIABLE, lend};
 use burn::tensor::{DType, Device};
 
 use crate::cpu::{CpuError, Level};
+use crate::graph::{self, GraphError};
 
 /// The environment variable that names the device when no `--device` is given.
 pub const DEVICE_VARIABLE: &str = "QWEN3_VL_DEVICE";
@@ -57,6 +58,8 @@ pub enum DeviceError {
     Map(#[from] MapError),
     #[error(transparent)]
     Cpu(#[from] CpuError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
 }
 
 /// A device that exists, with the name the user knows it by.
@@ -133,6 +136,7 @@ fn checked(selected: SelectedDevice) -> Result<SelectedDevice, DeviceError> {
     if selected.kind == BackendKind::Flex {
         Level::from_env()?;
     }
+    graph::wanted()?;
     #[cfg(feature = "cuda")]
     if let (BackendKind::Cuda, Err(reason)) = (selected.kind, cuda::library::settle()) {
         return Err(DeviceError::Unusable { name: selected.name, reason: reason.to_owned() });

@@ -176,21 +176,26 @@ impl<'m> Batch<'m> {
         self.waiting.len() < before
     }
 
-    /// Runs one forward pass, and returns what it brought, in order of submission. When a device fails, so do all sequences.
+    /// Runs one forward pass, and returns what it brought, in order of submission. When a device fails, so do all sequences; when it
+    /// only has no room, those that run.
     pub fn step(&mut self) -> Vec<(SequenceId, BatchEvent)> {
         caught(|| self.advance()).unwrap_or_else(|failure| self.give_up(&failure))
     }
 
-    /// Ends all sequences, some of whose caches are half written. What was kept for later ones goes too: it takes memory, of
-    /// which there may be too little, and some of it may have failed without having been read.
+    /// Ends the sequences that run, some of whose caches are half written, and where the device is lost those that wait too. What
+    /// was kept for later ones goes as well: it takes memory, of which there may be too little, and some of it may have failed
+    /// without having been read.
     fn give_up(&mut self, failure: &DeviceFailure) -> Vec<(SequenceId, BatchEvent)> {
         self.replay = None;
         self.prefixes = Prefixes::default();
         self.features.clear();
         let running = self.running.drain(..).filter(Sequence::goes_on);
-        let all = running.chain(self.waiting.drain(..)).map(|sequence| sequence.id);
-        let failed = |id| (id, BatchEvent::Failed(failure.clone().into()));
-        all.map(failed).collect()
+        let waiting = match failure {
+            DeviceFailure::Refused { .. } => self.waiting.drain(..0),
+            _ => self.waiting.drain(..),
+        };
+        let failed = |s: Sequence| (s.id, BatchEvent::Failed(failure.clone().into()));
+        running.chain(waiting).map(failed).collect()
     }
 
     fn advance(&mut self) -> Vec<(SequenceId, BatchEvent)> {

@@ -10,6 +10,7 @@ fn cache(storage: KvDtype, head_dim: usize) -> KvCache {
         shared: 0,
         length: 0,
         most: usize::MAX,
+        in_buffer: usize::MAX,
         shape: RowShape { head_dim, compute: DType::F32, storage },
         token_bytes: 8,
     }
@@ -133,19 +134,25 @@ fn bytes_hold_keys_to_half_a_step() {
     }
 }
 
+fn of_three_layers() -> KvCache {
+    KvCache { own: vec![LayerRows::default(); 3], ..cache(KvDtype::Auto, 1) }
+}
+
+/// Writes a token into some layers, and moves on: what these hold then.
+fn write(cache: &mut KvCache, layers: Range<usize>, value: f32) -> Vec<Vec<f32>> {
+    let mut found = Vec::new();
+    for layer in layers {
+        let new = tensor(&[value + layer as f32], [1, 1, 1, 1]);
+        let (keys, _) = cache.append(layer, new.clone(), new);
+        found.push(values_of(keys, 1));
+    }
+    cache.advance(1);
+    found
+}
+
 #[test]
 fn layers_that_were_taken_out_come_back_and_keep_their_blocks() {
-    let mut cache = KvCache { own: vec![LayerRows::default(); 3], ..cache(KvDtype::Auto, 1) };
-    let write = |cache: &mut KvCache, layers: Range<usize>, value: f32| {
-        let mut found = Vec::new();
-        for layer in layers {
-            let new = tensor(&[value + layer as f32], [1, 1, 1, 1]);
-            let (keys, _) = cache.append(layer, new.clone(), new);
-            found.push(values_of(keys, 1));
-        }
-        cache.advance(1);
-        found
-    };
+    let mut cache = of_three_layers();
     write(&mut cache, 0..3, 0.0);
     let shared = cache.share(1);
     write(&mut cache, 0..3, 10.0);
@@ -159,4 +166,18 @@ fn layers_that_were_taken_out_come_back_and_keep_their_blocks() {
     let found = write(&mut cache, 0..3, 30.0);
     let row = |layer: f32| [layer, 10.0 + layer, 20.0 + layer, 30.0 + layer];
     assert_eq!(found, [row(0.0), row(1.0), row(2.0)]);
+}
+
+/// A stage that broke has not written what the one before has: the cache is what it was, and goes on.
+#[test]
+fn layers_that_lack_tokens_end_a_split() {
+    let mut cache = of_three_layers();
+    write(&mut cache, 0..3, 10.0);
+    let runs = [0..1, 1..3];
+    let mut parts = cache.split(&runs);
+    write(&mut parts[0], 0..1, 20.0);
+    cache.join(parts);
+    assert_eq!(cache.len(), 1);
+    let row = |layer: f32| vec![layer + 10.0, layer + 30.0];
+    assert_eq!(write(&mut cache, 0..3, 30.0), [row(0.0), row(1.0), row(2.0)]);
 }

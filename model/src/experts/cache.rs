@@ -56,8 +56,8 @@ impl ExpertCache {
         self.shared.lock().usage
     }
 
-    /// This thread turns to another layer: what it has wanted and not used is not wanted any more.
-    pub(super) fn begin(&self) {
+    /// This thread is done with a layer: what it has wanted and not used is not wanted any more.
+    pub(super) fn forget(&self) {
         self.shared.lock().forget(thread::current().id());
     }
 

@@ -79,7 +79,8 @@ fn shares(experts: &[usize]) -> Vec<Share> {
 fn product(streamed: &Streamed, experts: &[usize]) -> Vec<f32> {
     let x = TensorData::new(vec![1.0f32; experts.len() * 2], [experts.len(), 2]);
     let (x, shares) = (Tensor::from_data(x, &streamed.host.device()), shares(experts));
-    prepare(&[&Stack::Streamed(streamed.clone())], &shares);
+    let stack = Stack::Streamed(streamed.clone());
+    let _wanted = prepare(&[&stack], &shares);
     let y = streamed.product(x, &shares);
     y.into_data().try_to_vec::<f32>().unwrap()
 }
@@ -141,7 +142,7 @@ fn uploads_begin_when_the_router_has_chosen_and_on_a_thread_of_their_own() {
     let second = Streamed::new(below.clone(), cache.clone(), 1);
     let [first, second] = [first, second].map(Stack::Streamed);
     // Three of the first stack and two of the second have room, and nothing has been computed.
-    prepare(&[&first, &second], &shares(&[0, 2, 4]));
+    let _wanted = prepare(&[&first, &second], &shares(&[0, 2, 4]));
     wait_until(|| cache.usage().misses == 5);
     assert_eq!((host.brought(), below.brought()), (vec![0, 2, 4], vec![0, 2]));
     let here = thread::current().id();
@@ -163,7 +164,8 @@ fn the_second_stack_waits_where_the_first_has_no_room() {
     let (host, cache, first) = streamed(2);
     let below = Arc::new(Numbers::default());
     let second = Stack::Streamed(Streamed::new(below.clone(), cache.clone(), 1));
-    prepare(&[&Stack::Streamed(first), &second], &shares(&[1, 2, 3]));
+    let first = Stack::Streamed(first);
+    let _wanted = prepare(&[&first, &second], &shares(&[1, 2, 3]));
     wait_until(|| cache.usage().misses == 2);
     assert_eq!((host.brought(), below.brought()), (vec![1, 2], Vec::new()));
 }

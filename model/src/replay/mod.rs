@@ -81,7 +81,8 @@ impl<'m> Replay<'m> {
             return None;
         }
         let slots = entrants.iter().map(Entrant::slots).max()?;
-        if bytes(model, entrants.len().next_power_of_two(), slots) > terms.most {
+        let most = terms.most.min(model.most_held().unwrap_or(u64::MAX));
+        if bytes(model, entrants.len().next_power_of_two(), slots) > most {
             return None;
         }
         let k = deciding.next_power_of_two().min(model.config().text.vocab_size);
@@ -104,7 +105,7 @@ impl<'m> Replay<'m> {
             recording,
             lanes,
             draws,
-            most: terms.most,
+            most,
             ahead: false,
             guesses: Vec::new(),
             foreseen: false,
@@ -131,7 +132,7 @@ impl<'m> Replay<'m> {
     /// Takes one more entrant over into an idle lane, which is returned; nothing where all are taken. From now on there may be `most`
     /// bytes of keys and values.
     pub fn join(&mut self, entrant: &Entrant<'_>, most: u64) -> Option<usize> {
-        self.most = most;
+        self.most = most.min(self.model.most_held().unwrap_or(u64::MAX));
         let lane = self.lanes.iter().position(Option::is_none)?;
         self.buffers.enter(lane, entrant.cache);
         self.draws[lane] = entrant.sampler.params().terms();

@@ -153,7 +153,7 @@ impl Experts {
 
     /// SwiGLU on the rows of `x`, each share with the weights of its expert.
     fn forward(&self, x: Tensor<2>, shares: Vec<Share>) -> Tensor<2> {
-        experts::prepare(&[&self.gate_up_proj, &self.down_proj], &shares);
+        let _wanted = experts::prepare(&[&self.gate_up_proj, &self.down_proj], &shares);
         let gate_up = self.gate_up_proj.product(x, shares.clone());
         let inner = gate_up.dims()[1] / 2;
         let gate = gate_up.clone().narrow(1, 0, inner);

@@ -70,16 +70,19 @@ struct Clock {
 impl Worker<'_> {
     /// One step for everybody.
     fn turn(&mut self) {
-        self.queue.retain(|job| !job.sink.is_closed());
-        self.requests.retain(|running| !running.sink.is_closed());
-        self.start_waiting();
-        self.report();
         let metrics = self.metrics;
         let mut hand_out = |running: &Running, event: &StreamEvent| {
             running.tick(event, metrics);
             running.sink.piece(event);
         };
-        let stepped = catch_unwind(AssertUnwindSafe(|| self.requests.step_with(&mut hand_out)));
+        self.queue.retain(|job| !job.sink.is_closed());
+        // Who goes gives back what is on the device, and who comes may borrow of it.
+        let stepped = catch_unwind(AssertUnwindSafe(|| {
+            self.requests.retain(|running| !running.sink.is_closed());
+            self.start_waiting();
+            self.report();
+            self.requests.step_with(&mut hand_out)
+        }));
         match stepped {
             Ok(done) => done.into_iter().for_each(|(running, result)| self.end(running, result)),
             Err(_) => {

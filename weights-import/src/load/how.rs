@@ -27,6 +27,11 @@ impl<'r> LoadHow<'r> {
         Self { precision, rounding, expert_memory: None, max_buffer: None, whole: false }
     }
 
+    /// Most bytes of one buffer on every device that holds layers.
+    pub(crate) fn buffer_of_layers(&self, placement: &Placement) -> Option<u64> {
+        placement.stages.iter().filter_map(|stage| self.buffer_of(&stage.device)).min()
+    }
+
     /// Most bytes of one buffer on `device`, where there is a limit.
     pub(crate) fn buffer_of(&self, device: &SelectedDevice) -> Option<u64> {
         [device.max_buffer(), self.max_buffer].into_iter().flatten().min()

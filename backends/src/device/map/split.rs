@@ -21,11 +21,12 @@ pub(super) fn owners(
     if listed.len() > open.len() {
         return Err(MapError::TooMany { listed: listed.len(), layers: open.len() });
     }
+    let load = Load::new(map, sizes, &open);
     let shares = match (listed.is_empty(), open.first()) {
         (true, Some(first)) => return Err(MapError::Homeless { range: homeless(&open, *first) }),
-        _ => shares(map, &listed, sizes, free),
+        _ => shares(map, &listed, (sizes, load.total()), free),
     };
-    let mut given = Load::new(map, sizes, &open).divide(&shares).into_iter();
+    let mut given = load.divide(&shares).into_iter();
     let mut owner = |named: Option<usize>| {
         named.unwrap_or_else(|| listed[given.next().expect("every open layer is given")])
     };
@@ -63,9 +64,17 @@ fn named(map: &OpenMap, layers: usize) -> Result<Vec<Option<usize>>, MapError> {
     Ok(owners)
 }
 
-/// What each of the devices `listed` should hold of what is divided, as shares of 1: by the memory that is free on all of them
-/// when the parts are there that the map names.
-fn shares(map: &OpenMap, listed: &[usize], sizes: &PartSizes, free: Free<'_>) -> Vec<f64> {
+/// Of a card's free memory, what is left for keys, values and activations where it is filled with layers.
+const KEPT: f64 = 0.1;
+
+/// What each of the devices `listed` should hold of the `total` bytes that are divided, as shares of 1: by the memory that is free on
+/// all of them when the parts are there that the map names. Beside cards, processors get what these have no room for.
+fn shares(
+    map: &OpenMap,
+    listed: &[usize],
+    (sizes, total): (&PartSizes, f64),
+    free: Free<'_>,
+) -> Vec<f64> {
     let left = |entry: &usize| {
         let device = &map.entries[*entry].1;
         let named = map.entries.iter().filter(|(_, other)| other.name == device.name);
@@ -73,9 +82,24 @@ fn shares(map: &OpenMap, listed: &[usize], sizes: &PartSizes, free: Free<'_>) ->
         Some(free(device)?.saturating_sub(named.fold(0, u64::saturating_add)).max(1))
     };
     let known: Option<Vec<u64>> = listed.iter().map(left).collect();
-    let weights = known.unwrap_or_else(|| vec![1; listed.len()]);
-    let total: f64 = weights.iter().map(|bytes| *bytes as f64).sum();
-    weights.into_iter().map(|bytes| bytes as f64 / total).collect()
+    let mut weights: Vec<f64> = match known {
+        Some(known) => known.into_iter().map(|bytes| bytes as f64).collect(),
+        None => return vec![1.0 / listed.len() as f64; listed.len()],
+    };
+    let is_cpu: Vec<bool> =
+        listed.iter().map(|entry| map.entries[*entry].1.kind.is_cpu()).collect();
+    let sum = |weights: &[f64], cpu: bool| -> f64 {
+        weights.iter().zip(&is_cpu).filter(|(_, is)| **is == cpu).map(|(bytes, _)| bytes).sum()
+    };
+    let (cards, host) = (sum(&weights, false) * (1.0 - KEPT), sum(&weights, true));
+    if cards > 0.0 && host > 0.0 {
+        let rest = (total - cards).max(0.0);
+        for (bytes, is_cpu) in weights.iter_mut().zip(&is_cpu) {
+            *bytes *= if *is_cpu { rest / host } else { 1.0 - KEPT };
+        }
+    }
+    let all: f64 = weights.iter().sum();
+    weights.into_iter().map(|bytes| bytes / all).collect()
 }
 
 fn bytes_of(part: MapPart, sizes: &PartSizes) -> u64 {
@@ -120,12 +144,16 @@ impl Load {
         }
     }
 
+    fn total(&self) -> f64 {
+        let layers: f64 = self.layers.iter().map(|bytes| *bytes as f64).sum();
+        self.before as f64 + layers + self.behind as f64
+    }
+
     /// The place of each layer's device in the list: that in whose share the middle of the layer lies, but so that
     /// devices follow one another and none is left out.
     fn divide(&self, shares: &[f64]) -> Vec<usize> {
         let (count, devices) = (self.layers.len(), shares.len());
-        let layers: f64 = self.layers.iter().map(|bytes| *bytes as f64).sum();
-        let total = self.before as f64 + layers + self.behind as f64;
+        let total = self.total();
         let (mut at, mut places) = (self.before as f64, Vec::with_capacity(count));
         for (index, bytes) in self.layers.iter().enumerate() {
             let middle = at + *bytes as f64 / 2.0;
@@ -147,14 +175,17 @@ impl Load {
 mod tests {
     use super::super::{Entry, Placement};
     use super::*;
-    use crate::device::best;
+    use crate::device::{BackendKind, best};
 
     /// A map over the one device that every build has, by whatever name.
     fn open(map: &str) -> OpenMap {
         let device = best().unwrap();
         let entries = map.split(',').map(|entry| {
             let entry: Entry = entry.parse().unwrap();
-            let device = SelectedDevice { name: entry.device.clone(), ..device.clone() };
+            // Those with capital letters are cards.
+            let is_card = entry.device.starts_with(|letter: char| letter.is_uppercase());
+            let kind = if is_card { BackendKind::Cuda } else { BackendKind::Flex };
+            let device = SelectedDevice { kind, name: entry.device.clone(), ..device.clone() };
             (entry, device)
         });
         OpenMap { entries: entries.collect(), auto: false }
@@ -165,7 +196,8 @@ mod tests {
     }
 
     fn split(map: &str, sizes: &PartSizes, free: &[Option<u64>]) -> Vec<usize> {
-        let free = |device: &SelectedDevice| free[usize::from(device.name.as_bytes()[0] - b'a')];
+        let letter = |name: &str| usize::from(name.to_ascii_lowercase().as_bytes()[0] - b'a');
+        let free = |device: &SelectedDevice| free[letter(&device.name)];
         owners(&open(map), sizes, &free).unwrap()
     }
 
@@ -184,6 +216,18 @@ mod tests {
         assert_eq!(split("a,b", &sizes(3), &[Some(1000), Some(1)]), [0, 0, 1]);
         assert_eq!(split("a,b,c", &sizes(3), &[Some(1000), Some(1), Some(1)]), [0, 1, 2]);
         assert_eq!(split("a", &sizes(2), &[None]), [0, 0]);
+    }
+
+    #[test]
+    fn cards_are_filled_before_processors() {
+        let free = |bytes: [u64; 3]| bytes.map(Some);
+        // Nine tenths of 20 bytes reach the middle of the second layer.
+        assert_eq!(split("A,b", &sizes(4), &free([20, 1000, 0])), [0, 0, 1, 1]);
+        assert_eq!(split("A,b", &sizes(6), &free([45, 1000, 0])), [0, 0, 0, 0, 1, 1]);
+        // What is listed has a layer all the same.
+        assert_eq!(split("A,b", &sizes(4), &free([1000, 1000, 0])), [0, 0, 0, 1]);
+        assert_eq!(split("a,B", &sizes(4), &free([1000, 22, 0])), [0, 0, 1, 1]);
+        assert_eq!(split("A,B,c", &sizes(6), &free([22, 22, 1000])), [0, 0, 1, 1, 2, 2]);
     }
 
     #[test]
