@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Small enough for a second.
 const QUICK: [&str; 13] = [
@@ -260,6 +260,17 @@ fn nano_and_a_file_are_measured() {
     assert!((3_500_000..4_000_000).contains(&report["model"]["parameters"].as_u64().unwrap()));
 }
 
+/// Tokens that are held before the prompt are read before the clock starts, and attended to.
+#[test]
+fn prompts_are_read_behind_others() {
+    let [none, some] = [&[][..], &["-d", "200"]].map(|more| figures("nano", more));
+    let number = |report: &Value, path: &str| report.pointer(path).and_then(Value::as_f64).unwrap();
+    let of = |path: &str| number(&some, path) - number(&none, path);
+    assert_eq!((of("/settings/depth"), of("/settings/prompt_tokens")), (200.0, 0.0));
+    assert_eq!((of("/prefill/tokens"), of("/decode/past_tokens")), (0.0, 200.0));
+    assert!(of("/prefill/flop") > 0.0);
+}
+
 /// Dense, with experts and rounded: a folder without weights is filled, and its memory told.
 #[test]
 fn random_weights_are_made_where_there_are_none() {
@@ -276,6 +287,25 @@ fn random_weights_are_made_where_there_are_none() {
     for which in 0..2 {
         let sizes = [plain, half, eight, four].map(|bytes| bytes[which]);
         assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+    }
+    // What other programs would have made is measured by weights of ours.
+    let group =
+        json!({"group_0": {"weights": {"num_bits": 4, "group_size": 64, "symmetric": false}}});
+    for (settings, weights) in [
+        (json!({"quant_method": "awq", "bits": 4, "group_size": 128}), "int4-g128"),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 128]}), "int8-g128"),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": group}),
+            "int4-g64",
+        ),
+    ] {
+        let config = dense.path().join("config.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        json["quantization_config"] = settings;
+        std::fs::write(&config, json.to_string()).unwrap();
+        let report = figures(dense.path().to_str().unwrap(), &[]);
+        check(&report);
+        assert_eq!(report["model"]["weights"], weights);
     }
     let experts = without_weights("moe");
     check(&figures(experts.path().to_str().unwrap(), &["--dtype", "f32"]));
@@ -340,7 +370,8 @@ fn what_cannot_be_measured_is_refused() {
         (&["--shape", "3b"], 1, ["3b", "2b, 4b, 8b, 30b-a3b"]),
         (&context, 2, ["context", "1000065"]),
         (&["--shape", "2b", "--dtype", "f12"], 2, ["f12", "bf16"]),
-        (&["decode"], 2, ["decode", "unrecognized subcommand"]),
+        (&["decode"], 1, ["decode", "2b, 4b, 8b, 30b-a3b"]),
+        (&["nano", "--shape", "2b"], 2, ["SHAPE", "cannot be used with"]),
         (&["--shape", &shape, "--read", "900TB"], 1, ["--read 818.5 TiB", "are free"]),
         (&guess, 2, ["--speculative", "--only"]),
     ] {

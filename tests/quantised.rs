@@ -456,6 +456,8 @@ fn the_program_rounds_runs_and_tells() {
     let rounded = done(&[&["run", source, "--quant", "int4-g64"][..], &ask].concat()).0;
     let ids = |json: &str| serde_json::from_str::<Value>(json).unwrap()["token_ids"].clone();
     assert_eq!(ids(&written), ids(&rounded));
+    let plain = done(&[&["run", source, "--quant", "none"][..], &ask].concat()).0;
+    assert_eq!(ids(&plain), ids(&done(&[&["run", source][..], &ask].concat()).0));
     let said = done(&["inspect", out]).0;
     assert!(said.contains("rounded to int4-g64") && !said.contains("mixed dtypes"), "{said}");
     let reference = fixture("dense_tied").join("ref_text.safetensors");
@@ -492,6 +494,7 @@ fn the_program_refuses_what_it_cannot_do() {
     std::fs::write(Path::new(here).join("mine"), "mine").unwrap();
     let run = ["run", source, "-p", "Hi", "-n", "1"];
     let quantize = ["quantize", source, "-o", here];
+    let several = common::fixtures().join("gguf").to_str().unwrap().to_owned();
     for (arguments, environment, code, words) in [
         (vec!["run", source, "--quant", "int5"], vec![], 2, vec!["int5", "int8 or int4"]),
         (vec!["run", source, "--quant", "int4-g48"], vec![], 2, vec!["48", "32, 64 and 128"]),
@@ -503,6 +506,14 @@ fn the_program_refuses_what_it_cannot_do() {
             1,
             vec!["sse9", "portable, neon, avx2, avx512 or amx"],
         ),
+        (
+            vec!["quantize", source, "-o", "new", "--quant", "int8"],
+            vec![("QWEN3_VL_CPU", "sse9")],
+            1,
+            vec!["sse9", "portable, neon, avx2, avx512 or amx"],
+        ),
+        (run.to_vec(), vec![("QWEN3_VL_GRAPH", "none")], 1, vec!["QWEN3_VL_GRAPH", "`none`"]),
+        (vec!["quantize", &several, "-o", "new", "--quant", "int8"], vec![], 1, vec!["GGUF"]),
     ] {
         let (found, _, errors) = program(&arguments, &environment);
         assert_eq!(found, Some(code), "{arguments:?}: {errors}");

@@ -14,9 +14,10 @@ use std::process::Stdio;
 use burn::tensor::{DType, Tensor};
 use qwen3_vl::model::Qwen3VlModel;
 use qwen3_vl::verify::{Tolerance, verify};
+use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::gguf::Header;
 use qwen3_vl::weights::names::stored_name;
-use qwen3_vl::weights::{LoadError, ModelSource};
+use qwen3_vl::weights::{LoadError, ModelSource, Rounding};
 use qwen3_vl::{LoadOptions, Message, Qwen3Vl, Request};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -248,6 +249,42 @@ fn float_quantized_weights_are_read_as_fp8() {
     let prints = read_json(&common::fixtures().join("rounded/fp8.json"));
     let loaded = load(folder.path(), "flex").unwrap();
     check_numbers(loaded.model(), &prints["prints"], "float-quantized");
+}
+
+/// What lies beside a weight tells how it is rounded, whichever group comes first, and groups of activations alone are none.
+#[test]
+fn groups_of_one_checkpoint_may_differ() {
+    for method in ["compressed", "symmetric"] {
+        let folder = rounded(method);
+        let config = folder.path().join("config.json");
+        let mut json = read_json(&config);
+        let groups = &mut json["quantization_config"]["config_groups"];
+        let mut other = groups["group_0"].clone();
+        let symmetric = other["weights"]["symmetric"].as_bool().unwrap();
+        other["weights"]["symmetric"] = json!(!symmetric);
+        other["weights"]["group_size"] = json!(128);
+        groups["group_1"] = groups["group_0"].take();
+        groups["group_0"] = other;
+        groups["activations"] = json!({"weights": null, "input_activations": {"num_bits": 8}});
+        std::fs::write(&config, json.to_string()).unwrap();
+        let prints = read_json(&common::fixtures().join(format!("rounded/{method}.json")));
+        let loaded = load(folder.path(), "flex").unwrap_or_else(|e| panic!("{method}: {e}"));
+        check_numbers(loaded.model(), &prints["prints"], method);
+    }
+}
+
+/// Rounded weights are told by themselves where the configuration says nothing.
+#[test]
+fn what_is_rounded_is_not_rounded_again() {
+    let folder = rounded("fp8");
+    let config = folder.path().join("config.json");
+    let mut json = read_json(&config);
+    json.as_object_mut().unwrap().remove("quantization_config");
+    std::fs::write(&config, json.to_string()).unwrap();
+    let quant = Some(Rounding::new("int8".parse().unwrap()));
+    let options = LoadOptions { quant, ..LoadOptions::default() };
+    let error = Qwen3Vl::load(folder.path().to_str().unwrap(), options).unwrap_err().to_string();
+    assert!(error.contains("rounded") && error.contains("--quant"), "{error}");
 }
 
 /// Dtype, shape and bytes by name.

@@ -113,6 +113,13 @@ impl QuantScheme {
         self.group
     }
 
+    /// What this program rounds to that is most like it: whole numbers of as many bits, without minimums, in a group of a known size.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        let codes = if self.codes == Codes::Int4 { Codes::Int4 } else { Codes::Int8 };
+        Self { codes, group: self.group.max(Self::GROUPS[0]), minimums: false }
+    }
+
     /// Whether groups have minimums.
     pub fn has_minimums(self) -> bool {
         self.minimums

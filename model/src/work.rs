@@ -33,10 +33,10 @@ impl TextConfig {
         2.0 * self.hidden_size as f64 * self.vocab_size as f64
     }
 
-    /// Operations of a prompt of `tokens` tokens before an empty cache, and of the head on its last row.
-    pub fn prefill_flops(&self, tokens: usize) -> f64 {
-        let tokens = tokens as f64;
-        let pairs = tokens * (tokens + 1.0) / 2.0;
+    /// Operations of `tokens` tokens of a prompt behind `past` others and of the head on the last one.
+    pub fn prefill_flops(&self, past: usize, tokens: usize) -> f64 {
+        let (past, tokens) = (past as f64, tokens as f64);
+        let pairs = tokens * past + tokens * (tokens + 1.0) / 2.0;
         2.0 * self.weights_per_token() * tokens + self.attention(pairs) + self.head()
     }
 
@@ -89,12 +89,15 @@ mod tests {
         assert_eq!(layer, 50_331_648);
         let (linear, head) = (2 * 28 * layer as u64, 2 * 2048 * 151_936);
         let attention = 4 * 28 * 16 * 128;
-        assert_eq!(text.prefill_flops(1), (linear + attention + head) as f64);
+        assert_eq!(text.prefill_flops(0, 1), (linear + attention + head) as f64);
         let pairs = 512 * 513 / 2;
-        assert_eq!(text.prefill_flops(512), (512 * linear + pairs * attention + head) as f64);
-        assert_eq!(text.prefill_flops(512), 1_473_854_832_640.0);
+        assert_eq!(text.prefill_flops(0, 512), (512 * linear + pairs * attention + head) as f64);
+        assert_eq!(text.prefill_flops(0, 512), 1_473_854_832_640.0);
         assert_eq!(text.decode_flops(100.0), (linear + 101 * attention + head) as f64);
-        assert_eq!(text.decode_flops(0.0), text.prefill_flops(1));
+        // In two parts there is one head more.
+        let parts = text.prefill_flops(0, 200) + text.prefill_flops(200, 312);
+        assert_eq!(parts - text.head(), text.prefill_flops(0, 512));
+        assert_eq!(text.decode_flops(0.0), text.prefill_flops(0, 1));
     }
 
     /// 1280 x 960 pixels are 4,800 patches of 1,536 values and 1,200 tokens; four mergers.
@@ -125,6 +128,9 @@ mod tests {
         .text;
         let layer = 2 * 2048 * (4096 + 512) + 2048 * 128 + 3 * 8 * 2048 * 768;
         let hand = 2 * 48 * layer as u64 + 4 * 48 * 32 * 128 + 2 * 2048 * 151_936;
+        // In two parts there is one head more.
+        let parts = text.prefill_flops(0, 200) + text.prefill_flops(200, 312);
+        assert_eq!(parts - text.head(), text.prefill_flops(0, 512));
         assert_eq!(text.decode_flops(0.0), hand as f64);
     }
 }

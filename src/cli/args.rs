@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
-use qwen3_vl::backends::quant::QuantScheme;
+use qwen3_vl::backends::quant::{QuantError, QuantScheme};
 use qwen3_vl::backends::threads::{check_variable, use_threads};
 use qwen3_vl::backends::{DeviceMap, kernel_cache};
 use qwen3_vl::model::batch::BatchOptions;
@@ -121,6 +122,25 @@ impl ThreadArgs {
     }
 }
 
+/// What becomes of the linear weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quant {
+    /// They stay as they are, as where nothing is said.
+    None,
+    To(QuantScheme),
+}
+
+impl FromStr for Quant {
+    type Err = QuantError;
+
+    fn from_str(name: &str) -> Result<Self, QuantError> {
+        match name {
+            "none" => Ok(Self::None),
+            scheme => scheme.parse().map(Self::To),
+        }
+    }
+}
+
 /// What is added to the checkpoint.
 #[derive(Debug, Args)]
 pub struct AdapterArgs {
@@ -146,9 +166,10 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", env = "QWEN3_VL_DTYPE")]
     pub dtype: String,
     /// Round the linear weights and the experts of the language model as they are read: int8 or int4, with -g32, -g64 or
-    /// -g128 weights per scale [default: 64 for int8, 32 for int4]. Vision tower, mergers, embedding and head stay as they are
-    #[arg(long, value_name = "SCHEME", value_parser = str::parse::<QuantScheme>)]
-    pub quant: Option<QuantScheme>,
+    /// -g128 weights per scale [default: 64 for int8, 32 for int4], or none. Vision tower, mergers, embedding and head stay as
+    /// they are
+    #[arg(long, value_name = "SCHEME", value_parser = str::parse::<Quant>)]
+    pub quant: Option<Quant>,
     /// Round these too (repeat for several): embed_tokens, lm_head (to eight bits, whatever the scheme), or linear layers of
     /// the vision tower or the mergers
     #[arg(long, value_name = "PATTERN", requires = "quant")]
@@ -324,7 +345,10 @@ impl DeviceArgs {
             device: self.device.clone(),
             device_map: self.device_map.clone(),
             dtype: dtype.map_err(|error| usage_error(ErrorKind::InvalidValue, error))?,
-            quant: self.quant.map(|scheme| self.rounding(scheme)),
+            quant: match self.quant {
+                Some(Quant::To(scheme)) => Some(self.rounding(scheme)),
+                Some(Quant::None) | None => None,
+            },
             expert_memory: self.expert_memory,
             ..LoadOptions::default()
         })

@@ -6,7 +6,7 @@ use clap::Args;
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::config::{Method, Quantisation};
 use qwen3_vl::model::sample::GenerationDefaults;
-use qwen3_vl::weights::load::{Part, check_checkpoint, parameter_counts};
+use qwen3_vl::weights::load::{Part, check_checkpoint, held_counts};
 use qwen3_vl::weights::{Checkpoint, LoadReport, ModelSource};
 use serde_json::{Value, json};
 
@@ -38,12 +38,10 @@ struct Inspection {
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let source = args.model.source(args.json)?;
     let checkpoint = source.open()?;
-    let seen = |part: &Part| source.sees() || !matches!(part, Part::VisionTower | Part::Mergers);
-    let counts = parameter_counts(checkpoint.config());
     let inspection = Inspection {
         report: check_checkpoint(&checkpoint)?,
         defaults: source.generation_defaults()?,
-        counts: counts.into_iter().filter(|(part, _)| seen(part)).collect(),
+        counts: held_counts(checkpoint.config(), source.sees()),
         checkpoint,
         source,
     };
@@ -98,10 +96,10 @@ impl Inspection {
         }
         match config.quantisation {
             None => {}
-            Some(Quantisation { method: Method::Own, scheme }) => {
+            Some(Quantisation { method: Method::Own, scheme, .. }) => {
                 rows.push(("linear weights", format!("rounded to {scheme}")));
             }
-            Some(Quantisation { method, scheme }) => {
+            Some(Quantisation { method, scheme, .. }) => {
                 rows.push(("linear weights", format!("{}, most become {scheme}", method.name())));
             }
         }

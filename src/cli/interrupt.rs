@@ -3,6 +3,8 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use qwen3_vl::weights::export::remove_unfinished;
+
 use super::INTERRUPTED;
 
 static STREAMING: AtomicBool = AtomicBool::new(false);
@@ -11,7 +13,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 /// While this lives, Ctrl-C is a request that [`Streaming::asked`] reports; a second one ends the program.
 pub struct Streaming;
 
-/// Makes Ctrl-C end the program with its own exit code; without this the system's default does.
+/// Makes Ctrl-C end the program with its own exit code, and without folders that are half written; else the system's default does.
 pub fn install() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
@@ -43,6 +45,7 @@ impl Drop for Streaming {
 fn handle() {
     let first = !ASKED.swap(true, Ordering::SeqCst);
     if !(first && STREAMING.load(Ordering::SeqCst)) {
+        remove_unfinished();
         std::process::exit(INTERRUPTED.into());
     }
 }

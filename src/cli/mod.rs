@@ -129,6 +129,14 @@ pub fn main() -> ExitCode {
 
 fn run_verb(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
+        // Servers let what they have begun come to its end.
+        #[cfg(feature = "server")]
+        Verb::Serve(_) => {}
+        #[cfg(feature = "remote")]
+        Verb::ServeDevice(_) => {}
+        _ => interrupt::install(),
+    }
+    match verb {
         Verb::Run(args) => run::run(args),
         Verb::Batch(args) => batch::run(&args),
         Verb::Bench(args) => bench::run(&args),

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
+use qwen3_vl::backends::cpu::Level;
 use qwen3_vl::backends::quant::QuantScheme;
 use qwen3_vl::nano;
 use qwen3_vl::weights::export::{QuantizeOptions, quantize_checkpoint};
 use qwen3_vl::weights::hub::HubOptions;
-use qwen3_vl::weights::{Checkpoint, Rounding};
+use qwen3_vl::weights::{Checkpoint, LoadError, ModelSource, Rounding};
 
 use super::args::{ThreadArgs, named_or_nano};
 use super::progress::LoadBar;
@@ -68,7 +70,17 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<Outcome> {
     let model = named_or_nano(args.positional.as_deref().or(args.model.as_deref()))?;
     let (revision, environment) = (args.revision.clone(), HubOptions::from_env());
     let hub = HubOptions { revision, progress: !args.quiet, ..environment };
+    // What is wrong in the environment is told by whoever opens a device, which nothing does here.
+    Level::from_env()?;
     let folder = nano::resolve(model, &hub)?;
+    match ModelSource::find(&folder, None) {
+        Ok(ModelSource::Folder(_)) => {}
+        Ok(ModelSource::Gguf { .. }) | Err(LoadError::SeveralGguf { .. }) => bail!(
+            "{} holds GGUF, which is used as it is, by `run` and the others; quantize takes a checkpoint folder with safetensors",
+            folder.display()
+        ),
+        Err(error) => return Err(error.into()),
+    }
     let (include, exclude) = (args.include.clone(), args.exclude.clone());
     let rounding = Rounding { scheme: args.quant, include, exclude };
     let options = QuantizeOptions { rounding, max_shard_bytes: args.max_shard_size };

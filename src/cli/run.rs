@@ -12,7 +12,7 @@ use super::args::{
     load, load_options,
 };
 use super::grounding::GroundingArgs;
-use super::interrupt::{self, Streaming};
+use super::interrupt::Streaming;
 use super::media::MediaArgs;
 use super::{Outcome, input, json, print, progress};
 
@@ -73,7 +73,6 @@ pub struct RunArgs {
 pub fn run(args: RunArgs) -> anyhow::Result<Outcome> {
     args.threads.apply()?;
     args.model.name()?;
-    interrupt::install();
     let request = request(&args)?;
     args.model.check_sight(request.conversation.messages.iter().flat_map(Message::media))?;
     args.grounding.check(&request)?;

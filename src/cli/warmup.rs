@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::args::{ContextArgs, DeviceArgs, ModelArgs, ThreadArgs, load};
 use super::bench::{Picture, ids};
 use super::size::{grouped, table};
-use super::{Outcome, interrupt, print};
+use super::{Outcome, print};
 use kept::{kept, sentence};
 
 /// Tokens of the short prompt, and of each of several together.
@@ -69,7 +69,6 @@ pub struct WarmupArgs {
 pub fn run(args: &WarmupArgs) -> anyhow::Result<Outcome> {
     args.threads.apply()?;
     args.model.name()?;
-    interrupt::install();
     let quiet = args.quiet || args.json;
     let options = LoadOptions {
         context: args.context.options(),

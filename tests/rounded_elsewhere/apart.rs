@@ -332,6 +332,25 @@ fn experts_that_are_stored_one_by_one_are_streamed() {
     }
 }
 
+/// Also those that are copied as they are.
+#[test]
+fn experts_that_are_stored_one_by_one_can_be_rounded() {
+    let folders = written(Form::Apart);
+    let options = QuantizeOptions {
+        rounding: Rounding {
+            exclude: vec!["down_proj".to_owned()],
+            ..Rounding::new("int8-g32".parse().unwrap())
+        },
+        max_shard_bytes: 1 << 30,
+    };
+    let [apart, together] = folders.each_ref().map(|folder| {
+        let out = folder.path().join("out");
+        quantize_checkpoint(folder.path(), &out, &options, &mut ()).unwrap();
+        logits(load(&out, "flex").unwrap().model())
+    });
+    assert_eq!(apart, together);
+}
+
 #[test]
 fn what_is_wrong_with_one_expert_is_named() {
     let spoiled = |form: Form, change: &dyn Fn(&mut Tensors)| {
@@ -379,6 +398,13 @@ fn what_is_wrong_with_one_expert_is_named() {
                 drop(t.remove(&format!("{expert}.5.up_proj.weight")).unwrap())
             }),
             ["experts.gate_up_proj", "missing"],
+        ),
+        (
+            spoiled(Form::Apart, &|t| {
+                let matrix = t.get_mut(&format!("{expert}.5.up_proj.weight")).unwrap();
+                *matrix = (Dtype::BF16, matrix.1.clone(), vec![0; matrix.2.len() / 2]);
+            }),
+            ["experts.5.up_proj.weight", "experts of a layer have one dtype"],
         ),
         (
             spoiled(Form::Packed, &|t| {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use safetensors::Dtype;
 
-use crate::checkpoint::{TensorEntry, burn_dtype};
+use crate::checkpoint::{Checkpoint, TensorEntry, burn_dtype};
+use crate::error::LoadError;
 
 /// (matrices of an expert, the parameter that those of all experts are, one expert after the other).
 const JOINED: [(&[&str], &str); 2] =
@@ -43,6 +44,36 @@ pub(crate) fn join(tensors: &mut BTreeMap<String, TensorEntry>) {
             tensors.insert(name, entry);
         }
     }
+}
+
+/// Refuses experts whose matrices are all there, but of several dtypes, so that they are no parameter `name` of `shape`.
+///
+/// # Errors
+/// As it says.
+pub(crate) fn differing(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[usize],
+) -> Result<(), LoadError> {
+    let Some((_, names)) = shape.first().and_then(|experts| names(name, *experts)) else {
+        return Ok(());
+    };
+    let tensors = checkpoint.tensors();
+    let parts: Option<Vec<_>> =
+        names.map(|name| tensors.get(&name).map(|entry| (name, entry))).collect();
+    let Some([(first, one), others @ ..]) = parts.as_deref() else { return Ok(()) };
+    let other = others.iter().find(|(_, entry)| entry.storage != one.storage);
+    other.map_or(Ok(()), |(tensor, entry)| {
+        Err(LoadError::Layout {
+            path: checkpoint.file(entry).path.clone(),
+            tensor: tensor.clone(),
+            found: entry.storage.to_string(),
+            expected: format!(
+                "`{first}` is {}, and experts of a layer have one dtype",
+                one.storage
+            ),
+        })
+    })
 }
 
 /// The tensor that `parts` make up.

@@ -128,7 +128,8 @@ impl Checkpoint {
             }
         }
         let main = bytes.into_iter().max_by_key(|(_, bytes)| *bytes);
-        config.quantisation = main.map(|(scheme, _)| Quantisation { method: Method::Gguf, scheme });
+        config.quantisation =
+            main.map(|(scheme, _)| Quantisation { method: Method::Gguf, scheme, mixed: true });
         Ok(Self { folder, config, files, tensors, sees })
     }
 

@@ -15,6 +15,7 @@ use qwen3_vl_model::config::Quantisation;
 use serde_json::{Map, Value, json};
 
 pub use error::ExportError;
+pub use folder::remove_unfinished;
 pub use quantize::{QuantizeOptions, quantize_checkpoint};
 pub use tensors::{LazyTensor, save_tensors};
 

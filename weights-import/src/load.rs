@@ -24,7 +24,7 @@ use crate::report::LoadReport;
 use plan::{Item, LoadPlan, Stored};
 
 pub use how::{LoadHow, check_expert_memory};
-pub use parts::{Part, checkpoint_sizes, parameter_counts, part_sizes};
+pub use parts::{Part, checkpoint_sizes, held_counts, parameter_counts, part_sizes};
 pub(crate) use parts::{as_matrix, computes_rounded, home, parameters, unloaded};
 pub(crate) use plan::fit;
 pub(crate) use room::check_parts;

@@ -41,6 +41,8 @@ pub struct Quantisation {
     pub method: Method,
     /// The scheme of all weights of [`Method::Own`]; of other methods that of most.
     pub scheme: QuantScheme,
+    /// Whether weights differ in that: then what lies beside each tells its own.
+    pub mixed: bool,
 }
 
 /// Absent keys stay `None`.
@@ -77,7 +79,7 @@ impl Quantisation {
 
     /// What `qwen3-vl quantize` writes.
     pub fn own(scheme: QuantScheme) -> Self {
-        Self { method: Method::Own, scheme }
+        Self { method: Method::Own, scheme, mixed: false }
     }
 
     /// The value of `quantization_config` for [`Method::Own`].
@@ -93,11 +95,11 @@ impl Quantisation {
     pub(super) fn from_raw(value: Option<&Value>) -> Result<Option<Self>, ConfigError> {
         let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
         let raw = Raw::deserialize(value)?;
-        let (method, scheme) = match raw.quant_method.as_deref() {
-            Some(Self::METHOD) => (Method::Own, raw.own()?),
-            Some("awq") => (Method::Awq, raw.awq()?),
-            Some("compressed-tensors") => (Method::CompressedTensors, raw.compressed()?),
-            Some("fp8") => (Method::Fp8, raw.fp8()?),
+        let ((scheme, mixed), method) = match raw.quant_method.as_deref() {
+            Some(Self::METHOD) => ((raw.own()?, false), Method::Own),
+            Some("awq") => ((raw.awq()?, false), Method::Awq),
+            Some("compressed-tensors") => (raw.compressed()?, Method::CompressedTensors),
+            Some("fp8") => ((raw.fp8()?, false), Method::Fp8),
             _ => {
                 return Err(ConfigError::Invalid {
                     field: "quantization_config",
@@ -107,7 +109,7 @@ impl Quantisation {
                 });
             }
         };
-        Ok(Some(Self { method, scheme }))
+        Ok(Some(Self { method, scheme, mixed }))
     }
 }
 
@@ -137,11 +139,13 @@ impl Raw {
         checked(QuantScheme::with_minimums(bits, self.group()?), bits, self.group_size)
     }
 
-    fn compressed(&self) -> Result<QuantScheme, ConfigError> {
+    /// The scheme of the first group that has weights, and whether that of another one differs.
+    fn compressed(&self) -> Result<(QuantScheme, bool), ConfigError> {
         let groups =
             self.config_groups.iter().flatten().filter_map(|(_, group)| group.get("weights"));
-        let weights = needed("quantization_config.config_groups", groups.into_iter().next())?;
-        let weights = RawWeights::deserialize(weights)?;
+        // Of activations alone there are groups too.
+        let groups = groups.filter(|weights| !weights.is_null()).map(RawWeights::deserialize);
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let format = needed("quantization_config.format", self.format.as_deref())?;
         let turned = |transform: &&Value| {
             let groups = transform.get("config_groups").and_then(Value::as_object);
@@ -153,33 +157,15 @@ impl Raw {
             return Err(ConfigError::Invalid { field, value, rule: rule.into() });
         }
         if format == "float-quantized" {
-            return Ok(QuantScheme::FLOAT8);
+            return Ok((QuantScheme::FLOAT8, false));
         }
         if format != "pack-quantized" {
             let rule = "only `pack-quantized` and `float-quantized` can be read";
             return Err(ConfigError::invalid("quantization_config.format", format, rule));
         }
-        // With `weight`, which newer programs call `static`, groups lie in the order of columns; only their codes were found in
-        // another one.
-        let ordered = |order: &&Value| {
-            !order.is_null() && !matches!(order.as_str(), Some("weight" | "static"))
-        };
-        if let Some(order) = weights.actorder.as_ref().filter(ordered) {
-            let rule = "only weights whose groups lie in the order of columns can be read";
-            let (field, value) = ("quantization_config.actorder", order.to_string());
-            return Err(ConfigError::Invalid { field, value, rule: rule.into() });
-        }
-        let bits = needed("quantization_config.num_bits", weights.num_bits)?;
-        four_only(bits)?;
-        // One scale for a whole row is repeated for groups of 128.
-        let whole = weights.strategy.as_deref() == Some("channel");
-        let size = if whole { Some(128) } else { weights.group_size };
-        let group = u64::try_from(needed("quantization_config.group_size", size)?).unwrap_or(0);
-        let scheme = match weights.symmetric {
-            Some(false) => QuantScheme::with_minimums(bits, group),
-            _ => QuantScheme::new(bits, group),
-        };
-        checked(scheme, bits, size)
+        let schemes = groups.iter().map(RawWeights::scheme).collect::<Result<Vec<_>, _>>()?;
+        let first = needed("quantization_config.config_groups", schemes.first())?;
+        Ok((*first, schemes.iter().any(|scheme| scheme != first)))
     }
 
     fn fp8(&self) -> Result<QuantScheme, ConfigError> {
@@ -200,6 +186,33 @@ impl Raw {
     fn group(&self) -> Result<u64, ConfigError> {
         let size = needed("quantization_config.group_size", self.group_size)?;
         Ok(u64::try_from(size).unwrap_or(0))
+    }
+}
+
+impl RawWeights {
+    /// Of weights that are packed.
+    fn scheme(&self) -> Result<QuantScheme, ConfigError> {
+        // With `weight`, which newer programs call `static`, groups lie in the order of columns; only their codes were found in
+        // another one.
+        let ordered = |order: &&Value| {
+            !order.is_null() && !matches!(order.as_str(), Some("weight" | "static"))
+        };
+        if let Some(order) = self.actorder.as_ref().filter(ordered) {
+            let rule = "only weights whose groups lie in the order of columns can be read";
+            let (field, value) = ("quantization_config.actorder", order.to_string());
+            return Err(ConfigError::Invalid { field, value, rule: rule.into() });
+        }
+        let bits = needed("quantization_config.num_bits", self.num_bits)?;
+        four_only(bits)?;
+        // One scale for a whole row is repeated for groups of 128.
+        let whole = self.strategy.as_deref() == Some("channel");
+        let size = if whole { Some(128) } else { self.group_size };
+        let group = u64::try_from(needed("quantization_config.group_size", size)?).unwrap_or(0);
+        let scheme = match self.symmetric {
+            Some(false) => QuantScheme::with_minimums(bits, group),
+            _ => QuantScheme::new(bits, group),
+        };
+        checked(scheme, bits, size)
     }
 }
 

@@ -25,6 +25,7 @@ const PASSES: usize = 3;
 #[command(after_help = "Examples:\n  \
     qwen3-vl bench\n  \
     qwen3-vl bench --shape 4b --quant int4 -p 2048 -n 128 -o json\n  \
+    qwen3-vl bench 2b --only text -d 16384 -p 512\n  \
     qwen3-vl bench --shape ./Qwen3-VL-2B-Instruct --image photo.jpg --threads 4\n  \
     qwen3-vl bench --shape nano --only picture --image 1300x970 -r 20\n  \
     qwen3-vl bench --shape 30b-a3b --device cuda:0 --expert-memory 8GB --only text\n  \
@@ -39,9 +40,18 @@ const PASSES: usize = 3;
     kernels make. Nothing else should run meanwhile; the load average at both ends is printed. GB are 10^9 bytes.")]
 pub struct MeasureArgs {
     /// 2b, 4b, 8b or 30b-a3b with random weights; nano; or a checkpoint, as folder, GGUF file or hub id. A folder without
-    /// weights gets random ones
-    #[arg(long, value_name = "SHAPE", default_value = "2b")]
-    pub shape: String,
+    /// weights gets random ones [default: 2b]
+    #[arg(value_name = "SHAPE")]
+    pub positional: Option<String>,
+    /// The same as SHAPE
+    #[arg(
+        short = 'm',
+        long,
+        visible_alias = "model",
+        value_name = "SHAPE",
+        conflicts_with = "positional"
+    )]
+    pub shape: Option<String>,
     /// Vision tower of a GGUF file [default: the file beside it whose name begins with mmproj]
     #[arg(long, value_name = "FILE.gguf", env = "QWEN3_VL_MMPROJ")]
     pub mmproj: Option<PathBuf>,
@@ -49,6 +59,10 @@ pub struct MeasureArgs {
     #[arg(short, long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub prompt_tokens: u32,
+    /// Tokens that are held before the text prompt, which is read behind them (llama-bench's depth)
+    #[arg(short, long, value_name = "N", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub depth: u32,
     /// Tokens written behind it
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -85,6 +99,13 @@ pub struct MeasureArgs {
     /// How the figures are printed
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Format::Md)]
     pub output: Format,
+}
+
+impl MeasureArgs {
+    /// What is measured.
+    pub fn shape(&self) -> &str {
+        self.positional.as_deref().or(self.shape.as_deref()).unwrap_or("2b")
+    }
 }
 
 /// What a round measures.

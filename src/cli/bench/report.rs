@@ -3,7 +3,7 @@
 use qwen3_vl::backends::{dtype, threads};
 use qwen3_vl::model::experts::ExpertUsage;
 use qwen3_vl::model::replay::recorded_bytes;
-use qwen3_vl::weights::load::parameter_counts;
+use qwen3_vl::weights::load::held_counts;
 use serde_json::{Value, json};
 
 use super::measure::{MeasureArgs, Measured};
@@ -47,9 +47,9 @@ impl Report<'_> {
     fn model(&self) -> Value {
         let model = &self.subject.model;
         json!({
-            "shape": self.args.shape,
+            "shape": self.args.shape(),
             "random": self.subject.random,
-            "parameters": parameter_counts(model.config()).values().sum::<u64>(),
+            "parameters": held_counts(model.config(), self.subject.sees).values().sum::<u64>(),
             "weights": match &self.subject.rounding {
                 Some(rounding) => rounding.to_string(),
                 None => dtype::name(model.precision().weights).to_owned(),
@@ -79,7 +79,8 @@ impl Report<'_> {
         let image = &self.task.picture.rgb;
         json!({
             "repetitions": self.args.repetitions,
-            "prompt_tokens": self.task.prompt,
+            "depth": self.task.depth,
+            "prompt_tokens": self.task.prompt - self.task.depth,
             "new_tokens": self.task.tokens,
             "streams": self.task.streams,
             "image_width": image.width,
@@ -121,19 +122,18 @@ impl Report<'_> {
     }
 
     fn prefill(&self) -> Value {
-        self.prompt(self.task.prompt, self.median(|round| round.prefill))
+        let (depth, tokens) = (self.task.depth, self.task.prompt - self.task.depth);
+        let flops = self.subject.model.config().text.prefill_flops(depth, tokens);
+        self.pass(tokens, flops, self.median(|round| round.prefill))
     }
 
     fn question(&self) -> Value {
         let seconds = self.median(|round| round.question);
         let first = self.median(|round| round.first_token);
-        let prompt = self.prompt(self.task.question_tokens(), seconds);
+        let tokens = self.task.question_tokens();
+        let flops = self.subject.model.config().text.prefill_flops(0, tokens);
+        let prompt = self.pass(tokens, flops, seconds);
         with(prompt, json!({ "first_token_ms": first.map(|seconds| 1e3 * seconds) }))
-    }
-
-    /// A prompt in the language model.
-    fn prompt(&self, tokens: usize, seconds: Option<f64>) -> Value {
-        self.pass(tokens, self.subject.model.config().text.prefill_flops(tokens), seconds)
     }
 
     /// A pass of many tokens.

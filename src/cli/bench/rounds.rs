@@ -32,7 +32,10 @@ pub struct Task<'a> {
     pub(super) subject: &'a Subject,
     pub picture: &'a Opened,
     pub planned: PlannedImage,
+    /// Of the text, with the tokens that are held before.
     pub prompt: usize,
+    /// How many of these are held before.
+    pub depth: usize,
     pub tokens: usize,
     pub streams: usize,
     /// How tokens are guessed, where that is asked for.
@@ -92,13 +95,14 @@ impl<'a> Task<'a> {
             subject,
             picture,
             planned,
-            prompt: args.prompt_tokens as usize,
+            prompt: (args.depth + args.prompt_tokens) as usize,
+            depth: args.depth as usize,
             tokens: args.tokens as usize,
             streams: args.batch.map_or_else(|| usual_streams(&subject.placement), usize::from),
             lookup: args.speculative.lookup(),
             only: &args.only,
         };
-        task.check(&args.shape)?;
+        task.check(args.shape())?;
         let needed = task.stages().into_iter().map(|stage| match stage {
             Stage::Picture => FIRST,
             Stage::Question => task.question_tokens(),
@@ -224,6 +228,9 @@ impl<'a> Task<'a> {
     /// A session that has read the text prompt, and the seconds that it took.
     fn read(&self) -> anyhow::Result<(Session, f64)> {
         let mut session = Session::new(&self.subject.model);
+        if self.depth > 0 {
+            self.ask(&mut session, &self.text(self.depth))?;
+        }
         let start = Instant::now();
         self.ask(&mut session, &self.text(self.prompt))?;
         Ok((session, seconds(start)))

@@ -58,16 +58,17 @@ impl Subject {
     pub fn open(args: &MeasureArgs) -> anyhow::Result<Self> {
         let options = LoadOptions { kv_cache_dtype: args.kv_cache_dtype, ..args.device.options()? };
         let place = Place { args, devices: options.open_devices()?, options };
-        if let Some(config) = shapes().remove(&args.shape) {
+        let shape = args.shape();
+        if let Some(config) = shapes().remove(shape) {
             if args.mmproj.is_some() {
-                return Err(LoadError::NeedlessMmproj { path: (&args.shape).into() }.into());
+                return Err(LoadError::NeedlessMmproj { path: shape.into() }.into());
             }
             let config = Qwen3VlConfig::from_json(&config.to_string())?;
             return place.random(&config, ImageProcessorConfig::qwen3_vl());
         }
         let known = || shapes().keys().cloned().collect::<Vec<_>>().join(", ");
-        let path = nano::resolve(&args.shape, &HubOptions::from_env());
-        let path = path.with_context(|| format!("`{}` is none of {}", args.shape, known()))?;
+        let path = nano::resolve(shape, &HubOptions::from_env());
+        let path = path.with_context(|| format!("`{shape}` is none of {}", known()))?;
         let source = ModelSource::find(&path, args.mmproj.as_deref())?;
         let config = source.config()?;
         let images = match &source {
@@ -101,7 +102,7 @@ impl Place<'_> {
             return Ok(());
         };
         let (args, storage) = (self.args, self.options.cache_dtype(precision));
-        let [prompt, tokens] = [args.prompt_tokens, args.tokens].map(|n| n as usize);
+        let [prompt, tokens] = [args.depth + args.prompt_tokens, args.tokens].map(|n| n as usize);
         let cache = |n| KvCache::bytes(&config.text, n, precision.compute, storage);
         let text = args.only.is_empty() || args.only.contains(&Stage::Text);
         let streams = args.only.is_empty() || args.only.contains(&Stage::Streams);
@@ -129,7 +130,9 @@ impl Place<'_> {
     ) -> anyhow::Result<Subject> {
         let start = Instant::now();
         let (placement, precision) = self.options.place(&self.devices, config, DType::BF16)?;
-        let rounding = self.options.rounding(config);
+        // What another program would have made of them is measured by the weights of ours that are most alike.
+        let alike = |rounding: Rounding| Rounding { scheme: rounding.scheme.plain(), ..rounding };
+        let rounding = self.options.rounding(config).map(alike);
         let how = self.options.how(precision, rounding.as_ref());
         check_expert_memory(config, &placement, how)?;
         let weight_bytes = part_sizes(config, how).total();

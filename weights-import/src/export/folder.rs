@@ -2,11 +2,31 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
 use super::ExportError;
 use super::tensors::sync_folder;
+
+/// Folders of this process that are not complete.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what has been written of folders that are not complete, for a program that ends in the middle of that.
+pub fn remove_unfinished() {
+    remove(unfinished().drain(..));
+}
+
+fn remove(folders: impl Iterator<Item = PathBuf>) {
+    for folder in folders {
+        // A file that is created meanwhile would keep the folder; once more, then.
+        let _ = std::fs::remove_dir_all(&folder).or_else(|_| std::fs::remove_dir_all(&folder));
+    }
+}
 
 /// A folder beside its target, which goes when it is dropped before [`NewFolder::finish`].
 pub(crate) struct NewFolder {
@@ -30,6 +50,7 @@ impl NewFolder {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let partial = builder.tempdir_in(&parent).map_err(ExportError::io(&parent))?;
+        unfinished().push(partial.path().to_owned());
         Ok(Self { partial, parent, target })
     }
 
@@ -63,8 +84,9 @@ impl NewFolder {
     }
 
     /// Gives the folder its name.
-    pub fn finish(self) -> Result<PathBuf, ExportError> {
-        let Self { partial, parent, target } = self;
+    pub fn finish(mut self) -> Result<PathBuf, ExportError> {
+        let (parent, target) = (std::mem::take(&mut self.parent), std::mem::take(&mut self.target));
+        let partial = &mut self.partial;
         let io = || ExportError::io(&target);
         refuse_occupied(&target)?;
         sync_folder(partial.path()).map_err(io())?;
@@ -73,9 +95,15 @@ impl NewFolder {
         }
         std::fs::rename(partial.path(), &target).map_err(io())?;
         // It has moved, so that there is nothing to remove.
-        let _ = partial.keep();
+        partial.disable_cleanup(true);
         sync_folder(&parent).map_err(io())?;
         Ok(target)
+    }
+}
+
+impl Drop for NewFolder {
+    fn drop(&mut self) {
+        unfinished().retain(|folder| folder != self.partial.path());
     }
 }
 
@@ -87,5 +115,28 @@ fn refuse_occupied(target: &Path) -> Result<(), ExportError> {
     match occupied {
         true => Err(ExportError::Occupied { path: target.to_owned() }),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_complete_goes_when_the_program_is_ended() {
+        let parent = tempfile::tempdir().unwrap();
+        let begin = |name: &str| {
+            let folder = NewFolder::begin(&parent.path().join(name)).unwrap();
+            folder.write("half", b"of it").unwrap();
+            folder
+        };
+        let whole = begin("whole").finish().unwrap();
+        let half = begin("half");
+        // Other tests have folders of their own.
+        let known = unfinished().clone().into_iter();
+        remove(known.filter(|folder| folder.parent() == Some(parent.path())));
+        let left = std::fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(left.collect::<Vec<_>>(), [whole]);
+        assert!(half.finish().is_err());
     }
 }

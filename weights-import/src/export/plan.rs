@@ -13,7 +13,6 @@ use super::ExportError;
 use super::tensors::LazyTensor;
 use crate::Checkpoint;
 use crate::checkpoint::TensorEntry;
-use crate::error::LoadError;
 use crate::load::{Part, fit, swap_last_axes};
 use crate::names::{Layout, stored_name};
 
@@ -205,9 +204,8 @@ pub(super) fn copied<'s>(
     name: &str,
     entry: &'s TensorEntry,
 ) -> LazyTensor<'s> {
-    let file = source.file(entry);
     let read = move || {
-        let bytes = file.map.read(entry.range.clone()).map_err(LoadError::io(&file.path))?;
+        let bytes = source.read(entry)?;
         let length = [bytes.len()];
         Ok(TensorData::from_bytes_vec(bytes, length, DType::U8))
     };

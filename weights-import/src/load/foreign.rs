@@ -123,7 +123,7 @@ pub(super) fn find<'c>(
     let side = Side { checkpoint, name, rows, inputs, scheme: quantisation.scheme };
     match quantisation.method {
         Method::Awq => side.awq(),
-        Method::CompressedTensors => side.packed(),
+        Method::CompressedTensors => side.packed(quantisation.mixed),
         _ => Ok(None),
     }
 }

@@ -56,6 +56,13 @@ pub fn parameter_counts(config: &Qwen3VlConfig) -> BTreeMap<Part, u64> {
     counts
 }
 
+/// Those that a checkpoint has which sees pictures or not: a GGUF file without its mmproj has no vision tower.
+pub fn held_counts(config: &Qwen3VlConfig, sees: bool) -> BTreeMap<Part, u64> {
+    let mut counts = parameter_counts(config);
+    counts.retain(|part, _| sees || !matches!(part, Part::VisionTower | Part::Mergers));
+    counts
+}
+
 /// Bytes of the weights of each part, in the form that `how` says.
 pub fn part_sizes(config: &Qwen3VlConfig, how: LoadHow<'_>) -> PartSizes {
     let (precision, rounding) = (how.precision, how.rounding);

@@ -11,6 +11,7 @@ use qwen3_vl_model::config::Quantisation;
 use super::foreign::{self, Foreign};
 use super::parts::{self, as_matrix, computes_rounded, home, parameters};
 use super::{LoadHow, rounded, split};
+use crate::apart;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::LoadError;
 use crate::names::{Layout, stored_name};
@@ -142,6 +143,13 @@ impl<'c> LoadPlan<'c> {
         }
         let chosen = rounding.choose(model)?;
         for item in self.items.iter_mut().filter(|item| chosen.contains(&item.path)) {
+            let known = match &item.stored {
+                Stored::Foreign(foreign) => Some(foreign.scheme()),
+                _ => item.scheme(),
+            };
+            if let Some(scheme) = known {
+                return Err(LoadError::Rounded { folder: checkpoint.folder().to_owned(), scheme });
+            }
             item.stored = Stored::Round { scheme: rounding.scheme_of(&item.path) };
         }
         Ok(())
@@ -205,6 +213,7 @@ impl<'c> LoadPlan<'c> {
             return Ok(());
         }
         let Some(entry) = checkpoint.tensors().get(&name) else {
+            apart::differing(checkpoint, &name, shape)?;
             self.report.missing.push((name, None));
             return Ok(());
         };

@@ -104,9 +104,37 @@ impl<'c> Side<'c, '_> {
         Ok(Some((codes, Foreign::Awq { zeros, scales, scheme })))
     }
 
-    pub fn packed(&self) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
+    /// The scheme that the shape of the scales tells, and whether there are zero points; that of the configuration where it tells
+    /// none.
+    fn own_scheme(&self) -> QuantScheme {
+        let (_, Some(scales)) = self.named("weight_scale") else { return self.scheme };
+        let whole = scales.shape == [self.rows, 1];
+        let alike = |group: &usize| {
+            scales.shape == [self.rows, self.inputs.div_ceil(*group)]
+                || whole && *group == QuantScheme::GROUPS[2]
+        };
+        let known = [self.scheme.group()].into_iter().chain(QuantScheme::GROUPS);
+        let Some(group) = known.into_iter().find(alike) else { return self.scheme };
+        let scheme = match self.named("weight_zero_point").1 {
+            Some(_) => QuantScheme::with_minimums(4, group as u64),
+            None => QuantScheme::new(4, group as u64),
+        };
+        scheme.unwrap_or(self.scheme)
+    }
+
+    /// compressed-tensors. Where `mixed`, weights have schemes of their own.
+    pub fn packed(&self, mixed: bool) -> Result<Option<(&'c TensorEntry, Foreign<'c>)>, LoadError> {
         let (name, Some(codes)) = self.named("weight_packed") else { return Ok(None) };
-        let scheme = self.scheme;
+        let scheme = if mixed { self.own_scheme() } else { self.scheme };
+        let side = Self { scheme, ..*self };
+        side.packed_in(scheme, (name, codes)).map(Some)
+    }
+
+    fn packed_in(
+        &self,
+        scheme: QuantScheme,
+        (name, codes): (String, &'c TensorEntry),
+    ) -> Result<(&'c TensorEntry, Foreign<'c>), LoadError> {
         self.check((&name, codes), &[Dtype::I32], &[&[self.rows, self.inputs.div_ceil(8)]])?;
         let (groups, beside) = (scheme.groups(self.inputs), (&name[..], codes));
         let (side, scales) = self.named("weight_scale");
@@ -135,7 +163,7 @@ impl<'c> Side<'c, '_> {
                 }
             }
         };
-        Ok(Some((codes, Foreign::Packed { zeros, scales, scheme })))
+        Ok((codes, Foreign::Packed { zeros, scales, scheme }))
     }
 }
 
