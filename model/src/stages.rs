@@ -227,14 +227,18 @@ fn pieces(lengths: &[usize], size: usize) -> Vec<Vec<(usize, Range<usize>)>> {
     let (mut pieces, mut room) = (vec![Vec::new()], size);
     for (sequence, length) in lengths.iter().enumerate() {
         let mut start = 0;
-        while start < *length {
-            if room == 0 {
+        // One without rows is in some piece too: the sequences of a piece are neighbours.
+        loop {
+            if room == 0 && *length > 0 {
                 pieces.push(Vec::new());
                 room = size;
             }
             let rows = start..(start + room).min(*length);
             (start, room) = (rows.end, room - rows.len());
             pieces.last_mut().expect("one at least").push((sequence, rows));
+            if start == *length {
+                break;
+            }
         }
     }
     pieces
@@ -256,7 +260,7 @@ mod tests {
         let found = pieces(&[1, 1, 6, 0, 9], 4);
         let expected = [
             vec![(0, 0..1), (1, 0..1), (2, 0..2)],
-            vec![(2, 2..6)],
+            vec![(2, 2..6), (3, 0..0)],
             vec![(4, 0..4)],
             vec![(4, 4..8)],
             vec![(4, 8..9)],
