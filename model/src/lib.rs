@@ -34,6 +34,7 @@ pub mod sample;
 pub mod session;
 pub mod stack;
 mod stages;
+pub mod step;
 pub mod stop;
 pub mod stream;
 pub mod text;

@@ -17,6 +17,7 @@ use crate::pack::{Pack, index_tensor, inject};
 use crate::probe::Probe;
 use crate::processor::message::MediaKind;
 use crate::prompt::Prompt;
+use crate::step::{Step, Work};
 use crate::text::mrope::Mrope;
 use crate::text::{Flow, Past, TextContext, TextModel};
 use crate::vision::{VisionFeatures, VisionTower};
@@ -48,44 +49,6 @@ pub struct Qwen3VlModel {
     /// Absent when everything is on one device.
     #[module(skip)]
     placement: Option<Placement>,
-}
-
-/// What one sequence brings to a forward pass.
-#[derive(Debug)]
-pub enum Work<'a> {
-    /// Tokens `rows` of a prompt; the cache holds exactly the tokens before.
-    Prompt { prompt: &'a mut Prompt, rows: Range<usize> },
-    /// Generated tokens, the first of them at `position` on all axes.
-    Tokens { ids: &'a [u32], position: u32 },
-}
-
-impl Work<'_> {
-    /// How many rows it has.
-    pub(crate) fn rows(&self) -> usize {
-        match self {
-            Self::Prompt { rows, .. } => rows.len(),
-            Self::Tokens { ids, .. } => ids.len(),
-        }
-    }
-
-    /// Some of them.
-    pub(crate) fn part(&mut self, part: Range<usize>) -> Work<'_> {
-        match self {
-            Self::Prompt { prompt, rows } => {
-                Work::Prompt { prompt, rows: rows.start + part.start..rows.start + part.end }
-            }
-            Self::Tokens { ids, position } => {
-                Work::Tokens { ids: &ids[part.clone()], position: *position + part.start as u32 }
-            }
-        }
-    }
-}
-
-/// The work of one sequence, and the cache that it extends.
-#[derive(Debug)]
-pub struct Step<'a> {
-    pub work: Work<'a>,
-    pub cache: &'a mut KvCache,
 }
 
 impl Qwen3VlModel {

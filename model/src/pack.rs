@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::model::Work;
 use crate::prompt::FeatureRows;
+use crate::step::Work;
 use crate::text::positions::Position;
 
 /// The rows of a forward pass, collected over its sequences.

@@ -7,11 +7,12 @@ use burn::tensor::Tensor;
 use crate::cache::KvCache;
 use crate::generate::{Answer, read_rows};
 use crate::inputs::{InputError, ModelInputs};
-use crate::model::{Qwen3VlModel, Step, Work};
+use crate::model::Qwen3VlModel;
 use crate::prefix::Trace;
 use crate::probe::Probe;
 use crate::prompt::Prompt;
 use crate::stages::Rest;
+use crate::step::{Step, Work};
 
 /// Tokens of a prompt that run through the model at once.
 pub const PREFILL_CHUNK: usize = 2048;

@@ -8,11 +8,12 @@ use qwen3_vl_backends::Stage;
 use qwen3_vl_backends::device::lost;
 
 use crate::cache::KvCache;
-use crate::model::{Qwen3VlModel, Step, Work};
+use crate::model::Qwen3VlModel;
 use crate::pack::Pack;
 use crate::pipeline;
 use crate::probe::Probe;
 use crate::prompt::Prompt;
+use crate::step::{Step, Work};
 use crate::text::{Flow, Past};
 use crate::vision::VisionFeatures;
 

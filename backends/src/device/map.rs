@@ -387,17 +387,8 @@ impl Placement {
             }
         }
         let free = |device: &SelectedDevice| device.memory().map(|memory| memory.available);
-        least_room(shares.into_iter().map(|(device, layers)| (free(device), layers)))
+        split::least_room(shares.into_iter().map(|(device, layers)| (free(device), layers)))
     }
-}
-
-/// What all layers may take, when devices with so much free memory have so many of them.
-fn least_room(shares: impl Iterator<Item = (Option<u64>, usize)> + Clone) -> Option<u64> {
-    let all: usize = shares.clone().map(|(_, layers)| layers).sum();
-    let room = |(free, layers): (Option<u64>, usize)| {
-        Some((u128::from(free?) * all as u128 / layers.max(1) as u128) as u64)
-    };
-    shares.map(room).collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
 #[cfg(test)]
@@ -418,15 +409,6 @@ mod tests {
         let spaced: DeviceMap = " vision = flex , 3 = ndarray ".parse().unwrap();
         assert_eq!(spaced.to_string(), "vision=flex,3=ndarray");
         assert_eq!("0-0=flex".parse::<DeviceMap>().unwrap().to_string(), "0=flex");
-    }
-
-    #[test]
-    fn the_fullest_device_limits_what_all_layers_hold() {
-        let room = |shares: &[(Option<u64>, usize)]| least_room(shares.iter().copied());
-        assert_eq!(room(&[(Some(100), 28)]), Some(100));
-        assert_eq!(room(&[(Some(100), 10), (Some(50), 10)]), Some(100));
-        assert_eq!(room(&[(Some(100), 1), (Some(300), 3)]), Some(400));
-        assert_eq!(room(&[(Some(100), 1), (None, 3)]), None);
     }
 
     #[test]

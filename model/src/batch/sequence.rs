@@ -6,9 +6,9 @@ use super::{BatchEvent, SequenceId};
 use crate::cache::KvCache;
 use crate::encode::Encoding;
 use crate::generate::{Answer, Logits, Timings};
-use crate::model::{Step, Work};
 use crate::prefix::Trace;
 use crate::prompt::Prompt;
+use crate::step::{Step, Work};
 
 #[derive(Debug)]
 pub(super) struct Sequence {

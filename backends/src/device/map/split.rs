@@ -102,6 +102,17 @@ fn shares(
     weights.into_iter().map(|bytes| bytes / all).collect()
 }
 
+/// What all layers may take, when devices with so much free memory have so many of them.
+pub(super) fn least_room(
+    shares: impl Iterator<Item = (Option<u64>, usize)> + Clone,
+) -> Option<u64> {
+    let all: usize = shares.clone().map(|(_, layers)| layers).sum();
+    let room = |(free, layers): (Option<u64>, usize)| {
+        Some((u128::from(free?) * all as u128 / layers.max(1) as u128) as u64)
+    };
+    shares.map(room).collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
 fn bytes_of(part: MapPart, sizes: &PartSizes) -> u64 {
     match part {
         MapPart::Vision => sizes.vision,
@@ -216,6 +227,15 @@ mod tests {
         assert_eq!(split("a,b", &sizes(3), &[Some(1000), Some(1)]), [0, 0, 1]);
         assert_eq!(split("a,b,c", &sizes(3), &[Some(1000), Some(1), Some(1)]), [0, 1, 2]);
         assert_eq!(split("a", &sizes(2), &[None]), [0, 0]);
+    }
+
+    #[test]
+    fn the_fullest_device_limits_what_all_layers_hold() {
+        let room = |shares: &[(Option<u64>, usize)]| least_room(shares.iter().copied());
+        assert_eq!(room(&[(Some(100), 28)]), Some(100));
+        assert_eq!(room(&[(Some(100), 10), (Some(50), 10)]), Some(100));
+        assert_eq!(room(&[(Some(100), 1), (Some(300), 3)]), Some(400));
+        assert_eq!(room(&[(Some(100), 1), (None, 3)]), None);
     }
 
     #[test]
