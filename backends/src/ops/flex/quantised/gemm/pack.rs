@@ -166,7 +166,7 @@ fn of_bytes(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize, sig
 /// weights of four bits.
 #[target_feature(enable = "avx2")]
 fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize, signed: bool) {
-    let offset = _mm256_set1_epi8(if signed { OFFSET_OF_FOUR as i8 } else { 0 });
+    let offset = _mm256_set1_epi8(if signed { OFFSET_OF_FOUR } else { 0 });
     let mut rows = [_mm256_setzero_si256(); EIGHT];
     for i in 0..EIGHT {
         // SAFETY: a row has 64 bytes, of which 32 are read, and unaligned access is allowed.
