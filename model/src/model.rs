@@ -122,9 +122,9 @@ impl Qwen3VlModel {
     }
 
     /// Most bytes of keys and values of all layers, where they are one tensor for each.
-    pub(crate) fn most_held(&self) -> Option<u64> {
+    pub(crate) fn most_held(&self) -> u64 {
         let tensors = 2 * self.config.text.layers as u64;
-        self.max_buffer.map(|bytes| bytes.saturating_mul(tensors))
+        self.max_buffer.map_or(u64::MAX, |bytes| bytes.saturating_mul(tensors))
     }
 
     /// How keys and values of new caches are stored.

@@ -45,8 +45,6 @@ pub(crate) struct Rest<'a> {
 struct Piece {
     /// Which of the sequences of the pass they are of.
     sequences: Range<usize>,
-    /// The first of them: a token of the prompt, or a row of the pass.
-    start: usize,
     flow: Flow,
 }
 
@@ -140,8 +138,13 @@ impl Qwen3VlModel {
             let end = rest.cache.len().saturating_add(rest.cache.room());
             let mut chunks = rest.chunks().take_while(|rows| rows.end <= end);
             let Rest { prompt, cache, .. } = &mut rest;
+            let mut start = cache.len();
             let feed = || chunks.next().map(|rows| self.begin(prompt, rows));
-            self.in_stages(&mut [cache], feed, &mut each);
+            self.in_stages(&mut [cache], feed, |hidden| {
+                let first = start;
+                start += hidden.dims()[0];
+                each(first, hidden);
+            });
         }
     }
 
@@ -152,7 +155,7 @@ impl Qwen3VlModel {
         pack.add(&Work::Prompt { prompt: &mut *prompt, rows: rows.clone() });
         let flow = self.enter(pack, &mut Probe::off());
         prompt.forget(rows.end);
-        Piece { sequences: 0..1, start: rows.start, flow }
+        Piece { sequences: 0..1, flow }
     }
 
     /// What [`Self::forward`] gives for a pass of many rows, whose pictures are encoded: nothing where one stage runs all, or
@@ -165,29 +168,28 @@ impl Qwen3VlModel {
         }
         let (mut works, mut caches): (Vec<_>, Vec<_>) =
             steps.iter_mut().map(|step| (&mut step.work, &mut *step.cache)).unzip();
-        let (mut pieces, mut start) = (pieces(&lengths, even(rows, PIPELINE_CHUNK)).into_iter(), 0);
+        let mut pieces = pieces(&lengths, even(rows, PIPELINE_CHUNK)).into_iter();
         let feed = || {
             let parts = pieces.next()?;
             let sequences = parts[0].0..parts[parts.len() - 1].0 + 1;
-            let (mut pack, first) = (Pack::default(), start);
+            let mut pack = Pack::default();
             for (sequence, rows) in parts {
-                start += rows.len();
                 pack.add(&works[sequence].part(rows));
             }
-            Some(Piece { sequences, start: first, flow: self.enter(pack, &mut Probe::off()) })
+            Some(Piece { sequences, flow: self.enter(pack, &mut Probe::off()) })
         };
         let mut hidden = Vec::new();
-        self.in_stages(&mut caches, feed, |_, rows| hidden.push(rows));
+        self.in_stages(&mut caches, feed, |rows| hidden.push(rows));
         Some(Tensor::cat(hidden, 0))
     }
 
-    /// Lets pieces go through the stages, each stage on a thread of its own, and hands `each` the start and the final hidden states
-    /// of each of them. The caches move on.
+    /// Lets pieces go through the stages, each stage on a thread of its own, and hands `each` the final hidden states of each of
+    /// them, in order. The caches move on.
     fn in_stages(
         &self,
         caches: &mut [&mut KvCache],
         feed: impl FnMut() -> Option<Piece> + Send,
-        mut each: impl FnMut(usize, Tensor<2>),
+        mut each: impl FnMut(Tensor<2>),
     ) {
         let stages = self.stages();
         let runs: Vec<Range<usize>> = stages.iter().map(|stage| stage.layers.clone()).collect();
@@ -196,17 +198,15 @@ impl Qwen3VlModel {
             of_stages.iter_mut().zip(cache.split(&runs)).for_each(|(all, part)| all.push(part));
         }
         let work = stages.iter().zip(&mut of_stages).map(|(stage, caches)| {
-            move |Piece { sequences, start, flow }| {
+            move |Piece { sequences, flow }| {
                 let mut caches: Vec<_> = caches[sequences.clone()].iter_mut().collect();
                 let mut past = Past::Cached(&mut caches);
                 let flow = self.stage(stage, flow, &mut past, &mut Probe::off());
                 past.advance(&flow.context.lengths);
-                Piece { sequences, start, flow }
+                Piece { sequences, flow }
             }
         });
-        let collect = |Piece { start, flow, .. }: Piece| {
-            each(start, self.leave(flow, &mut Probe::off()));
-        };
+        let collect = |piece: Piece| each(self.leave(piece.flow, &mut Probe::off()));
         // A device that is lost ends the pass, but not the caches, which others may share.
         let ended = catch_unwind(AssertUnwindSafe(|| pipeline::run(feed, work.collect(), collect)));
         let mut of_stages: Vec<_> = of_stages.into_iter().map(Vec::into_iter).collect();

@@ -81,7 +81,7 @@ impl<'m> Replay<'m> {
             return None;
         }
         let slots = entrants.iter().map(Entrant::slots).max()?;
-        let most = terms.most.min(model.most_held().unwrap_or(u64::MAX));
+        let most = terms.most.min(model.most_held());
         if bytes(model, entrants.len().next_power_of_two(), slots) > most {
             return None;
         }
@@ -132,7 +132,7 @@ impl<'m> Replay<'m> {
     /// Takes one more entrant over into an idle lane, which is returned; nothing where all are taken. From now on there may be `most`
     /// bytes of keys and values.
     pub fn join(&mut self, entrant: &Entrant<'_>, most: u64) -> Option<usize> {
-        self.most = most.min(self.model.most_held().unwrap_or(u64::MAX));
+        self.most = most.min(self.model.most_held());
         let lane = self.lanes.iter().position(Option::is_none)?;
         self.buffers.enter(lane, entrant.cache);
         self.draws[lane] = entrant.sampler.params().terms();
