@@ -245,13 +245,16 @@ pub(crate) fn prefetch<T>(weights: &T, ahead: usize) {
 
 /// As [`prefetch`], into the second cache: where the nearest one is full of what is needed before, and where memory is the bound,
 /// since a core waits for more lines of the second one at a time.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn prefetch_second<T>(weights: &T, ahead: usize) {
-    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    let place = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(ahead);
-    // SAFETY: as above.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(place) }
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let place = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(ahead);
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place) }
+    }
+    let _ = (weights, ahead);
 }
 
 #[cfg(test)]

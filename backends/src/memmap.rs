@@ -104,6 +104,10 @@ impl MappedFile {
         // mapped could change the bytes or raise SIGBUS, as with every memory-mapped weight loader; the
         // bytes are only ever read as plain numbers, so no value of them is invalid.
         let map = Arc::new(unsafe { memmap2::Mmap::map(&file)? });
+        // What is not in memory yet is read in the largest pages that the file system has: looking up small ones takes a sixth of
+        // the time of reading weights. Advice that is not taken changes nothing but time.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         let bytes = bytes::Bytes::from_owner(Owner(map.clone()));
         Ok(Self { bytes, file: Arc::new(file), map })
     }

@@ -1,7 +1,11 @@
 //! How many threads the kernels for the processor run on.
 
+mod awake;
+
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
+
+use awake::Awake;
 
 use burn::tensor::{Device, StreamId};
 
@@ -44,9 +48,15 @@ pub fn use_threads(count: NonZeroUsize) -> Result<(), ThreadError> {
 }
 
 /// Runs `work` on one of these threads where `device` is the processor, and on the calling thread otherwise. Each of the many
-/// short products of a step would put a thread that is not one of them to sleep, and wake it again.
+/// short products of a step would put a thread that is not one of them to sleep, and wake it again; the others stay [`Awake`].
 pub fn on_workers<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
-    if is_processor(device) { rayon::scope(|_| work()) } else { work() }
+    if !is_processor(device) {
+        return work();
+    }
+    rayon::scope(|_| {
+        let _awake = Awake::new();
+        work()
+    })
 }
 
 /// Runs `work`, which may use cards, on the queue `index` of each of them, whatever thread this is. A thread has a queue of its own

@@ -55,8 +55,8 @@ fn cases() -> Vec<Case> {
         let (codes, scales) = rounded(&w, scheme);
         let run =
             move || values(ops::linear_quantised(x.clone(), codes.clone(), scales.clone(), scheme));
-        // The exact product, so called, rounds activations to eight bits beside four-bit weights.
-        let split = if scheme.bits() == 8 { 1e-4 } else { 2e-2 };
+        // The exact product, so called, rounds activations to eight bits beside four-bit weights; AMX rounds weights to bf16.
+        let split = if scheme.bits() == 8 { 1e-3 } else { 2e-2 };
         cases.push(Case {
             name: format!("linear {name}"),
             run: Box::new(run),

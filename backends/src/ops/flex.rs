@@ -10,6 +10,7 @@ mod dot;
 mod edges;
 mod elementwise;
 mod experts;
+mod filled;
 mod gradients;
 mod half;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod registers;
 mod rotary;
 mod softmax;
 mod sums;
+mod tensors;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod turned;
@@ -41,10 +43,10 @@ use rayon::prelude::*;
 use super::update::{AdamWStep, Moved, UpdateOps};
 use super::{ModelOps, Parts, Share, kernels_on, reference};
 use crate::quant::QuantScheme;
-use attention::Rows;
-use products::{matrix_product, product_of_codes};
+use products::{affine_product, matrix_product, product_of_codes};
 use quantised::Scales;
 use rotary::Angles;
+use tensors::{Turned, bytes_of, f32_tensor, head_rows, own_values, rows_of, slices};
 use widen::Widen;
 
 /// The same where weights, or keys and values, are packed into tiles.
@@ -69,7 +71,7 @@ impl ModelOps for Flex {
             return reference::linear::<Self>(x, weight);
         }
         let x = x.to_contiguous();
-        let out = widened!(weight, |w| product(rows_of(&x), w, &weight));
+        let out = widened!(weight, |w| product(rows_of(&x), w, None, &weight));
         out.unwrap_or_else(|| reference::linear::<Self>(x, weight))
     }
 
@@ -166,6 +168,16 @@ impl ModelOps for Flex {
         }
     }
 
+    fn rows_in_dtype(rows: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        let inputs = [rows.to_contiguous()];
+        let elements = match (slices(&inputs), dtype) {
+            (Some([values]), DType::BF16) => Bytes::from_elems(narrowed(values, bf16::from_f32)),
+            (Some([values]), DType::F16) => Bytes::from_elems(narrowed(values, f16::from_f32)),
+            _ => return reference::cast::<Self>(rows, dtype),
+        };
+        FlexTensor::new(elements, Layout::contiguous(rows.shape()), dtype)
+    }
+
     fn affine_nk(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -176,9 +188,9 @@ impl ModelOps for Flex {
         if !kernels_on() || dtype != DType::F32 || width == 0 {
             return reference::affine::<Self>(x, weight, bias);
         }
-        let mut y = Self::linear_nk(x, weight);
-        elementwise::add_row(y.storage_mut(), rows_of(&bias.to_contiguous()));
-        y
+        let (x, bias) = (x.to_contiguous(), bias.to_contiguous());
+        let out = widened!(weight, |w| product(rows_of(&x), w, Some(rows_of(&bias)), &weight));
+        out.unwrap_or_else(|| reference::affine::<Self>(x, weight, bias))
     }
 
     fn attention_in_sequences(
@@ -238,7 +250,12 @@ impl ModelOps for Flex {
         }
     }
 
-    fn gated_silu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated_silu(gate: FloatTensor<Self>, mut up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let gates = gate.to_contiguous();
+        if let (Some([gates]), Some(ups)) = (slices(&[gates]), own_values(&mut up)) {
+            elementwise::swiglu_in_place(gates, ups);
+            return up;
+        }
         let inputs = [gate.to_contiguous(), up.to_contiguous()];
         match slices(&inputs) {
             Some([gates, ups]) => f32_tensor(elementwise::swiglu(gates, ups), gate.shape()),
@@ -253,7 +270,11 @@ impl ModelOps for Flex {
         }
     }
 
-    fn gelu_by_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gelu_by_tanh(mut x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if let Some(values) = own_values(&mut x) {
+            elementwise::gelu_tanh_in_place(values);
+            return x;
+        }
         match slices(&[x.to_contiguous()]) {
             Some([values]) => f32_tensor(elementwise::gelu_tanh(values), x.shape()),
             None => reference::gelu_tanh::<Self>(x),
@@ -359,73 +380,15 @@ impl UpdateOps for Flex {
     }
 }
 
-/// The values of contiguous tensors, where kernels are on and all are f32.
-fn slices<const N: usize>(tensors: &[FlexTensor; N]) -> Option<[&[f32]; N]> {
-    let usable = kernels_on() && tensors.iter().all(|t| t.dtype() == DType::F32);
-    let usable = usable && tensors.iter().all(|t| t.shape().num_elements() > 0);
-    usable.then(|| tensors.each_ref().map(rows_of))
+/// The values in another dtype, made on all cores.
+fn narrowed<E: Copy + Send>(values: &[f32], narrow: impl Fn(f32) -> E + Sync) -> Vec<E> {
+    const LEAST: usize = 1 << 12;
+    values.par_iter().with_min_len(LEAST).map(|value| narrow(*value)).collect()
 }
 
-/// `[n, heads, d]` tensors as rows.
-fn head_rows(tensors: &[FlexTensor; 3]) -> Option<[Rows<'_>; 3]> {
-    let values = slices(tensors)?;
-    let rows = |i: usize| {
-        let [_, heads, d] = tensors[i].shape().dims();
-        Rows { values: values[i], stride: heads * d, heads, d }
-    };
-    Some([rows(0), rows(1), rows(2)])
-}
-
-/// Queries and keys after rotation, `[n, 2 · width]`, beside the values.
-struct Turned<'a> {
-    turned: Vec<f32>,
-    qkv: &'a [f32],
-    angles: Angles<'a>,
-    width: usize,
-}
-
-impl<'a> Turned<'a> {
-    /// From `qkv [n, 3 · width]`, `cos` and `sin`.
-    fn new(inputs: &'a [FlexTensor; 3]) -> Option<Self> {
-        let [qkv, cos, sin] = slices(inputs)?;
-        let width = inputs[0].shape()[1] / 3;
-        let angles = Angles { cos, sin, half: inputs[1].shape()[2] };
-        let mut turned = vec![0.0; qkv.len() / 3 * 2];
-        turned.par_chunks_mut(2 * width).zip(qkv.par_chunks(3 * width)).for_each(|(to, from)| {
-            to.copy_from_slice(&from[..2 * width]);
-        });
-        rotary::rotate(&mut turned, 2 * width, 2 * width, angles, false);
-        Some(Self { turned, qkv, angles, width })
-    }
-
-    fn rows(&self) -> [Rows<'_>; 3] {
-        let (d, width) = (2 * self.angles.half, self.width);
-        let heads = width / d;
-        [
-            Rows { values: &self.turned, stride: 2 * width, heads, d },
-            Rows { values: &self.turned[width..], stride: 2 * width, heads, d },
-            Rows { values: &self.qkv[2 * width..], stride: 3 * width, heads, d },
-        ]
-    }
-}
-
-fn rows_of(x: &FlexTensor) -> &[f32] {
-    x.as_slice::<f32>().expect("a contiguous f32 tensor")
-}
-
-fn product<W: Widen>(x: &[f32], w: &[W], weight: &FlexTensor) -> FlexTensor {
+fn product<W: Widen>(x: &[f32], w: &[W], bias: Option<&[f32]>, weight: &FlexTensor) -> FlexTensor {
     let [n, k] = weight.shape().dims();
-    f32_tensor(matrix_product(x, w, [n, k]), Shape::new([x.len() / k, n]))
-}
-
-/// The bytes of a contiguous tensor of one-byte numbers.
-fn bytes_of(x: &FlexTensor) -> Option<&[u8]> {
-    let (start, end) = x.layout().contiguous_offsets()?;
-    matches!(x.dtype(), DType::I8 | DType::U8).then(|| &x.bytes()[start..end])
-}
-
-fn f32_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+    f32_tensor(affine_product(x, w, bias, [n, k]), Shape::new([x.len() / k, n]))
 }
 
 /// Numbers between -1 and 1, the same for the same seed, for tests of kernels.

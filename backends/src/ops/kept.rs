@@ -25,6 +25,11 @@ pub fn round_kv(rows: Tensor<4>) -> (Tensor<4, Int>, Tensor<4>) {
     (Tensor::from_dispatch(words), Tensor::from_dispatch(scales))
 }
 
+/// `rows [b, g, t, d]` in a float dtype in which they are kept; not differentiated.
+pub fn keep_kv(rows: Tensor<4>, dtype: DType) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::rows_in_dtype(rows.into_dispatch(), dtype))
+}
+
 /// Keys or values `[b, g, t, d]` in `dtype`.
 pub fn expand_kv(rows: KvRows<Dispatch>, d: usize, dtype: DType) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::expanded_kv(rows, d, dtype))

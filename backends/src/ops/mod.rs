@@ -31,7 +31,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 
-pub use kept::{attention_over_parts, expand_kv, round_kv};
+pub use kept::{attention_over_parts, expand_kv, keep_kv, round_kv};
 pub use mixture::{mixture, rounded_mixture};
 pub use norms::{add_rms_norm, layer_norm, rms_norm, rms_norm_rotated};
 pub use parts::{KvRows, Parts, RoundedStack};
@@ -138,6 +138,11 @@ pub trait ModelOps: Backend {
     /// Words and scales of `rows [b, g, t, d]`, see [`round_kv`].
     fn rows_in_bytes(rows: FloatTensor<Self>) -> (IntTensor<Self>, FloatTensor<Self>) {
         reference::rows_in_bytes::<Self>(rows)
+    }
+
+    /// `rows [b, g, t, d]` in the float dtype in which they are kept, see [`keep_kv`].
+    fn rows_in_dtype(rows: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        reference::cast::<Self>(rows, dtype)
     }
 
     /// Keys or values as floats `[b, g, t, d]` of `dtype`, see [`expand_kv`].

@@ -21,8 +21,8 @@ pub enum Products {
     #[default]
     Exact,
     /// Where processors multiply tiles of bf16 (AMX, AVX-512 BF16 on AMD's), a value of f32 is taken as the sum of two numbers
-    /// of bf16: exact but for 2⁻¹⁷ of it; with AMX, weights of four bits, and everywhere of eight with a point, are rounded to
-    /// one. Matrices that are both held in f32, and experts that lie the other way round, are multiplied exactly, and
+    /// of bf16: exact but for 2⁻¹⁷ of it; rounded weights, with AMX all and elsewhere those of eight bits with a point, are rounded
+    /// to one. Matrices that are both held in f32, and experts that lie the other way round, are multiplied exactly, and
     /// everything is elsewhere.
     Split,
     /// Operands are rounded to bf16 and summed in f32, as tensor cores and torch's autocast do.

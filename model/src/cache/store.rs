@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::kind::Basic;
 use burn::tensor::{DType, Tensor};
-use qwen3_vl_backends::ops::KvRows;
+use qwen3_vl_backends::ops::{KvRows, keep_kv};
 
 use super::BLOCK;
 use super::dtype::KvDtype;
@@ -103,7 +103,7 @@ pub(super) fn write(
                 Store::Float(tensor) => Some(*tensor),
                 Store::Int8(_) => None,
             });
-            Store::Float(Box::new(append_rows(old, new.cast(shape.float()), room)))
+            Store::Float(Box::new(append_rows(old, keep_kv(new, shape.float()), room)))
         }
     };
     slot.insert(store).read(end)

@@ -72,7 +72,7 @@ fn products_of<W: Widen + Default>(narrow: fn(f32) -> W) {
                 let name = format!("{m}x{n}x{k}");
                 alike(&name, &x, &w, |x, w| dot::rows(x, w, m, n, k));
                 alike(&name, &x, &w, |x, w| matrix_product(x, w, [n, k]));
-                alike(&name, &x, &w, |x, w| panel::gemm(x, w, m, n, k));
+                alike(&name, &x, &w, |x, w| panel::gemm(x, w, None, [n, k]));
                 // The other way round, with as many inputs as there were rows.
                 alike(&name, &values(m * n, 1), &w, |x, w| turned::product(x, w, [k, n]));
             }
@@ -139,7 +139,7 @@ fn tiles_are_packed_from_their_rows_alone() {
                     let (x, tiling) = (values(m * k, 7), Tiling { with, terms });
                     alike(&format!("{with:?} {m}x{n}x{k}"), &x, &half, |x, values| {
                         let weights = tiles::HalfRows { values, columns: k };
-                        panel::by_tiles(x, &weights, k, (1, tiling))
+                        panel::by_tiles(x, &weights, None, k, (1, tiling))
                     });
                 }
             }

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::filled::filled;
 use super::softmax::exp;
 use crate::simd::vectorised;
 
@@ -11,35 +12,62 @@ const CHUNK: usize = 1 << 14;
 const SLOPE: f32 = 0.797_884_6;
 const CUBE: f32 = 0.044_715;
 
-/// Runs `body(out, x)` over the chunks of both.
-fn unary(x: &[f32], mut out: Vec<f32>, body: fn(&mut [f32], &[f32])) -> Vec<f32> {
-    out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| body(out, x));
-    out
+/// Runs `body(out, x)` over the chunks of `x` and a result of as many zeros.
+fn unary(x: &[f32], body: fn(&mut [f32], &[f32])) -> Vec<f32> {
+    filled(x.len(), CHUNK, |first, out| body(out, &x[first..][..out.len()]))
+}
+
+/// Runs `body(out, x)` over the chunks of `x` and of a copy of `y`.
+fn binary(x: &[f32], y: &[f32], body: fn(&mut [f32], &[f32])) -> Vec<f32> {
+    filled(y.len(), CHUNK, |first, out| {
+        out.copy_from_slice(&y[first..][..out.len()]);
+        body(out, &x[first..][..out.len()]);
+    })
 }
 
 /// GELU by tanh, `x · σ(2u)` with `u = √(2/π)·(x + 0.044715·x³)`.
 pub fn gelu_tanh(x: &[f32]) -> Vec<f32> {
-    unary(x, vec![0.0; x.len()], gelu_tanh_chunk)
+    unary(x, gelu_tanh_chunk)
+}
+
+/// [`gelu_tanh`] in place of the values.
+pub fn gelu_tanh_in_place(x: &mut [f32]) {
+    const PART: usize = 512;
+    x.par_chunks_mut(CHUNK).for_each(|x| {
+        let mut before = [0.0; PART];
+        for x in x.chunks_mut(PART) {
+            let before = &mut before[..x.len()];
+            before.copy_from_slice(x);
+            gelu_tanh_chunk(x, before);
+        }
+    });
 }
 
 /// `grad` times the derivative of [`gelu_tanh`] at `x`.
 pub fn gelu_tanh_grad(x: &[f32], grad: &[f32]) -> Vec<f32> {
-    unary(x, grad.to_vec(), gelu_tanh_grad_chunk)
+    binary(x, grad, gelu_tanh_grad_chunk)
 }
 
 /// The exact GELU, `x/2 · (1 + erf(x/√2))`.
 pub fn gelu(x: &[f32]) -> Vec<f32> {
-    unary(x, vec![0.0; x.len()], gelu_chunk)
+    unary(x, gelu_chunk)
 }
 
 /// `grad` times the derivative of [`gelu`] at `x`.
 pub fn gelu_grad(x: &[f32], grad: &[f32]) -> Vec<f32> {
-    unary(x, grad.to_vec(), gelu_grad_chunk)
+    binary(x, grad, gelu_grad_chunk)
 }
 
 /// `gate · σ(gate) · up`.
 pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    unary(gate, up.to_vec(), swiglu_chunk)
+    binary(gate, up, swiglu_chunk)
+}
+
+/// [`swiglu`] in place of `up`.
+pub fn swiglu_in_place(gate: &[f32], up: &mut [f32]) {
+    up.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).for_each(|(up, gate)| {
+        swiglu_chunk(up, gate);
+    });
 }
 
 /// `grad` times the derivatives of [`swiglu`] with respect to `gate` and to `up`.
@@ -207,17 +235,16 @@ mod tests {
 
     #[test]
     fn gelu_by_tanh_and_its_slope_are_those_of_f64() {
-        let plain = |x: &[f32]| unary(x, vec![0.0; x.len()], |o, x| gelu_tanh_with(o, x, PLAIN));
+        let plain = |x: &[f32]| unary(x, |o, x| gelu_tanh_with(o, x, PLAIN));
         let plain_grad =
-            |x: &[f32], g: &[f32]| unary(x, g.to_vec(), |o, x| gelu_tanh_grad_with(o, x, PLAIN));
+            |x: &[f32], g: &[f32]| binary(x, g, |o, x| gelu_tanh_grad_with(o, x, PLAIN));
         check([gelu_tanh, plain], [gelu_tanh_grad, plain_grad], gelu_by_tanh);
     }
 
     #[test]
     fn gelu_and_its_slope_are_those_of_f64() {
-        let plain = |x: &[f32]| unary(x, vec![0.0; x.len()], |o, x| gelu_with(o, x, PLAIN));
-        let plain_grad =
-            |x: &[f32], g: &[f32]| unary(x, g.to_vec(), |o, x| gelu_grad_with(o, x, PLAIN));
+        let plain = |x: &[f32]| unary(x, |o, x| gelu_with(o, x, PLAIN));
+        let plain_grad = |x: &[f32], g: &[f32]| binary(x, g, |o, x| gelu_grad_with(o, x, PLAIN));
         check([gelu, plain], [gelu_grad, plain_grad], gelu_by_integral);
     }
 
@@ -230,7 +257,7 @@ mod tests {
             assert_eq!(for_up, value, "with a gradient of one");
             for_gate
         };
-        let plain = |x: &[f32]| unary(x, vec![1.0; x.len()], |o, x| swiglu_with(o, x, PLAIN));
+        let plain = |x: &[f32]| binary(x, &vec![1.0; x.len()], |o, x| swiglu_with(o, x, PLAIN));
         let plain_slope = |x: &[f32], g: &[f32]| {
             let (mut grad, mut gate) = (g.to_vec(), x.to_vec());
             swiglu_grad_with(&mut grad, &mut gate, &vec![1.0; x.len()], PLAIN);

@@ -72,7 +72,8 @@ impl Product<'_> {
         let (left, right) = if turned { (&columns, &rows) } else { (&rows, &columns) };
         let Self { scale, into, parallel, .. } = self;
         let terms = tiles::Terms::ROUNDED;
-        run(&tiles::Product { left, right, with, terms, turned, scale, into, parallel })
+        let bias = None;
+        run(&tiles::Product { left, right, with, terms, turned, scale, into, bias, parallel })
     }
 
     /// [`Self::write`] by f32 GEMM.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::filled::{filled, filled_together};
 use crate::simd::vectorised;
 
 /// Values per task.
@@ -11,20 +12,16 @@ const LANES: usize = 16;
 
 /// `x / sqrt(mean(x²) + epsilon) · weight` of each row.
 pub fn rms(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    let step = chunk(weight.len());
-    let pairs = out.par_chunks_mut(step).zip(x.par_chunks(step));
-    pairs.for_each(|(out, x)| rms_chunk(out, x, weight, epsilon));
-    out
+    filled(x.len(), chunk(weight.len()), |first, out| {
+        rms_chunk(out, &x[first..][..out.len()], weight, epsilon);
+    })
 }
 
 /// `x + y`, and [`rms`] of it.
 pub fn sum_and_rms([x, y]: [&[f32]; 2], weight: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
-    let (mut sum, mut normed) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-    let step = chunk(weight.len());
-    let outs = sum.par_chunks_mut(step).zip(normed.par_chunks_mut(step));
-    outs.zip(x.par_chunks(step).zip(y.par_chunks(step))).for_each(|((sum, normed), (x, y))| {
+    let [sum, normed] = filled_together(x.len(), chunk(weight.len()), |first, [sum, normed]| {
         // Added where the norm finds it in the nearest cache.
+        let (x, y) = (&x[first..], &y[first..]);
         sum.iter_mut().zip(x.iter().zip(y)).for_each(|(sum, (x, y))| *sum = x + y);
         rms_chunk(normed, sum, weight, epsilon);
     });
@@ -47,11 +44,9 @@ pub fn rms_grads(x: &[f32], weight: &[f32], epsilon: f32, grad: &[f32]) -> [Vec<
 
 /// `(x − mean) / sqrt(variance + epsilon) · weight + bias` of each row.
 pub fn layer(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    let step = chunk(weight.len());
-    let pairs = out.par_chunks_mut(step).zip(x.par_chunks(step));
-    pairs.for_each(|(out, x)| layer_chunk(out, x, weight, bias, epsilon));
-    out
+    filled(x.len(), chunk(weight.len()), |first, out| {
+        layer_chunk(out, &x[first..][..out.len()], weight, bias, epsilon);
+    })
 }
 
 /// Gradients of [`layer`] with respect to `x`, `weight` and `bias`.

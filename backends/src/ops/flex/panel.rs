@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::elementwise::add_row;
 use super::matmul::{Into, Matrix, multiply_parallel, product};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
@@ -12,13 +13,22 @@ use crate::ops::{Products, products};
 /// Values of one widened panel: large enough for GEMM's own blocking, small beside any model.
 const PANEL: usize = 4 << 20;
 
-/// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
-pub fn gemm<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
-    match (W::as_f32(w), tiles()) {
+/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, plus `bias [n]` on every row if there is one.
+pub fn gemm<W: Widen>(x: &[f32], w: &[W], bias: Option<&[f32]>, [n, k]: [usize; 2]) -> Vec<f32> {
+    let mut out = match (W::as_f32(w), tiles()) {
         (Some(w), _) => product(Matrix::rows(x, k), Matrix::rows(w, k).transposed()),
         #[cfg(target_arch = "x86_64")]
-        (None, Some(tiling)) => in_tiles(x, w, [n, k], tiling),
-        _ => by_panels(x, [m, n, k], |first, panel| widen(&w[first * k..], panel)),
+        (None, Some(tiling)) => return in_tiles(x, w, [n, k], bias, tiling),
+        _ => by_panels(x, [x.len() / k, n, k], |first, panel| widen(&w[first * k..], panel)),
+    };
+    add(&mut out, bias);
+    out
+}
+
+/// Adds `bias`, if there is one, to every row.
+pub fn add(out: &mut [f32], bias: Option<&[f32]>) {
+    if let Some(bias) = bias {
+        add_row(out, bias);
     }
 }
 
@@ -45,34 +55,42 @@ pub fn tiles() -> Option<Tiling> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn in_tiles<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2], tiling: Tiling) -> Vec<f32> {
+fn in_tiles<W: Widen>(
+    x: &[f32],
+    w: &[W],
+    [n, k]: [usize; 2],
+    bias: Option<&[f32]>,
+    tiling: Tiling,
+) -> Vec<f32> {
     match W::as_bf16(w) {
         Some(values) => {
             let weights = tiles::HalfRows { values, columns: k };
-            by_tiles(x, &weights, k, (1, tiling))
+            by_tiles(x, &weights, bias, k, (1, tiling))
         }
         None => {
-            let fill = |row: usize, out: &mut [f32]| {
-                out.iter_mut().zip(&w[row * k..]).for_each(|(to, from)| *to = from.widen());
+            let fill = |row: usize, from: usize, out: &mut [f32]| {
+                out.iter_mut().zip(&w[row * k + from..]).for_each(|(to, from)| *to = from.widen());
             };
             let weights = tiles::Expanded { lines: n, depth: k, fill };
-            by_tiles(x, &weights, k, (tiling.terms, tiling))
+            by_tiles(x, &weights, bias, k, (tiling.terms, tiling))
         }
     }
 }
 
-/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` as the sum of so many terms.
+/// `x [m, k] · w [n, k]ᵀ -> [m, n]`, a value of `w` as the sum of so many terms, plus a bias on every row.
 #[cfg(target_arch = "x86_64")]
 pub fn by_tiles<S: tiles::Source>(
     x: &[f32],
     weights: &S,
+    bias: Option<&[f32]>,
     k: usize,
     (left, Tiling { with, terms }): (usize, Tiling),
 ) -> Vec<f32> {
     let (right, into) = (&Matrix::rows(x, k), Into::Replace);
     let terms = tiles::Terms { left, right: terms };
     let (turned, scale, parallel) = (true, 1.0, true);
-    tiles::Product { left: weights, right, with, terms, turned, scale, into, parallel }.values()
+    tiles::Product { left: weights, right, with, terms, turned, scale, into, bias, parallel }
+        .values()
 }
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`, where `fill` writes the weight rows from its first argument on as f32.

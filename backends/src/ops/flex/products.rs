@@ -18,30 +18,48 @@ const FEW_OUTPUTS: usize = 128;
 const ROUNDED_ROWS: usize = 16;
 
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
-pub(super) fn matrix_product<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2]) -> Vec<f32> {
+pub(super) fn matrix_product<W: Widen>(x: &[f32], w: &[W], sizes: [usize; 2]) -> Vec<f32> {
+    affine_product(x, w, None, sizes)
+}
+
+/// [`matrix_product`], plus `bias [n]` on every row if there is one.
+pub(super) fn affine_product<W: Widen>(
+    x: &[f32],
+    w: &[W],
+    bias: Option<&[f32]>,
+    [n, k]: [usize; 2],
+) -> Vec<f32> {
     if n <= FEW_OUTPUTS && steps().is_some() {
-        return dot::rows(x, w, x.len() / k, n, k);
+        return row_by_row(x, w, bias, [n, k]);
     }
     if panel::tiles().is_some() && products() == Products::Rounded {
         return in_kinds(x, k, TILE_ROWS, |x, kind| {
             if kind == Kind::Prompts {
-                return panel::gemm(x, w, x.len() / k, n, k);
+                return panel::gemm(x, w, bias, [n, k]);
             }
             // One alone is computed in f32, and several as nearly so as tiles can.
             let _chosen = choose_products(Some(Products::Split));
-            by_count(x, w, [n, k])
+            by_count(x, w, bias, [n, k])
         });
     }
-    by_count(x, w, [n, k])
+    by_count(x, w, bias, [n, k])
 }
 
-/// [`matrix_product`] by the number of rows.
-fn by_count<W: Widen>(x: &[f32], w: &[W], [n, k]: [usize; 2]) -> Vec<f32> {
-    let m = x.len() / k;
+/// [`affine_product`] by the number of rows.
+fn by_count<W: Widen>(x: &[f32], w: &[W], bias: Option<&[f32]>, [n, k]: [usize; 2]) -> Vec<f32> {
     let tiles =
         panel::tiles().is_some() && (W::as_f32(w).is_none() || products() == Products::Rounded);
     let few = if tiles { TILE_ROWS } else { GEMM_ROWS };
-    if m < few { dot::rows(x, w, m, n, k) } else { panel::gemm(x, w, m, n, k) }
+    match x.len() / k < few {
+        true => row_by_row(x, w, bias, [n, k]),
+        false => panel::gemm(x, w, bias, [n, k]),
+    }
+}
+
+fn row_by_row<W: Widen>(x: &[f32], w: &[W], bias: Option<&[f32]>, [n, k]: [usize; 2]) -> Vec<f32> {
+    let mut out = dot::rows(x, w, x.len() / k, n, k);
+    panel::add(&mut out, bias);
+    out
 }
 
 /// How rows are rounded.

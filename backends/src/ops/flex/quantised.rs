@@ -28,7 +28,7 @@ use super::panel::{self, Tiling};
 use super::tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::Tiles;
-use crate::cpu::{Level, prefetch};
+use crate::cpu::{Level, prefetch_second};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 use crate::simd::vectorised;
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +43,9 @@ pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level, _: bool) -> Option<Vec<f32
 
 /// Weights of a block: what a kernel does in one step.
 const BLOCK: usize = 64;
+/// Weights of a row that are expanded together.
+#[cfg(target_arch = "x86_64")]
+const PART: usize = 512;
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
 /// Activation rows that are multiplied together.
@@ -79,7 +82,7 @@ impl<'a> Scales<'a> {
     fn fetch(self, range: std::ops::Range<usize>) {
         fn lines<T>(scales: &[T], range: std::ops::Range<usize>) {
             let some = &scales[range.start.min(scales.len())..range.end.min(scales.len())];
-            some.iter().step_by(64 / size_of::<T>()).for_each(|scale| prefetch(scale, 0));
+            some.iter().step_by(64 / size_of::<T>()).for_each(|scale| prefetch_second(scale, 0));
         }
         match self {
             Self::F32(scales) => lines(scales, range),
@@ -202,6 +205,29 @@ impl<'a> Weights<'a> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Weights<'_> {
+    /// Writes the values of a row from a multiple of the group on.
+    fn expand_part(self, row: usize, from: usize, out: &mut [f32]) {
+        // A scale and a minimum for as few as sixteen.
+        let (scheme, mut room) = (self.scheme, [0.0; 2 * PART / 16]);
+        for (part, out) in out.chunks_mut(PART).enumerate() {
+            let from = from + part * PART;
+            let (first, count) = (from / scheme.group(), scheme.groups(out.len()));
+            let (scales, minimums) = room.split_at_mut(count);
+            self.some_scales(row, first, scales);
+            if scheme.has_minimums() {
+                self.some_scales(row, scheme.groups(self.k) + first, &mut minimums[..count]);
+            }
+            let codes = &self.codes(row)[from * scheme.bits() / 8..];
+            match scheme.codes() {
+                Codes::Float8 => float8::expand(codes, scales, scheme.group(), out),
+                _ => expand_integers(codes, &room, scheme, out),
+            }
+        }
+    }
+}
+
 vectorised! {
     fn expand_integers(codes: &[u8], scales: &[f32], scheme: QuantScheme, out: &mut [f32]) = expand_integers_with
 }
@@ -221,22 +247,17 @@ fn expand_integers_with(
 impl Weights<'_> {
     /// Whether they are multiplied faster in such tiles of bf16 than as integers.
     pub fn pay_in(&self, tiles: Tiles) -> bool {
-        match tiles {
-            Tiles::Amx => !gemm::has_tiles(self.scheme, Level::chosen()),
-            Tiles::Pairs => self.scheme.codes() == Codes::Float8,
-        }
+        tiles == Tiles::Amx || self.scheme.codes() == Codes::Float8
     }
 }
 
-/// `x [m, k] · wᵀ -> [m, n]` in tiles of bf16, a value of `x` as the sum of so many terms. Weights of four bits, and those of
-/// eight with a point, are rounded to bf16, which changes them by far less than they were rounded before; others are the sum
-/// of as many terms.
+/// `x [m, k] · wᵀ -> [m, n]` in tiles of bf16, a value of `x` as the sum of so many terms. Weights are rounded to bf16, which changes
+/// them by far less than they were rounded before.
 #[cfg(target_arch = "x86_64")]
 pub fn in_tiles(x: &[f32], weights: Weights<'_>, tiling: Tiling) -> Vec<f32> {
     let (lines, depth) = (weights.rows(), weights.k);
-    let fill = |row: usize, out: &mut [f32]| weights.expand_row(row, &mut weights.scratch(), out);
-    let left = if weights.scheme.codes() == Codes::Int8 { tiling.terms } else { 1 };
-    panel::by_tiles(x, &tiles::Expanded { lines, depth, fill }, depth, (left, tiling))
+    let fill = |row: usize, from: usize, out: &mut [f32]| weights.expand_part(row, from, out);
+    panel::by_tiles(x, &tiles::Expanded { lines, depth, fill }, None, depth, (1, tiling))
 }
 
 /// `x [m, k] · wᵀ -> [m, n]`, with `x` rounded where codes are integers.

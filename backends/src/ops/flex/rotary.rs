@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::filled::filled;
 use super::norms::rms_chunk;
 use crate::simd::vectorised;
 
 /// Rows per task.
-const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 /// Cosines and sines, `half` of each per row.
 #[derive(Clone, Copy)]
@@ -35,18 +36,17 @@ pub fn normed(
     (weight, epsilon): (&[f32], f32),
     angles: Angles<'_>,
 ) -> Vec<f32> {
-    let (mut out, half) = (vec![0.0; x.len()], angles.half);
-    let rows = ROWS.min((x.len() / width.max(1)).div_ceil(rayon::current_num_threads())).max(1);
-    let tables = angles.cos.par_chunks(rows * half).zip(angles.sin.par_chunks(rows * half));
-    let parts = out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
-    parts.zip(tables).for_each(|((out, x), (cos, sin))| {
-        let tables = cos.chunks(half).zip(sin.chunks(half));
+    let (half, rows) = (angles.half, x.len() / width.max(1));
+    let rows = ROWS.min(rows.div_ceil(rayon::current_num_threads())).max(1);
+    filled(x.len(), rows * width, |first, out| {
+        let row = first / width;
+        let (x, tables) = (&x[first..], [angles.cos, angles.sin].map(|all| &all[row * half..]));
+        let tables = tables[0].chunks(half).zip(tables[1].chunks(half));
         for ((out, x), (cos, sin)) in out.chunks_mut(width).zip(x.chunks(width)).zip(tables) {
             rms_chunk(out, x, weight, epsilon);
             rotate_row(out, cos, sin, 1.0);
         }
-    });
-    out
+    })
 }
 
 vectorised! { fn rotate_row(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) = rotate_row_with }

@@ -21,7 +21,7 @@ use crate::cpu::Tiles;
 use kernel::{DEPTH, Kernel};
 pub use kernel::{LINES, Terms, Tile};
 pub use pack::{Expanded, HalfRows, Source};
-use pack::{Side, put, transpose, unset};
+use pack::{Put, Side, put_row, transpose, unset};
 
 /// Bytes of packed operands that a thread keeps at most, of each side.
 const KEPT: usize = 64 << 20;
@@ -29,12 +29,15 @@ const KEPT: usize = 64 << 20;
 const PAIR: usize = 2 * LINES;
 /// Left lines of a task at most.
 const TASK: usize = 256;
-/// Right lines that are packed at a time: the sums of a task take 1 MiB, half of the second cache.
-const BLOCK: usize = 1024;
+/// Tiles along the summed axis of which left lines are packed at a time: of bf16 a page of memory of each line.
+const PACKED: usize = 64;
+/// Right lines that are packed at a time, at most: left ones are packed again for each time, and the sums of a task take 1 KiB for
+/// each of them, beside what is multiplied, in the second cache.
+const BLOCK: usize = 1536;
 /// Tiles of a pair of right lines that stay in the nearest cache while left lines pass.
 const CACHED: usize = 32;
 
-/// `out[i, j] = scale · Σ left[i, l] · right[j, l]`.
+/// `out[i, j] = scale · Σ left[i, l] · right[j, l] + bias[i]`.
 pub struct Product<'a, L, R> {
     pub left: &'a L,
     pub right: &'a R,
@@ -44,6 +47,8 @@ pub struct Product<'a, L, R> {
     pub turned: bool,
     pub scale: f32,
     pub into: Into,
+    /// What is added to the values of each left line, if it is there.
+    pub bias: Option<&'a [f32]>,
     /// Whether all cores are used, or the calling thread alone.
     pub parallel: bool,
 }
@@ -87,15 +92,26 @@ impl<'t> Lines<'t> {
     /// Packs `lines` of `source` into `room`.
     fn pack<S: Source>(
         (source, lines): (&S, Range<usize>),
+        into: (Side, usize),
+        room: &'t mut Vec<Tile>,
+        parallel: bool,
+    ) -> Self {
+        let tiles = 0..source.depth().div_ceil(DEPTH);
+        Self::part((source, lines, tiles), into, room, parallel)
+    }
+
+    /// Packs `tiles` of `lines` of `source` into `room`.
+    fn part<S: Source>(
+        (source, lines, tiles): (&S, Range<usize>, Range<usize>),
         (side, terms): (Side, usize),
         room: &'t mut Vec<Tile>,
         parallel: bool,
     ) -> Self {
-        let depth = source.depth().div_ceil(DEPTH);
+        let (depth, start) = (tiles.len(), tiles.start);
         let size = depth * terms;
         let tiles = some(room, lines.len().div_ceil(PAIR) * 2 * size, Tile::ZERO);
         let fill = |(strip, out): (usize, &mut [Tile])| {
-            source.pack(lines.start + strip * LINES, side, terms, out);
+            source.pack(lines.start + strip * LINES, start, (side, terms), out);
         };
         match parallel {
             true => tiles.par_chunks_mut(size.max(1)).enumerate().for_each(fill),
@@ -147,11 +163,13 @@ impl<L: Source, R: Source> Product<'_, L, R> {
     fn fill(&self, out: &mut [MaybeUninit<f32>], out_stride: usize) {
         let (m, n) = (self.left.lines(), self.right.lines());
         assert_eq!(self.left.depth(), self.right.depth(), "inner sizes of a product");
+        assert!(self.bias.is_none_or(|bias| bias.len() == m && self.turned), "a bias for columns");
         let threads = if self.parallel { rayon::current_num_threads() } else { 1 };
         let task = m.div_ceil(2 * threads).next_multiple_of(PAIR).min(TASK);
         let mut room = RIGHT.take();
-        for first in (0..if m == 0 { 0 } else { n }).step_by(BLOCK) {
-            let columns = first..n.min(first + BLOCK);
+        let block = n.div_ceil(n.div_ceil(BLOCK).max(1)).next_multiple_of(PAIR);
+        for first in (0..if m == 0 { 0 } else { n }).step_by(block.max(PAIR)) {
+            let columns = first..n.min(first + block);
             let count = columns.len();
             let (terms, parallel) = (self.terms.right, self.parallel);
             let tasks = self.tasks(out, out_stride, columns.clone(), task);
@@ -207,42 +225,52 @@ impl<L: Source, R: Source> Product<'_, L, R> {
         let (pairs, across) = (rows.len().div_ceil(PAIR), columns.div_ceil(PAIR));
         let mut room = ROOM.take();
         let sums = some(&mut room.sums, pairs * across, [Tile::ZERO; 4]);
-        let left = (self.left, rows);
-        let left = Lines::pack(left, (Side::Left, terms.left), &mut room.left, false);
         let kernel = Kernel::new(self.with);
-        for start in (0..right.depth.max(1)).step_by(step) {
-            let tiles = start..right.depth.min(start + step);
-            for column in 0..across {
-                let next = right.pair((column + 1) % across, tiles.clone());
-                let right = right.pair(column, tiles.clone());
-                for row in 0..pairs {
-                    let left = left.pair(row, tiles.clone());
-                    let sums = &mut sums[row * across + column];
-                    let ahead = part_of(next, row, pairs);
-                    kernel.multiply(sums, left, right, terms, start == 0, ahead);
+        let depth = right.depth;
+        for first in (0..depth.max(1)).step_by(PACKED) {
+            let left = (self.left, rows.clone(), first..depth.min(first + PACKED));
+            let left = Lines::part(left, (Side::Left, terms.left), &mut room.left, false);
+            for start in (0..left.depth.max(1)).step_by(step) {
+                let tiles = start..left.depth.min(start + step);
+                let of_right = first + tiles.start..first + tiles.end;
+                for column in 0..across {
+                    let next = right.pair((column + 1) % across, of_right.clone());
+                    let right = right.pair(column, of_right.clone());
+                    for row in 0..pairs {
+                        let left = left.pair(row, tiles.clone());
+                        let sums = &mut sums[row * across + column];
+                        let ahead = part_of(next, row, pairs);
+                        kernel.multiply(sums, left, right, terms, first + start == 0, ahead);
+                    }
                 }
             }
         }
         drop(kernel);
-        self.put(out, sums, across);
+        self.put(out, sums, across, self.bias.map(|bias| &bias[rows]));
         ROOM.set(Room { left: bounded(room.left), sums: room.sums });
     }
 
     /// Writes the sums of pairs of lines, `across` of them for a pair of left ones.
-    fn put(&self, out: &mut [&mut [MaybeUninit<f32>]], sums: &mut [[Tile; 4]], across: usize) {
-        let add = self.into == Into::Add;
+    fn put(
+        &self,
+        out: &mut [&mut [MaybeUninit<f32>]],
+        sums: &mut [[Tile; 4]],
+        across: usize,
+        bias: Option<&[f32]>,
+    ) {
         if self.turned {
             sums.iter_mut().flatten().for_each(transpose);
         }
+        let how = Put { scale: self.scale, bias, add: self.into == Into::Add };
         for (i, out) in out.iter_mut().enumerate() {
             let (pair, half, row) = (i / PAIR, i / LINES % 2, i % LINES);
-            for (strip, out) in out.chunks_mut(LINES).enumerate() {
+            put_row(out, how, |strip| {
                 let tile = match self.turned {
                     true => &sums[strip / 2 * across + pair][strip % 2 * 2 + half],
                     false => &sums[pair * across + strip / 2][half * 2 + strip % 2],
                 };
-                put(out, &tile.0[row], self.scale, add);
-            }
+                &tile.0[row]
+            });
         }
     }
 }

@@ -67,6 +67,18 @@ fn rows_in_bytes_mean_the_same_on_every_backend() {
     }
 }
 
+/// Rows that are kept as floats are those of a cast, also where heads and rows are exchanged.
+#[test]
+fn rows_in_a_dtype_are_those_of_a_cast() {
+    for [rows, heads, d] in [[5, 2, 8], [300, 4, 64], [1, 1, 1]] {
+        let x = tensor([1, rows, heads, d], 0.7, DType::F32).swap_dims(1, 2);
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let expected = x.clone().cast(dtype).into_data();
+            assert_eq!(keep_kv(x.clone(), dtype).into_data(), expected, "{dtype:?} {rows}");
+        }
+    }
+}
+
 /// What a row gets depends neither on the rows that are computed with it nor on the parts that keys lie in.
 #[test]
 fn a_row_attends_alike_however_a_sequence_is_cut() {

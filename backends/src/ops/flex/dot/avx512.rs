@@ -4,12 +4,13 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::{TILE, Widen};
-use crate::cpu::prefetch_second;
+use crate::cpu::{prefetch, prefetch_second};
 
 /// Values that are widened together, into two registers of sums.
 const WIDE: usize = 32;
-/// How far ahead weights are fetched, in bytes.
-const AHEAD: usize = 2048;
+/// How far ahead weights are fetched into the second cache, and from there into the nearest one, in bytes.
+const AHEAD: usize = 4096;
+const NEAR: usize = 512;
 /// Bytes of a register, and of a line of the cache.
 const LINE: usize = 64;
 
@@ -105,6 +106,7 @@ fn tile<W: Widen, const M: usize, const N: usize>(
         for j in 0..N {
             if first == 0 {
                 prefetch_second(&wide[j][at], AHEAD);
+                prefetch(&wide[j][at], NEAR);
             }
             // SAFETY: this function has the features.
             let w = unsafe { W::widen_512(&wide[j][at]) };

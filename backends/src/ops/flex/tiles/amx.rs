@@ -20,8 +20,13 @@ pub unsafe fn multiply(
 ) {
     let depth = left[0].len() / terms.left;
     // Sums are in registers 0 to 3, left tiles in 4 and 5, right ones in 6 and 7.
+    // `first` and `last` stand before and behind the loop.
     macro_rules! run {
-        ($($step:expr),* $(,)?) => {
+        (
+            first: [$($first:expr),* $(,)?],
+            step: [$($step:expr),* $(,)?],
+            last: [$($last:expr),* $(,)?] $(,)?
+        ) => {
             asm!(
                 "test {fresh:e}, {fresh:e}",
                 "jz 2f",
@@ -33,9 +38,13 @@ pub unsafe fn multiply(
                 "tileloadd tmm2, [{sums} + {row} + 2048]",
                 "tileloadd tmm3, [{sums} + {row} + 3072]",
                 "3:",
+                $($first,)*
+                "4:",
                 $($step,)*
                 "dec {depth}",
-                "jnz 3b",
+                "jnz 4b",
+                "5:",
+                $($last,)*
                 "tilestored [{sums} + {row}], tmm0",
                 "tilestored [{sums} + {row} + 1024], tmm1",
                 "tilestored [{sums} + {row} + 2048], tmm2",
@@ -117,39 +126,65 @@ pub unsafe fn multiply(
     // tiles, as their owner shows.
     unsafe {
         match (terms.left, terms.right) {
+            // The tiles of a step are loaded during that before, so that products do not wait for them. Left ones, which are used
+            // once while the right ones stay, take no room in the nearest cache.
             (1, 1) => run!(
-                "tileloadd tmm4, [{a} + {row}]",
-                "tileloadd tmm6, [{b} + {row}]",
-                "tileloadd tmm7, [{bb} + {row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{aa} + {row}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                fetch!(0),
-                advance!(1024, 1024, 256),
+                first: [
+                    "tileloaddt1 tmm4, [{a} + {row}]",
+                    "tileloadd tmm6, [{b} + {row}]",
+                    "tileloaddt1 tmm5, [{aa} + {row}]",
+                    "tileloadd tmm7, [{bb} + {row}]",
+                    "dec {depth}",
+                    "jz 5f",
+                ],
+                step: [
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tileloaddt1 tmm4, [{a} + {row} + 1024]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tileloadd tmm6, [{b} + {row} + 1024]",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloaddt1 tmm5, [{aa} + {row} + 1024]",
+                    "tileloadd tmm7, [{bb} + {row} + 1024]",
+                    fetch!(0),
+                    advance!(1024, 1024, 256),
+                ],
+                last: [
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                ],
             ),
             (1, 2) => run!(
-                both_right!(),
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                fetch!(0),
-                fetch!(256),
-                advance!(1024, 2048, 512),
+                first: [],
+                step: [
+                    both_right!(),
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    fetch!(0),
+                    fetch!(256),
+                    advance!(1024, 2048, 512),
+                ],
+                last: [],
             ),
             (2, 2) => run!(
-                both_right!(),
-                "tileloadd tmm4, [{a} + {row} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm5, [{aa} + {row} + 1024]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                fetch!(0),
-                fetch!(256),
-                advance!(2048, 2048, 512),
+                first: [],
+                step: [
+                    both_right!(),
+                    "tileloadd tmm4, [{a} + {row} + 1024]",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "tileloadd tmm5, [{aa} + {row} + 1024]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    fetch!(0),
+                    fetch!(256),
+                    advance!(2048, 2048, 512),
+                ],
+                last: [],
             ),
             _ => unreachable!("no kernel for {terms:?}"),
         }

@@ -47,7 +47,7 @@ impl Kernel {
     pub fn new(with: Tiles) -> Self {
         assert!(with.is_present(), "no {with:?} here");
         Self(match with {
-            Tiles::Amx => Kind::Amx(Registers::new(LINES)),
+            Tiles::Amx => Kind::Amx(Registers::new()),
             Tiles::Pairs => Kind::Pairs,
         })
     }

@@ -11,8 +11,6 @@ use super::super::matmul::Matrix;
 use super::kernel::{DEPTH, LINES, Tile};
 use crate::cpu::{Tiles, prefetch};
 
-/// How far ahead weights are fetched, in bytes.
-const AHEAD: usize = 4096;
 /// Tiles that are filled line by line together: they stay in the nearest cache.
 const TOGETHER: usize = 16;
 /// Values of a tile.
@@ -32,9 +30,9 @@ pub trait Source: Sync {
     /// Values of a line.
     fn depth(&self) -> usize;
 
-    /// Fills tile after tile with the values of [`LINES`] lines from `first` on, each as the sum of `terms` numbers. Zeros stand
-    /// where there are no lines or values.
-    fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]);
+    /// Fills tile after tile, from the tile `start` along the summed axis on, with the values of [`LINES`] lines from `first` on, each as
+    /// the sum of as many numbers as the second part of `into` says. Zeros stand where there are no lines or values.
+    fn pack(&self, first: usize, start: usize, into: (Side, usize), out: &mut [Tile]);
 }
 
 /// Rows of a matrix whose rows or columns are dense.
@@ -47,7 +45,7 @@ impl Source for Matrix<'_> {
         self.columns
     }
 
-    fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
+    fn pack(&self, first: usize, start: usize, (side, terms): (Side, usize), out: &mut [Tile]) {
         assert!(Tiles::Pairs.is_present() && self.is_dense());
         let lines = LINES.min(self.rows.saturating_sub(first));
         let natural = if self.column_stride == 1 { Side::Left } else { Side::Right };
@@ -57,7 +55,7 @@ impl Source for Matrix<'_> {
         };
         let mut room = [0.0; ALL];
         for (tile, out) in out.chunks_exact_mut(terms).enumerate() {
-            let start = tile * DEPTH;
+            let start = (start + tile) * DEPTH;
             let depth = DEPTH.min(self.columns.saturating_sub(start));
             let place = first * self.row_stride + start * self.column_stride;
             let (runs, length) =
@@ -131,27 +129,33 @@ impl Source for HalfRows<'_> {
         self.columns
     }
 
-    fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
+    fn pack(&self, first: usize, start: usize, (side, terms): (Side, usize), out: &mut [Tile]) {
         assert!(Tiles::Pairs.is_present() && terms == 1);
         let rows = self.values[first.min(self.lines()) * self.columns..].chunks_exact(self.columns);
         let mut lines = [&[][..]; LINES];
         lines.iter_mut().zip(rows).for_each(|(line, row)| *line = row);
+        let last = out.len().div_ceil(TOGETHER).saturating_sub(1);
         for (index, out) in out.chunks_mut(TOGETHER).enumerate() {
+            // What is packed next: more of these lines, or the same of the next ones.
+            let ahead = match index == last {
+                true => (LINES * self.columns).wrapping_sub(last * TOGETHER * DEPTH),
+                false => TOGETHER * DEPTH,
+            };
             for (line, row) in lines.iter().enumerate() {
-                let row = row.get(index * TOGETHER * DEPTH..).unwrap_or_default();
+                let row = row.get((start + index * TOGETHER) * DEPTH..).unwrap_or_default();
                 for (tile, out) in out.iter_mut().enumerate() {
                     let rest = row.get(tile * DEPTH..).unwrap_or_default();
-                    match rest.first_chunk::<DEPTH>() {
+                    out.0[line] = match rest.first_chunk::<DEPTH>() {
                         Some(values) => {
-                            prefetch(values, AHEAD);
-                            out.0[line] = joined(values);
+                            prefetch(values, ahead.wrapping_mul(size_of::<bf16>()));
+                            joined(values)
                         }
                         None => {
                             let mut values = [bf16::ZERO; DEPTH];
                             values[..rest.len()].copy_from_slice(rest);
-                            out.0[line] = joined(&values);
+                            joined(&values)
                         }
-                    }
+                    };
                 }
             }
         }
@@ -173,11 +177,11 @@ fn joined(values: &[bf16; DEPTH]) -> [u32; LINES] {
 pub struct Expanded<F> {
     pub lines: usize,
     pub depth: usize,
-    /// Writes the values of a line.
+    /// Writes values of a line, from some value on. The first of them is a multiple of 512.
     pub fill: F,
 }
 
-impl<F: Fn(usize, &mut [f32]) + Sync> Source for Expanded<F> {
+impl<F: Fn(usize, usize, &mut [f32]) + Sync> Source for Expanded<F> {
     fn lines(&self) -> usize {
         self.lines
     }
@@ -186,14 +190,44 @@ impl<F: Fn(usize, &mut [f32]) + Sync> Source for Expanded<F> {
         self.depth
     }
 
-    fn pack(&self, first: usize, side: Side, terms: usize, out: &mut [Tile]) {
-        let lines = LINES.min(self.lines.saturating_sub(first));
-        let mut values = vec![0.0; lines * self.depth];
-        for (line, values) in values.chunks_exact_mut(self.depth.max(1)).enumerate() {
-            (self.fill)(first + line, values);
+    fn pack(&self, first: usize, start: usize, (side, terms): (Side, usize), out: &mut [Tile]) {
+        assert!(Tiles::Pairs.is_present());
+        let mut values = [0.0; TOGETHER * DEPTH];
+        for (index, out) in out.chunks_mut(TOGETHER * terms).enumerate() {
+            let from = (start + index * TOGETHER) * DEPTH;
+            let count = self.depth.saturating_sub(from).min(out.len() / terms * DEPTH);
+            for line in 0..LINES {
+                let count = if first + line < self.lines { count } else { 0 };
+                if count > 0 {
+                    (self.fill)(first + line, from, &mut values[..count]);
+                }
+                values[count..].fill(0.0);
+                // SAFETY: the processor has just been asked for the features; there is no other precondition.
+                unsafe {
+                    match terms {
+                        1 => put_line::<1>(&values, out, line),
+                        _ => put_line::<2>(&values, out, line),
+                    }
+                }
+            }
         }
-        let matrix = Matrix { rows: lines, ..Matrix::rows(&values, self.depth) };
-        matrix.pack(0, side, terms, out);
+        if side == Side::Right {
+            out.iter_mut().for_each(transpose);
+        }
+    }
+}
+
+/// Writes values to the row `line` of tiles, a tile of each term for [`DEPTH`] of them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn put_line<const TERMS: usize>(values: &[f32], out: &mut [Tile], line: usize) {
+    let halves = values.as_chunks::<LINES>().0.as_chunks::<2>().0;
+    for (out, halves) in out.as_chunks_mut::<TERMS>().0.iter_mut().zip(halves) {
+        let mut both = [_mm512_setzero_ps(); 2];
+        for i in 0..2 {
+            // SAFETY: the array has 64 bytes, and unaligned access is allowed.
+            both[i] = unsafe { _mm512_loadu_ps(halves[i].as_ptr()) };
+        }
+        put_terms(both, Side::Left, out, line);
     }
 }
 
@@ -297,24 +331,53 @@ pub fn unset(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     unsafe { &mut *all }
 }
 
-/// Writes a row of sums times `scale`, as many as `out` has room for, or adds them to the values that it then must hold.
-pub fn put(out: &mut [MaybeUninit<f32>], sums: &[u32; LINES], scale: f32, add: bool) {
-    assert!(Tiles::Pairs.is_present());
-    // SAFETY: the processor has just been asked for the features; there is no other precondition.
-    unsafe { put_512(out, sums, scale, add) }
+/// How sums become values.
+#[derive(Clone, Copy)]
+pub struct Put<'a> {
+    pub scale: f32,
+    /// Of each value of a row, what is added to it.
+    pub bias: Option<&'a [f32]>,
+    /// Whether what a row holds is added to, which then must be values.
+    pub add: bool,
 }
 
+/// Writes a row, of which `sums` gives [`LINES`] sums after the others.
+///
+/// # Panics
+/// Where a bias is shorter than the row.
+pub fn put_row<'s>(
+    out: &mut [MaybeUninit<f32>],
+    how: Put<'_>,
+    sums: impl Fn(usize) -> &'s [u32; LINES],
+) {
+    assert!(Tiles::Pairs.is_present() && how.bias.is_none_or(|bias| bias.len() >= out.len()));
+    // SAFETY: the processor has just been asked for the features; the bias is no shorter than the row.
+    unsafe { put_row_512(out, how, sums) }
+}
+
+/// # Safety
+/// A bias must be no shorter than the row.
 #[target_feature(enable = "avx512f")]
-fn put_512(out: &mut [MaybeUninit<f32>], sums: &[u32; LINES], scale: f32, add: bool) {
-    let mask = ((1u32 << out.len().min(LINES)) - 1) as __mmask16;
-    // SAFETY: a row of sums has sixteen values, and the mask leaves what `out` holds; unaligned access is allowed.
-    unsafe {
-        let sums = _mm512_loadu_ps(sums.as_ptr().cast());
-        let before = match add {
-            true => _mm512_maskz_loadu_ps(mask, out.as_ptr().cast()),
-            false => _mm512_setzero_ps(),
-        };
-        let sums = _mm512_fmadd_ps(sums, _mm512_set1_ps(scale), before);
-        _mm512_mask_storeu_ps(out.as_mut_ptr().cast(), mask, sums);
+unsafe fn put_row_512<'s>(
+    out: &mut [MaybeUninit<f32>],
+    Put { scale, bias, add }: Put<'_>,
+    sums: impl Fn(usize) -> &'s [u32; LINES],
+) {
+    let scale = _mm512_set1_ps(scale);
+    for (strip, out) in out.chunks_mut(LINES).enumerate() {
+        let mask = ((1u32 << out.len()) - 1) as __mmask16;
+        let to = out.as_mut_ptr().cast();
+        // SAFETY: sums are sixteen values, and the masks leave what the row and the bias hold; unaligned access is allowed.
+        unsafe {
+            let mut before = _mm512_setzero_ps();
+            if let Some(bias) = bias {
+                before = _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(strip * LINES));
+            }
+            if add {
+                before = _mm512_add_ps(before, _mm512_maskz_loadu_ps(mask, to));
+            }
+            let sums = _mm512_loadu_ps(sums(strip).as_ptr().cast());
+            _mm512_mask_storeu_ps(to, mask, _mm512_fmadd_ps(sums, scale, before));
+        }
     }
 }

@@ -80,7 +80,7 @@ fn sums_are_those_of_every_size(with: Tiles) {
                 let mut out = vec![f32::NAN; rows * stride - 3];
                 for (into, scale) in [(Into::Replace, 0.5), (Into::Add, 1.5)] {
                     let (left, right) = (&left, &right);
-                    Product { left, right, with, terms, turned, scale, into, parallel }
+                    Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
                         .write(&mut out, stride);
                 }
                 for (i, a) in a.chunks(k).enumerate() {
@@ -99,6 +99,26 @@ fn sums_are_those_of_every_size(with: Tiles) {
 }
 
 #[test]
+fn a_bias_is_added_to_the_values_of_its_line() {
+    for with in present() {
+        for [m, n, k] in [[1, 1, 1], [17, 33, 65], [300, 20, 70]] {
+            let (w, x, bias) = (values(m * k, 1), values(n * k, 2), values(m, 3));
+            let product = |bias| {
+                let (left, right) = (&Matrix::rows(&w, k), &Matrix::rows(&x, k));
+                let (terms, turned, scale, into) = (Terms::ROUNDED, true, 1.0, Into::Replace);
+                let parallel = true;
+                Product { left, right, with, terms, turned, scale, into, bias, parallel }.values()
+            };
+            let mut expected = product(None);
+            for row in expected.chunks_mut(m) {
+                row.iter_mut().zip(&bias).for_each(|(value, bias)| *value += bias);
+            }
+            assert_eq!(product(Some(&bias)), expected, "{m}x{n}x{k}");
+        }
+    }
+}
+
+#[test]
 fn two_terms_are_nearly_f32() {
     present().into_iter().for_each(sums_of_two_terms_are_near);
 }
@@ -109,7 +129,8 @@ fn sums_of_two_terms_are_near(with: Tiles) {
     let mut out = vec![0.0; m * n];
     let (left, right) = (&Matrix::rows(&a, k), &Matrix::rows(&b, k));
     let (turned, scale, into, parallel) = (false, 1.0, Into::Replace, false);
-    Product { left, right, with, terms: FULL, turned, scale, into, parallel }.write(&mut out, n);
+    Product { left, right, with, terms: FULL, turned, scale, into, bias: None, parallel }
+        .write(&mut out, n);
     for (i, a) in a.chunks(k).enumerate() {
         for (j, b) in b.chunks(k).enumerate() {
             let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
@@ -141,18 +162,21 @@ fn sources_agree(with: Tiles) {
         let parallel = true;
         let plain = product(&|out| {
             let left = &Matrix::rows(&wide, columns);
-            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
+                .write(out, lines);
         });
         let half = product(&|out| {
             let left = &HalfRows { values: &halves, columns };
-            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
+                .write(out, lines);
         });
         let expanded = product(&|out| {
-            let fill = |line: usize, values: &mut [f32]| {
-                values.copy_from_slice(&wide[line * columns..][..columns]);
+            let fill = |line: usize, from: usize, values: &mut [f32]| {
+                values.copy_from_slice(&wide[line * columns + from..][..values.len()]);
             };
             let left = &Expanded { lines, depth: columns, fill };
-            Product { left, right, with, terms, turned, scale, into, parallel }.write(out, lines);
+            Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
+                .write(out, lines);
         });
         assert_eq!(half, plain);
         assert_eq!(expanded, plain);
@@ -171,7 +195,7 @@ fn lines_are_alike(with: Tiles) {
         let mut out = vec![0.0; x.len() / k * n];
         let (left, right) = (&Matrix::rows(&w, k), &Matrix::rows(x, k));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, true);
-        Product { left, right, with, terms: FULL, turned, scale, into, parallel }
+        Product { left, right, with, terms: FULL, turned, scale, into, bias: None, parallel }
             .write(&mut out, n);
         out
     };
@@ -191,10 +215,12 @@ fn nothing_gives_zeros(with: Tiles) {
     let (terms, turned, scale, into) = (Terms::ROUNDED, false, 1.0, Into::Replace);
     let parallel = false;
     let (left, right) = (&none, &empty);
-    Product { left, right, with, terms, turned, scale, into, parallel }.write(&mut out, 3);
+    Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
+        .write(&mut out, 3);
     assert_eq!(out, [1.0; 9]);
     let left = &empty;
-    Product { left, right, with, terms, turned, scale, into, parallel }.write(&mut out, 3);
+    Product { left, right, with, terms, turned, scale, into, bias: None, parallel }
+        .write(&mut out, 3);
     assert_eq!(out, [0.0; 9]);
 }
 
@@ -273,7 +299,7 @@ fn bad_values_show(with: Tiles) {
         let mut out = vec![0.0; 20 * 50];
         let (left, right) = (&rows, &Matrix::rows(&q, d));
         let (turned, scale, into, parallel) = (true, 1.0, Into::Replace, false);
-        Product { left, right, with, terms: FULL, turned, scale, into, parallel }
+        Product { left, right, with, terms: FULL, turned, scale, into, bias: None, parallel }
             .write(&mut out, 50);
         assert!(out.chunks(50).all(|row| !row[30].is_finite()));
     }

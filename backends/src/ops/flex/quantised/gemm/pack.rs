@@ -8,7 +8,6 @@ use std::ops::Range;
 use super::super::x86::level_is_present;
 use super::{BLOCK, COLUMNS, Layout, Weights};
 use crate::cpu::Level;
-use crate::quant::OFFSET_OF_FOUR;
 
 /// Weight rows that are repacked together.
 const EIGHT: usize = 8;
@@ -55,7 +54,7 @@ impl Right {
                 let rows = first.min(rows.end)..rows.end.min(first + EIGHT);
                 for (block, to) in blocks.clone().zip(to.chunks_exact_mut(layout.words)) {
                     let codes = codes(weights, rows.clone(), block);
-                    eight_rows(&codes, to, half, (weights.scheme.bits(), layout));
+                    eight_rows(&codes, to, half, (weights.scheme.bits(), layout.fours));
                 }
             }
         }
@@ -112,15 +111,15 @@ fn eight_rows(
     codes: &[[u8; BLOCK]; EIGHT],
     to: &mut [Line<i32>],
     half: usize,
-    (bits, layout): (usize, Layout),
+    (bits, fours): (usize, bool),
 ) {
     assert!(level_is_present(Level::Avx2) && (half + 1) * EIGHT <= COLUMNS);
     // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
     unsafe {
-        match (bits, layout.fours) {
+        match (bits, fours) {
             (8, false) => of_eight_bits(codes, to, half),
-            (8, true) => of_bytes(codes, to, half, layout.tiles),
-            _ => of_four_bits(codes, to, half, layout.tiles),
+            (8, true) => of_bytes(codes, to, half),
+            _ => of_four_bits(codes, to, half),
         }
     }
 }
@@ -143,17 +142,16 @@ fn of_eight_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize
     }
 }
 
-/// Four neighbours as bytes: with signs, or with the offset of weights of eight bits.
+/// Four neighbours as bytes, with the offset of weights of eight bits.
 #[target_feature(enable = "avx2")]
-fn of_bytes(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize, signed: bool) {
-    let offset = _mm256_set1_epi8(if signed { 0 } else { i8::MIN });
+fn of_bytes(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize) {
     for (step, to) in to.chunks_exact_mut(EIGHT).enumerate() {
         let mut rows = [_mm256_setzero_si256(); EIGHT];
         for i in 0..EIGHT {
             let part: &[u8] = &codes[i][32 * step..][..32];
             // SAFETY: the slice has 32 bytes, and unaligned access is allowed.
-            let codes = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
-            rows[i] = _mm256_xor_si256(codes, offset);
+            let signed = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+            rows[i] = _mm256_xor_si256(signed, _mm256_set1_epi8(i8::MIN));
         }
         let words = transposed(rows);
         for word in 0..EIGHT {
@@ -162,11 +160,9 @@ fn of_bytes(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize, sig
     }
 }
 
-/// Four neighbours at even places, and at odd places, of the two halves of a block as bytes: with signs, or with the offset of
-/// weights of four bits.
+/// Four neighbours at even places, and at odd places, of the two halves of a block as bytes.
 #[target_feature(enable = "avx2")]
-fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize, signed: bool) {
-    let offset = _mm256_set1_epi8(if signed { OFFSET_OF_FOUR } else { 0 });
+fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize) {
     let mut rows = [_mm256_setzero_si256(); EIGHT];
     for i in 0..EIGHT {
         // SAFETY: a row has 64 bytes, of which 32 are read, and unaligned access is allowed.
@@ -175,11 +171,9 @@ fn of_four_bits(codes: &[[u8; BLOCK]; EIGHT], to: &mut [Line<i32>], half: usize,
     let (words, low) = (transposed(rows), _mm256_set1_epi8(0x0f));
     for word in 0..EIGHT {
         let place = word / 4 * EIGHT + word % 4;
-        let halves = [words[word], _mm256_srli_epi32::<4>(words[word])];
-        for i in 0..2 {
-            let codes = _mm256_and_si256(halves[i], low);
-            put(&mut to[place + 4 * i], half, _mm256_sub_epi8(codes, offset));
-        }
+        let odd = _mm256_srli_epi32::<4>(words[word]);
+        put(&mut to[place], half, _mm256_and_si256(words[word], low));
+        put(&mut to[place + 4], half, _mm256_and_si256(odd, low));
     }
 }
 

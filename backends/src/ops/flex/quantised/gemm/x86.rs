@@ -6,15 +6,18 @@ use std::arch::x86_64::*;
 
 use super::super::x86::{has_vnni, level_is_present};
 use super::pack::{Line, Panel, Right};
-use super::{COLUMNS, LeftTile, Part, ROWS};
+use super::{COLUMNS, LeftTile, ROWS};
 use crate::cpu::{Level, prefetch};
-
-type Left<'a> = LeftTile<'a, [i32; ROWS]>;
 
 /// Adds the products of the rows, tile by tile, with the panels to `out`. A panel, or two, stay in the nearest cache while all
 /// rows pass.
-pub fn tiles(out: &mut [&mut [f32]], left: &Part<'_, [i32; ROWS]>, right: &Right, level: Level) {
-    let fours = left.layout.fours;
+pub fn tiles<'a>(
+    out: &mut [&mut [f32]],
+    tile: impl Fn(usize) -> LeftTile<'a>,
+    right: &Right,
+    fours: bool,
+    level: Level,
+) {
     let wide = has_vnni(level);
     assert!(level_is_present(if wide { level } else { Level::Avx2 }));
     let (panels, together) = (right.panels().collect::<Vec<_>>(), if wide { 2 } else { 1 });
@@ -22,7 +25,7 @@ pub fn tiles(out: &mut [&mut [f32]], left: &Part<'_, [i32; ROWS]>, right: &Right
         let column = index * together * COLUMNS;
         for (index, out) in out.chunks_mut(ROWS).enumerate() {
             // Rows that are missing in the last tile are zeros, and not written.
-            let (left, target) = (left.tile(index), Target { out, column });
+            let (left, target) = (tile(index), Target { out, column });
             // SAFETY: the processor has just been asked for the features; the functions have no other precondition.
             unsafe {
                 match panels {
@@ -43,7 +46,7 @@ struct Target<'t, 'o> {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn avx2_of(left: Left<'_>, right: Panel<'_>, fours: bool, target: Target<'_, '_>) {
+fn avx2_of(left: LeftTile<'_>, right: Panel<'_>, fours: bool, target: Target<'_, '_>) {
     let sums = match (fours, right.words.len() / right.scales.len().max(1)) {
         (false, 8) => avx2::<false, 8>(left, right),
         (false, 16) => avx2::<false, 16>(left, right),
@@ -57,7 +60,7 @@ fn avx2_of(left: Left<'_>, right: Panel<'_>, fours: bool, target: Target<'_, '_>
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512_of<const P: usize>(
-    left: Left<'_>,
+    left: LeftTile<'_>,
     right: [Panel<'_>; P],
     fours: bool,
     target: Target<'_, '_>,
@@ -76,7 +79,7 @@ fn avx512_of<const P: usize>(
 /// part of it has been added.
 #[target_feature(enable = "avx2,fma")]
 fn avx2<const FOURS: bool, const WORDS: usize>(
-    left: Left<'_>,
+    left: LeftTile<'_>,
     right: Panel<'_>,
 ) -> [[f32; COLUMNS]; ROWS] {
     // Loops over indices: a closure would be compiled without the instructions.
@@ -84,8 +87,7 @@ fn avx2<const FOURS: bool, const WORDS: usize>(
     let runs = right.scales.len();
     let words = &right.words.as_chunks::<WORDS>().0[..runs];
     let lines = &left.words.as_chunks::<WORDS>().0[..runs];
-    let (left_scales, offsets) =
-        (&left.scales.as_chunks::<ROWS>().0[..runs], &left.offsets.as_chunks::<ROWS>().0[..runs]);
+    let (left_scales, offsets) = (&left.scales[..runs], &left.offsets[..runs]);
     for run in 0..runs {
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         if FOURS {
@@ -142,7 +144,7 @@ fn halves<T: Copy>(values: &[T; COLUMNS]) -> [__m256i; 2] {
 /// `VPDPWSSD` and `VPDPBUSD` multiply and add in 32 bits. Twelve sums at a time keep both of their units busy.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
-    left: Left<'_>,
+    left: LeftTile<'_>,
     right: [Panel<'_>; P],
     target: Target<'_, '_>,
 ) {
@@ -156,8 +158,7 @@ fn avx512<const FOURS: bool, const WORDS: usize, const P: usize>(
         scales[p] = &right[p].scales[..runs];
     }
     let lines = &left.words.as_chunks::<WORDS>().0[..runs];
-    let (left_scales, offsets) =
-        (&left.scales.as_chunks::<ROWS>().0[..runs], &left.offsets.as_chunks::<ROWS>().0[..runs]);
+    let (left_scales, offsets) = (&left.scales[..runs], &left.offsets[..runs]);
     for line in target.out.iter() {
         for p in 0..P {
             fetch(line, target.column + p * COLUMNS);
@@ -211,7 +212,7 @@ fn fetch(line: &[f32], column: usize) {
 /// Adds sixteen sums, as many as `line` has room for from `column` on.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub fn add(line: &mut [f32], column: usize, sums: __m512) {
+fn add(line: &mut [f32], column: usize, sums: __m512) {
     let count = line.len().saturating_sub(column).min(COLUMNS);
     let mask = ((1u32 << count) - 1) as __mmask16;
     let place = line.as_mut_ptr().wrapping_add(column);

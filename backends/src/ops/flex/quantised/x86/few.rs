@@ -1,7 +1,9 @@
 //! Kernels for few activation rows: one body, compiled for the instructions that multiply.
 
-/// How far ahead of the products codes are fetched, in bytes.
+/// How far ahead of the products codes are fetched into the second cache, of whose lines a core waits for more at a time, and from
+/// there into the nearest one, in bytes.
 const AHEAD: usize = 4096;
+const NEAR: usize = 512;
 /// Weight rows that are multiplied together with activation rows beside each other.
 const TOGETHER: usize = 4;
 
@@ -17,7 +19,7 @@ macro_rules! kernels {
             use super::super::avx2::register;
             use super::super::spans::*;
             use super::super::{Line, $name as by};
-            use super::{AHEAD, TOGETHER};
+            use super::{AHEAD, NEAR, TOGETHER};
             use crate::cpu::{prefetch, prefetch_second};
             use crate::quant::QuantScheme;
 
@@ -135,11 +137,10 @@ macro_rules! kernels {
                 let each = const { parts_of_block(BITS, GROUP) };
                 for block in 0..parts.len() / each {
                     let codes = &codes[block * BLOCK * BITS / 8..][..BLOCK * BITS / 8];
-                    // Of eight bits, memory is the bound, and AMD's fourth generation reads it a fifth faster this way; of four,
-                    // there is more to compute for each byte, and bytes are wanted near.
-                    match BITS {
-                        8 => prefetch_second(&codes[0], AHEAD),
-                        _ => prefetch(&codes[0], AHEAD),
+                    // A line of the cache holds two blocks of four bits.
+                    if BITS == 8 || block % 2 == 0 {
+                        prefetch_second(&codes[0], AHEAD);
+                        prefetch(&codes[0], NEAR);
                     }
                     if BITS == 4 {
                         parts[block] = by::four(codes, &inputs[block]);
