@@ -77,8 +77,9 @@ impl<'a> Scales<'a> {
         }
     }
 
-    /// Fetches some of them, as far as there are such, for the next task. Beside the codes they are a stream of their own, which
-    /// would be waited for at the beginning of every task.
+    /// Fetches some of them, as far as there are such. Beside the codes they are a stream of their own, which would be waited for at
+    /// the beginning of every task.
+    #[inline(always)]
     fn fetch(self, range: std::ops::Range<usize>) {
         fn lines<T>(scales: &[T], range: std::ops::Range<usize>) {
             let some = &scales[range.start.min(scales.len())..range.end.min(scales.len())];
@@ -138,6 +139,9 @@ struct Rows<'a> {
     scales: &'a [f32],
     columns: usize,
     groups: usize,
+    /// All scales, and the first of those that are fetched meanwhile, row by row: those of the next task.
+    stored: Scales<'a>,
+    next: usize,
 }
 
 /// One of them.
@@ -151,6 +155,8 @@ impl<'a> Rows<'a> {
     /// Row `row`.
     #[inline(always)]
     fn row(self, row: usize) -> Row<'a> {
+        let next = self.next + row * self.columns;
+        self.stored.fetch(next..next + self.columns);
         Row {
             codes: &self.codes[row * self.bytes..][..self.bytes],
             scales: &self.scales[row * self.columns..][..self.groups],
@@ -327,10 +333,10 @@ fn task_rows(
     room.resize(count * columns, 0.0);
     let scales = &mut room[..];
     weights.scales(first, scales);
-    weights.scales.fetch((first + count) * columns..(first + 2 * count) * columns);
     let codes = &weights.codes[first * bytes..][..count * bytes];
     let groups = scheme.groups(weights.k);
-    let rows = Rows { codes, bytes, scales, columns, groups };
+    let (stored, next) = (weights.scales, (first + count) * columns);
+    let rows = Rows { codes, bytes, scales, columns, groups, stored, next };
     ready.sums(out, m, rows, scheme);
     if scheme.has_minimums() {
         for (out, scales) in out.chunks_mut(m).zip(scales.chunks_mut(columns)) {
