@@ -13,7 +13,8 @@ memory for writing, of multiplying matrices for prompts and the vision tower. Th
 What cannot be measured is named. `--shape nano` takes seconds: it tries the script, and its figures mean nothing. The script
 itself wants numpy. Peers are taken from the environment that it runs in, as far as they are wanted; with `--install FOLDER` each
 has one of its own there, which pip fills before the first run with what INSTALLED says (llama.cpp and ik_llama.cpp are built, for
-this processor, which needs cmake and a compiler and takes a quarter of an hour).
+this processor, which needs cmake and a compiler and takes a quarter of an hour). What ends before its time is named too: as GCC 12
+builds it, llama.cpp crashes on processors with AMX, for want of `__asm__ volatile("" ::: "memory");` behind `_tile_loadconfig`.
 
 Rounded weights are written once for each program (ours: `quantize`), the tables of tokens in eight bits, as llama.cpp's Q8_0 has
 them. OpenVINO rounds the vision tower too and takes its picture by the chat template; llama.cpp has the text rows only. All rows
@@ -404,7 +405,12 @@ def measure(args):
             for name in (name for name in peers if precision in PEERS[name]["precisions"]):
                 same = ["--shape", args.shape, "--folder", args.folder, "--threads", args.threads, "--device", args.device,
                         "--attn", args.attn, "--prompt", args.prompt, "--image", "x".join(map(str, args.image))]
-                result = common.again(__file__, *same, "--peer", name, precision, python=python_of(name, args))
+                try:
+                    result = common.again(__file__, *same, "--peer", name, precision, python=python_of(name, args))
+                except subprocess.CalledProcessError as error:
+                    # One that ends, by a signal say, is told of, and the others go on.
+                    print(f"not measured: {name} in {precision}, which ended with {error.returncode}", flush=True)
+                    continue
                 figures[name] = {**result, "peak memory": peak(args, result)}
                 del figures[name]["peak_bytes"]
             for name, values in figures.items():
