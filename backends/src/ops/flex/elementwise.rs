@@ -190,6 +190,19 @@ fn integral(x: f32, madd: impl Fn(f32, f32, f32) -> f32) -> f32 {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_replaces_an_operand_is_the_same() {
+        for count in [0, 1, 511, 513, CHUNK + 700] {
+            let values = |seed: f32| (0..count).map(|i| ((i as f32) * seed).sin() * 6.0).collect();
+            let (x, y): (Vec<f32>, Vec<f32>) = (values(0.37), values(0.11));
+            let (mut gelu, mut product) = (x.clone(), y.clone());
+            gelu_tanh_in_place(&mut gelu);
+            swiglu_in_place(&x, &mut product);
+            assert_eq!(gelu, gelu_tanh(&x), "{count}");
+            assert_eq!(product, swiglu(&x, &y), "{count}");
+        }
+    }
+
     fn gelu_by_tanh(x: f64) -> (f64, f64) {
         let slope = (2.0 / std::f64::consts::PI).sqrt();
         let tanh = (slope * (x + 0.044_715 * x.powi(3))).tanh();
