@@ -30,7 +30,7 @@ struct State {
 
 impl Awake {
     /// To be called on one of the threads, before it has given work to others: a thread that began to wait for the end of all work
-    /// in the middle of a part of it would wait for itself.
+    /// in the middle of a part of it would hold that part up until it has been idle for long.
     pub fn new() -> Self {
         let state = Arc::new(State::default());
         let others = rayon::current_num_threads() - 1;
@@ -105,6 +105,19 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn who_comes_too_late_does_not_begin() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let state = pool.scope(|_| Awake::new().0.clone());
+        let begun = state.begun.load(Ordering::Relaxed);
+        assert_eq!(begun % 2, 1, "closed before there is work");
+        state.look_for_work();
+        assert_eq!(state.begun.load(Ordering::Relaxed), begun);
+        let open = State { over: true.into(), begun: 4.into() };
+        open.look_for_work();
+        assert_eq!(open.begun.into_inner(), 6);
     }
 
     #[test]
