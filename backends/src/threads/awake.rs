@@ -15,8 +15,9 @@ use rayon::Yield;
 const TO_BEGIN: Duration = Duration::from_micros(100);
 /// After how long without work a thread may sleep.
 const IDLE: Duration = Duration::from_millis(2);
-/// Pauses between two looks for work.
+/// Pauses between two looks for work, and looks after which other threads of the system get the core: there may be more than cores.
 const PAUSES: usize = 16;
+const LOOKS: usize = 32;
 
 /// While there is this, the other threads of rayon stay awake, and do what is to be done.
 pub struct Awake(Arc<State>);
@@ -40,7 +41,7 @@ impl Awake {
         }
         let start = Instant::now();
         while state.begun.load(Ordering::Relaxed) < 2 * others && start.elapsed() < TO_BEGIN {
-            spin_loop();
+            std::thread::yield_now();
         }
         state.begun.fetch_or(1, Ordering::Relaxed);
         Self(state)
@@ -59,16 +60,20 @@ impl State {
         if self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, open).is_err() {
             return;
         }
-        let mut last = Instant::now();
+        let (mut last, mut looks) = (Instant::now(), 0);
         while !self.over.load(Ordering::Relaxed) {
             if rayon::yield_now() == Some(Yield::Executed) {
-                last = Instant::now();
+                (last, looks) = (Instant::now(), 0);
                 continue;
             }
-            if last.elapsed() > IDLE {
-                return;
-            }
             (0..PAUSES).for_each(|_| spin_loop());
+            looks += 1;
+            if usize::is_multiple_of(looks, LOOKS) {
+                if last.elapsed() > IDLE {
+                    return;
+                }
+                std::thread::yield_now();
+            }
         }
     }
 }
