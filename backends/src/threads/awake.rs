@@ -60,7 +60,7 @@ impl State {
         if self.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, open).is_err() {
             return;
         }
-        let (mut last, mut looks) = (Instant::now(), 0);
+        let (mut last, mut looks) = (Instant::now(), 0usize);
         while !self.over.load(Ordering::Relaxed) {
             if rayon::yield_now() == Some(Yield::Executed) {
                 (last, looks) = (Instant::now(), 0);
@@ -68,7 +68,7 @@ impl State {
             }
             (0..PAUSES).for_each(|_| spin_loop());
             looks += 1;
-            if usize::is_multiple_of(looks, LOOKS) {
+            if looks.is_multiple_of(LOOKS) {
                 if last.elapsed() > IDLE {
                     return;
                 }

@@ -5,6 +5,7 @@
 //! the order of the sum over groups alone. Where they have a point, a few weight rows at a time are expanded, and activations
 //! taken as they are. Whatever the number of rows, a row gets the same bits.
 
+mod expand;
 mod float8;
 #[cfg(target_arch = "x86_64")]
 mod gemm;
@@ -43,9 +44,6 @@ pub fn many_rows(_: &[f32], _: Weights<'_>, _: Level, _: bool) -> Option<Vec<f32
 
 /// Weights of a block: what a kernel does in one step.
 const BLOCK: usize = 64;
-/// Weights of a row that are expanded together.
-#[cfg(target_arch = "x86_64")]
-const PART: usize = 512;
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
 /// Activation rows that are multiplied together.
@@ -190,63 +188,6 @@ impl<'a> Weights<'a> {
     fn some_scales(self, row: usize, first: usize, out: &mut [f32]) {
         self.scales.widen(row * self.scheme.scale_columns(self.k) + first, out);
     }
-
-    /// Writes the rows from `first` on as f32.
-    pub fn expand(self, first: usize, out: &mut [f32]) {
-        let rows = out.par_chunks_mut(self.k.max(1)).enumerate();
-        rows.for_each_init(
-            || self.scratch(),
-            |scales, (row, out)| {
-                self.expand_row(first + row, scales, out);
-            },
-        );
-    }
-
-    fn expand_row(self, row: usize, scales: &mut [f32], out: &mut [f32]) {
-        self.scales(row, scales);
-        match self.scheme.codes() {
-            Codes::Float8 => float8::expand(self.codes(row), scales, self.scheme.group(), out),
-            _ => expand_integers(self.codes(row), scales, self.scheme, out),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Weights<'_> {
-    /// Writes the values of a row from a multiple of the group on.
-    fn expand_part(self, row: usize, from: usize, out: &mut [f32]) {
-        // A scale and a minimum for as few as sixteen.
-        let (scheme, mut room) = (self.scheme, [0.0; 2 * PART / 16]);
-        for (part, out) in out.chunks_mut(PART).enumerate() {
-            let from = from + part * PART;
-            let (first, count) = (from / scheme.group(), scheme.groups(out.len()));
-            let (scales, minimums) = room.split_at_mut(count);
-            self.some_scales(row, first, scales);
-            if scheme.has_minimums() {
-                self.some_scales(row, scheme.groups(self.k) + first, &mut minimums[..count]);
-            }
-            let codes = &self.codes(row)[from * scheme.bits() / 8..];
-            match scheme.codes() {
-                Codes::Float8 => float8::expand(codes, scales, scheme.group(), out),
-                _ => expand_integers(codes, &room, scheme, out),
-            }
-        }
-    }
-}
-
-vectorised! {
-    fn expand_integers(codes: &[u8], scales: &[f32], scheme: QuantScheme, out: &mut [f32]) = expand_integers_with
-}
-
-#[inline(always)]
-fn expand_integers_with(
-    codes: &[u8],
-    scales: &[f32],
-    scheme: QuantScheme,
-    out: &mut [f32],
-    _: impl Fn(f32, f32, f32) -> f32,
-) {
-    scheme.expand_row_inline(codes, scales, out);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -70,8 +70,7 @@ pub fn rows_of(x: &FlexTensor) -> &[f32] {
 pub fn own_values(x: &mut FlexTensor) -> Option<&mut [f32]> {
     let whole = x.layout().contiguous_offsets()? == (0, x.shape().num_elements());
     let usable = kernels_on() && x.dtype() == DType::F32 && whole;
-    let values = usable.then(|| x.try_storage_mut::<f32>()).flatten()?;
-    Some(values)
+    usable.then(|| x.try_storage_mut::<f32>()).flatten()
 }
 
 /// The bytes of a contiguous tensor of one-byte numbers.
