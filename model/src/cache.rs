@@ -3,20 +3,22 @@
 //! What is in a block is never written again, so that any number of sequences that begin alike hold it once, and taking it
 //! over copies nothing. Attention reads blocks and own tokens where they lie.
 
+mod blocks;
 mod dtype;
 mod int8;
 mod store;
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 use qwen3_vl_backends::ops::{KvRows, expand_kv};
 
+pub(crate) use blocks::BlockId;
 pub use dtype::KvDtype;
 
 use crate::config::TextConfig;
+use blocks::Blocks;
 use store::{LayerRows, Room, RowShape, Store};
 
 /// Slots that are added at a time.
@@ -28,7 +30,7 @@ const MANY: usize = 8;
 /// Keys (after rotation) and values of every layer (HF `DynamicCache`).
 #[derive(Debug)]
 pub struct KvCache {
-    blocks: Vec<Part>,
+    blocks: Blocks,
     /// What this cache alone holds, behind the blocks; grown in place.
     own: Vec<LayerRows>,
     /// The layer that `own` begins with.
@@ -44,24 +46,6 @@ pub struct KvCache {
     token_bytes: u64,
 }
 
-/// The first tokens of a block.
-#[derive(Debug, Clone)]
-struct Part {
-    block: Arc<Block>,
-    length: usize,
-}
-
-/// Keys and values of consecutive tokens, of all layers.
-#[derive(Debug)]
-struct Block {
-    layers: Vec<LayerRows>,
-    bytes: u64,
-}
-
-/// Names a block among those that exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct BlockId(usize);
-
 /// Keys, or values, of all tokens of one layer, in order: `[1, kv_heads, tokens, head_dim]` each, as they are stored.
 pub(crate) type Rows = Vec<KvRows<Dispatch>>;
 
@@ -69,7 +53,7 @@ impl KvCache {
     /// An empty cache for a model of `config` that computes in `compute`.
     pub fn new(config: &TextConfig, compute: DType, storage: KvDtype) -> Self {
         Self {
-            blocks: Vec::new(),
+            blocks: Blocks::default(),
             own: vec![LayerRows::default(); config.layers],
             first: 0,
             shared: 0,
@@ -135,7 +119,7 @@ impl KvCache {
     pub fn truncate(&mut self, length: usize) {
         assert!(length <= self.length, "cannot truncate {} tokens to {length}", self.length);
         if length < self.shared {
-            (self.blocks, self.shared) = (self.first(length), length);
+            (self.blocks, self.shared) = (self.blocks.first(length), length);
             self.own = vec![LayerRows::default(); self.own.len()];
         }
         self.length = length;
@@ -151,7 +135,7 @@ impl KvCache {
             self.close();
         }
         Self {
-            blocks: self.first(length),
+            blocks: self.blocks.first(length),
             own: vec![LayerRows::default(); self.own.len()],
             first: self.first,
             shared: length,
@@ -191,30 +175,14 @@ impl KvCache {
     pub(crate) fn put_away(&mut self) {
         self.close();
         if self.blocks.len() > MANY && self.shared <= self.in_buffer {
-            let layer = |layer| LayerRows {
-                keys: self.joined(layer, |rows| rows.keys.as_ref()),
-                values: self.joined(layer, |rows| rows.values.as_ref()),
-            };
-            let layers = (0..self.own.len()).map(layer).collect();
             let bytes = self.token_bytes.saturating_mul(self.shared as u64);
-            let block = Arc::new(Block { layers, bytes });
-            self.blocks = vec![Part { block, length: self.shared }];
+            self.blocks = self.blocks.joined(self.own.len(), bytes);
         }
-    }
-
-    /// What all blocks hold of one layer, copied.
-    fn joined(&self, layer: usize, of: fn(&LayerRows) -> Option<&Store>) -> Option<Store> {
-        let stores = self.blocks.iter().map(|part| {
-            let store = of(&part.block.layers[layer])?;
-            Some((store, part.length))
-        });
-        Store::joined(&stores.collect::<Option<Vec<_>>>()?)
     }
 
     /// The blocks held, and their bytes.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (BlockId, u64)> {
-        let id = |block: &Arc<Block>| BlockId(Arc::as_ptr(block).addr());
-        self.blocks.iter().map(move |part| (id(&part.block), part.block.bytes))
+        self.blocks.ids()
     }
 
     /// Bytes of what this cache alone holds.
@@ -227,20 +195,9 @@ impl KvCache {
         if length > 0 {
             let (bytes, empty) = (self.own_bytes(), vec![LayerRows::default(); self.own.len()]);
             let layers = std::mem::replace(&mut self.own, empty);
-            self.blocks.push(Part { block: Arc::new(Block { layers, bytes }), length });
+            self.blocks.push(layers, bytes, length);
             self.shared = self.length;
         }
-    }
-
-    /// The blocks as far as they hold the first `length` tokens.
-    fn first(&self, length: usize) -> Vec<Part> {
-        let mut left = length;
-        let part = |part: &Part| {
-            let length = part.length.min(left);
-            left -= length;
-            (length > 0).then(|| Part { block: Arc::clone(&part.block), length })
-        };
-        self.blocks.iter().map_while(part).collect()
     }
 
     /// Bytes that `tokens` tokens take in a cache of this configuration, rounded up to whole blocks.
@@ -266,28 +223,19 @@ impl KvCache {
         let shape = &self.shape;
         let most = self.most.saturating_sub(self.shared).min(self.in_buffer);
         let room = Room { at: self.length - self.shared, most };
-        let mut all_keys = self.of_blocks(layer, |rows| rows.keys.as_ref());
-        let mut all_values = self.of_blocks(layer, |rows| rows.values.as_ref());
+        let mut all_keys = self.blocks.of_layer(layer, |rows| rows.keys.as_ref());
+        let mut all_values = self.blocks.of_layer(layer, |rows| rows.values.as_ref());
         let own = &mut self.own[layer - self.first];
         all_keys.push(store::write(&mut own.keys, keys, room, shape));
         all_values.push(store::write(&mut own.values, values, room, shape));
         (all_keys, all_values)
     }
 
-    /// What the blocks hold of one layer, `[1, kv_heads, n, head_dim]` each.
-    fn of_blocks(&self, layer: usize, of: fn(&LayerRows) -> Option<&Store>) -> Rows {
-        let stores = self
-            .blocks
-            .iter()
-            .filter_map(|part| Some(of(&part.block.layers[layer])?.read(part.length)));
-        stores.collect()
-    }
-
     /// All keys and values of one layer, in the compute dtype.
     pub(crate) fn held(&self, layer: usize) -> (Vec<Tensor<4>>, Vec<Tensor<4>>) {
         let RowShape { head_dim, compute, .. } = self.shape;
         let all = |of: fn(&LayerRows) -> Option<&Store>| {
-            let mut rows = self.of_blocks(layer, of);
+            let mut rows = self.blocks.of_layer(layer, of);
             let (own, length) = (of(&self.own[layer - self.first]), self.length - self.shared);
             rows.extend(own.filter(|_| length > 0).map(|own| own.read(length)));
             rows.into_iter().map(|rows| expand_kv(rows, head_dim, compute)).collect()

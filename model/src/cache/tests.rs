@@ -4,7 +4,7 @@ use qwen3_vl_backends::device;
 
 fn cache(storage: KvDtype, head_dim: usize) -> KvCache {
     KvCache {
-        blocks: Vec::new(),
+        blocks: Blocks::default(),
         own: vec![LayerRows::default()],
         first: 0,
         shared: 0,
