@@ -159,9 +159,9 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Outcome> {
     args.threads.apply()?;
     let before = last_minute();
     let picture = args.image.open()?;
-    let subject = Subject::open(args)?;
-    let task = Task::new(args, &subject, &picture)?;
-    let mut course = Course::new(task.stages(), args.repetitions);
+    let subject = Subject::open(args, &picture)?;
+    let task = Task::new(&subject, &picture);
+    let mut course = Course::new(task.scope.stages(), args.repetitions);
     let first_text = task.first_text(&mut course)?;
     let rounds = (0..args.repetitions).map(|_| task.round(&mut course));
     let rounds = rounds.collect::<anyhow::Result<Vec<_>>>()?;

@@ -8,6 +8,7 @@ mod report;
 #[cfg(feature = "server")]
 mod results;
 mod rounds;
+mod scope;
 #[cfg(feature = "server")]
 mod serve;
 mod streams;

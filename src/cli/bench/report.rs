@@ -49,7 +49,7 @@ impl Report<'_> {
         json!({
             "shape": self.args.shape(),
             "random": self.subject.random,
-            "parameters": held_counts(model.config(), self.subject.sees).values().sum::<u64>(),
+            "parameters": held_counts(model.config(), self.subject.scope.sees).values().sum::<u64>(),
             "weights": match &self.subject.rounding {
                 Some(rounding) => rounding.to_string(),
                 None => dtype::name(model.precision().weights).to_owned(),
@@ -79,14 +79,14 @@ impl Report<'_> {
         let image = &self.task.picture.rgb;
         json!({
             "repetitions": self.args.repetitions,
-            "depth": self.task.depth,
-            "prompt_tokens": self.task.prompt - self.task.depth,
-            "new_tokens": self.task.tokens,
-            "streams": self.task.streams,
+            "depth": self.task.scope.depth,
+            "prompt_tokens": self.task.scope.prompt - self.task.scope.depth,
+            "new_tokens": self.task.scope.tokens,
+            "streams": self.task.scope.streams,
             "image_width": image.width,
             "image_height": image.height,
-            "resized_width": self.task.planned.resized_width,
-            "resized_height": self.task.planned.resized_height,
+            "resized_width": self.task.scope.planned.resized_width,
+            "resized_height": self.task.scope.planned.resized_height,
             "kv_cache_dtype": self.args.kv_cache_dtype.to_string(),
         })
     }
@@ -110,7 +110,7 @@ impl Report<'_> {
     }
 
     fn vision(&self) -> Value {
-        let (planned, config) = (&self.task.planned, self.subject.model.config());
+        let (planned, config) = (&self.task.scope.planned, self.subject.model.config());
         let patches = planned.grid.patches();
         let flops = config.vision.flops(&vec![patches / planned.grid.t; planned.grid.t]);
         let seconds = self.median(|round| round.vision);
@@ -122,7 +122,8 @@ impl Report<'_> {
     }
 
     fn prefill(&self) -> Value {
-        let (depth, tokens) = (self.task.depth, self.task.prompt - self.task.depth);
+        let (depth, tokens) =
+            (self.task.scope.depth, self.task.scope.prompt - self.task.scope.depth);
         let flops = self.subject.model.config().text.prefill_flops(depth, tokens);
         self.pass(tokens, flops, self.median(|round| round.prefill))
     }
@@ -130,7 +131,7 @@ impl Report<'_> {
     fn question(&self) -> Value {
         let seconds = self.median(|round| round.question);
         let first = self.median(|round| round.first_token);
-        let tokens = self.task.question_tokens();
+        let tokens = self.task.scope.question_tokens();
         let flops = self.subject.model.config().text.prefill_flops(0, tokens);
         let prompt = self.pass(tokens, flops, seconds);
         with(prompt, json!({ "first_token_ms": first.map(|seconds| 1e3 * seconds) }))
@@ -173,12 +174,12 @@ impl Report<'_> {
     /// Weights are read once for all streams, and so are the keys and values of the prompt, which the streams share; but in replayed
     /// steps each has them for itself.
     fn streams(&self) -> Value {
-        let (streams, model) = (self.task.streams as f64, &self.subject.model);
+        let (streams, model) = (self.task.scope.streams as f64, &self.subject.model);
         let seconds = self.median(|round| round.streams.map(|of| of.seconds));
         let (before, replayed) = self.written();
-        let behind = before + self.past() - self.task.prompt as f64;
+        let behind = before + self.past() - self.task.scope.prompt as f64;
         let shared_by = if replayed > 0.0 { streams } else { 1.0 };
-        let tokens = shared_by * self.task.prompt as f64 + streams * (behind + 1.0);
+        let tokens = shared_by * self.task.scope.prompt as f64 + streams * (behind + 1.0);
         let cache = (model.cache_bytes_per_token() as f64 * tokens).round() as u64;
         let bytes = (model.bytes_per_token() + cache) as f64;
         let reached = seconds.map(|seconds| bytes / seconds);
@@ -187,7 +188,7 @@ impl Report<'_> {
             round.decode.zip(round.streams).map(|(one, all)| streams * one / all.seconds)
         };
         json!({
-            "streams": self.task.streams,
+            "streams": self.task.scope.streams,
             "replayed_steps": self.median(|round| round.streams.map(|of| of.replayed as f64)),
             "ms_per_step": seconds.map(|seconds| 1e3 * seconds),
             "tokens_per_s": seconds.map(|seconds| streams / seconds),
@@ -216,7 +217,7 @@ impl Report<'_> {
         // Greedy, so that every round writes and guesses the same.
         let last = self.measured.rounds.iter().filter_map(|round| round.guessed).next_back();
         json!({
-            "guesses": self.task.lookup.map(|lookup| lookup.tokens),
+            "guesses": self.task.scope.lookup.map(|lookup| lookup.tokens),
             "tokens_per_s": ahead.map(f64::recip),
             "plain_tokens_per_s": plain.map(f64::recip),
             "ratio": self.median(|round| round.guessed.map(ratio)),
@@ -227,16 +228,16 @@ impl Report<'_> {
 
     fn memory(&self) -> Value {
         let model = &self.subject.model;
-        let cache = model.cache_bytes(self.task.prompt + self.task.tokens);
+        let cache = model.cache_bytes(self.task.scope.prompt + self.task.scope.tokens);
         let (before, replayed) = self.written();
-        let each = before as usize + self.task.tokens;
-        let streams = model.cache_bytes(each) * self.task.streams as u64;
+        let each = before as usize + self.task.scope.tokens;
+        let streams = model.cache_bytes(each) * self.task.scope.streams as u64;
         let fixed = if replayed > 0.0 { self.fixed_bytes() } else { 0 };
         json!({
             "weight_bytes": self.subject.weight_bytes,
             "cache_bytes": cache,
             "peak_bytes": self.measured.rounds.first().and_then(|round| round.peak),
-            "streams_cache_bytes": model.cache_bytes(self.task.prompt) + streams + fixed,
+            "streams_cache_bytes": model.cache_bytes(self.task.scope.prompt) + streams + fixed,
             "streams_peak_bytes": self.measured.peak,
         })
     }
@@ -244,17 +245,17 @@ impl Report<'_> {
     /// Keys and values of replayed streams, which they have besides.
     fn fixed_bytes(&self) -> u64 {
         let (model, storage) = (&self.subject.model, self.args.kv_cache_dtype);
-        let lengths = [self.task.prompt, self.task.stream_tokens()];
+        let lengths = [self.task.scope.prompt, self.task.stream_tokens()];
         let dtypes = (model.precision().compute, storage);
         let one = recorded_bytes(&model.config().text, &self.subject.placement, dtypes, lengths);
-        one * self.task.streams.next_power_of_two() as u64
+        one * self.task.scope.streams.next_power_of_two() as u64
     }
 
     /// What became of experts that stay on the host, since the model was made; `answer` of what was written behind the text
     /// prompt, per token.
     fn experts(&self) -> Value {
         let usage = self.subject.model.expert_usage();
-        let tokens = self.task.tokens as f64;
+        let tokens = self.task.scope.tokens as f64;
         let answer = |of: fn(ExpertUsage) -> f64| {
             self.median(|round| round.experts.map(|usage| of(usage) / tokens))
         };
@@ -281,7 +282,7 @@ impl Report<'_> {
 
     /// Tokens before a new one, on average.
     fn past(&self) -> f64 {
-        self.task.prompt as f64 + (self.task.tokens as f64 - 1.0) / 2.0
+        self.task.scope.prompt as f64 + (self.task.scope.tokens as f64 - 1.0) / 2.0
     }
 
     fn median(&self, of: impl Fn(&Round) -> Option<f64>) -> Option<f64> {

@@ -3,44 +3,27 @@
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use clap::ValueEnum;
-use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qwen3_vl::backends::Placement;
 use qwen3_vl::backends::device::{lost, peak_resident_bytes};
 use qwen3_vl::model::Qwen3VlConfig;
 use qwen3_vl::model::experts::ExpertUsage;
 use qwen3_vl::model::generate::{GenerateOptions, Generation, Lookup, SessionSlot, Timings};
 use qwen3_vl::model::inputs::{MediaItem, ModelInputs, Pixels, PlaceholderIds};
-use qwen3_vl::model::processor::image::{PackedFrames, PlannedImage, RgbImage};
+use qwen3_vl::model::processor::image::PackedFrames;
 use qwen3_vl::model::session::{PREFILL_CHUNK, Session};
 
-use super::super::usage_error;
-use super::measure::{MeasureArgs, Stage};
+use super::measure::Stage;
 use super::picture::Opened;
+use super::scope::{FIRST, QUESTION, Scope};
 use super::streams::Streams;
 use super::subject::Subject;
-
-/// Tokens of the question before and behind the picture, its two marks not counted.
-const QUESTION: [usize; 2] = [14, 12];
-/// Tokens of the first prompt of all.
-const FIRST: usize = 16;
 
 /// What a round does.
 #[derive(Debug)]
 pub struct Task<'a> {
     pub(super) subject: &'a Subject,
     pub picture: &'a Opened,
-    pub planned: PlannedImage,
-    /// Of the text, with the tokens that are held before.
-    pub prompt: usize,
-    /// How many of these are held before.
-    pub depth: usize,
-    pub tokens: usize,
-    pub streams: usize,
-    /// How tokens are guessed, where that is asked for.
-    pub lookup: Option<Lookup>,
-    only: &'a [Stage],
+    pub scope: &'a Scope,
 }
 
 /// Seconds of one round; nothing where a stage was left out.
@@ -81,64 +64,8 @@ pub struct Guessed {
 }
 
 impl<'a> Task<'a> {
-    /// # Errors
-    /// When the picture cannot be preprocessed, and a usage error when a prompt is longer than the context or a picture is to be
-    /// looked at without a vision tower.
-    pub fn new(
-        args: &'a MeasureArgs,
-        subject: &'a Subject,
-        picture: &'a Opened,
-    ) -> anyhow::Result<Self> {
-        let RgbImage { width, height, .. } = picture.rgb;
-        let planned = subject.images.plan(width as usize, height as usize)?;
-        let task = Self {
-            subject,
-            picture,
-            planned,
-            prompt: (args.depth + args.prompt_tokens) as usize,
-            depth: args.depth as usize,
-            tokens: args.tokens as usize,
-            streams: args.batch.map_or_else(|| usual_streams(&subject.placement), usize::from),
-            lookup: args.speculative.lookup(),
-            only: &args.only,
-        };
-        task.check(args.shape())?;
-        let needed = task.stages().into_iter().map(|stage| match stage {
-            Stage::Picture => FIRST,
-            Stage::Question => task.question_tokens(),
-            Stage::Text => task.prompt + 1 + task.tokens,
-            Stage::Streams => task.prompt + task.stream_tokens(),
-        });
-        let longest = needed.max().unwrap_or(FIRST);
-        let context = subject.model.config().text.max_position_embeddings;
-        match longest <= context {
-            true => Ok(task),
-            false => {
-                let message = format!(
-                    "prompt and answer take {longest} tokens, but the context of the model has {context}"
-                );
-                Err(usage_error(ErrorKind::ValueValidation, message))
-            }
-        }
-    }
-
-    /// Refuses what was asked for and is not measured.
-    fn check(&self, shape: &str) -> anyhow::Result<()> {
-        let message = if !self.subject.sees && self.only.contains(&Stage::Question) {
-            format!(
-                "{shape} has no vision tower for --only question; give its mmproj file by --mmproj"
-            )
-        } else if self.lookup.is_some() && !self.stages().contains(&Stage::Text) {
-            "--speculative is measured with the stage text, which --only leaves out".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(usage_error(ErrorKind::ValueValidation, message))
-    }
-
-    /// Tokens of the question with its picture.
-    pub fn question_tokens(&self) -> usize {
-        self.planned.tokens + 2 + QUESTION.iter().sum::<usize>()
+    pub fn new(subject: &'a Subject, picture: &'a Opened) -> Self {
+        Self { subject, picture, scope: &subject.scope }
     }
 
     /// Seconds of a short text prompt, the first of the model.
@@ -149,25 +76,10 @@ impl<'a> Task<'a> {
         Ok(seconds(start))
     }
 
-    /// What a round measures, in this order.
-    pub fn stages(&self) -> Vec<Stage> {
-        let wanted = |stage: &Stage| match stage {
-            Stage::Question => self.subject.sees && self.wants(Stage::Question),
-            // Streams go on where the text ends.
-            Stage::Text => self.wants(Stage::Text) || self.wants(Stage::Streams),
-            stage => self.wants(*stage),
-        };
-        Stage::value_variants().iter().copied().filter(wanted).collect()
-    }
-
-    fn wants(&self, stage: Stage) -> bool {
-        self.only.is_empty() || self.only.contains(&stage)
-    }
-
     /// One round.
     pub fn round(&self, course: &mut Course) -> anyhow::Result<Round> {
         let (mut round, mut session) = (Round::default(), None);
-        for stage in self.stages() {
+        for stage in self.scope.stages() {
             match stage {
                 Stage::Picture => {
                     course.step("picture");
@@ -187,7 +99,7 @@ impl<'a> Task<'a> {
                     round.experts = after.zip(before).map(|(after, before)| after.since(before));
                     (round.prefill, round.decode) = (Some(prefill), Some(decode));
                     round.guessed =
-                        self.lookup.map(|with| self.guess(&mut read, with)).transpose()?;
+                        self.scope.lookup.map(|with| self.guess(&mut read, with)).transpose()?;
                     session = Some(read);
                 }
                 Stage::Streams => {
@@ -228,11 +140,11 @@ impl<'a> Task<'a> {
     /// A session that has read the text prompt, and the seconds that it took.
     fn read(&self) -> anyhow::Result<(Session, f64)> {
         let mut session = Session::new(&self.subject.model);
-        if self.depth > 0 {
-            self.ask(&mut session, &self.text(self.depth))?;
+        if self.scope.depth > 0 {
+            self.ask(&mut session, &self.text(self.scope.depth))?;
         }
         let start = Instant::now();
-        self.ask(&mut session, &self.text(self.prompt))?;
+        self.ask(&mut session, &self.text(self.scope.prompt))?;
         Ok((session, seconds(start)))
     }
 
@@ -250,14 +162,14 @@ impl<'a> Task<'a> {
         if !model.records_steps(1) {
             return Ok(self.write(|id, _| self.subject.step(session, id)));
         }
-        Ok(self.answer(session, None)?.decode.as_secs_f64() / self.tokens as f64)
+        Ok(self.answer(session, None)?.decode.as_secs_f64() / self.scope.tokens as f64)
     }
 
     /// Where the time of a greedy answer to the text prompt went, which `session` has read.
     fn answer(&self, session: &mut Session, lookup: Option<Lookup>) -> anyhow::Result<Timings> {
-        let max_new_tokens = self.tokens + 1;
+        let max_new_tokens = self.scope.tokens + 1;
         let options = GenerateOptions { max_new_tokens, lookup, ..Default::default() };
-        let (slot, prompt) = (SessionSlot::Borrowed(session), self.text(self.prompt));
+        let (slot, prompt) = (SessionSlot::Borrowed(session), self.text(self.scope.prompt));
         let mut answer = Generation::start(&self.subject.model, slot, &prompt, options)?;
         answer.by_ref().try_for_each(|token| token.map(drop))?;
         Ok(answer.timings())
@@ -267,7 +179,7 @@ impl<'a> Task<'a> {
     fn guess(&self, session: &mut Session, with: Lookup) -> anyhow::Result<Guessed> {
         let [plain, ahead] = [None, Some(with)].map(|lookup| self.answer(session, lookup));
         let (plain, ahead) = (plain?, ahead?);
-        let each = |timings: &Timings| timings.decode.as_secs_f64() / self.tokens as f64;
+        let each = |timings: &Timings| timings.decode.as_secs_f64() / self.scope.tokens as f64;
         Ok(Guessed {
             plain: each(&plain),
             ahead: each(&ahead),
@@ -280,8 +192,8 @@ impl<'a> Task<'a> {
     pub(super) fn write(&self, mut step: impl FnMut(u32, usize)) -> f64 {
         let start = Instant::now();
         let ids = ids(self.subject.model.config());
-        ids.take(self.tokens).enumerate().for_each(|(number, id)| step(id, number));
-        seconds(start) / self.tokens as f64
+        ids.take(self.scope.tokens).enumerate().for_each(|(number, id)| step(id, number));
+        seconds(start) / self.scope.tokens as f64
     }
 
     pub(super) fn text(&self, tokens: usize) -> ModelInputs {
@@ -294,7 +206,7 @@ impl<'a> Task<'a> {
         let mut words = ids(config);
         let mut prompt: Vec<u32> = words.by_ref().take(before).collect();
         prompt.push(config.vision_start_token_id);
-        prompt.extend(std::iter::repeat_n(config.image_token_id, self.planned.tokens));
+        prompt.extend(std::iter::repeat_n(config.image_token_id, self.scope.planned.tokens));
         prompt.push(config.vision_end_token_id);
         prompt.extend(words.take(behind));
         let tokens = PlaceholderIds::of(config);
@@ -327,11 +239,6 @@ pub(super) fn wait_for(logits: Tensor<2>) {
 
 pub(super) fn seconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64()
-}
-
-/// Streams where nobody says how many: cards have room for more at once.
-pub(super) fn usual_streams(placement: &Placement) -> usize {
-    if placement.is_cpu() { 8 } else { 32 }
 }
 
 /// The line on standard error that tells what is being measured.

@@ -28,12 +28,12 @@ pub struct Streams {
 impl Task<'_> {
     /// Tokens of a stream, with those that are not timed.
     pub fn stream_tokens(&self) -> usize {
-        self.tokens + if self.writes_in_batch() { SETTLING } else { 1 }
+        self.scope.tokens + if self.writes_in_batch() { SETTLING } else { 1 }
     }
 
     /// Whether streams are written as `serve` writes them.
     fn writes_in_batch(&self) -> bool {
-        self.subject.model.records_steps(self.streams)
+        self.subject.model.records_steps(self.scope.streams)
     }
 
     /// Streams behind the text prompt, which `session` has read: of a batch, where its steps are replayed, else of steps that are
@@ -50,13 +50,13 @@ impl Task<'_> {
 
     /// Greedy answers to the text prompt, whose keys and values the streams share until their steps are recorded.
     fn write_in_batch(&self) -> anyhow::Result<Streams> {
-        let all = BatchOptions { max_num_seqs: self.streams, ..BatchOptions::default() };
+        let all = BatchOptions { max_num_seqs: self.scope.streams, ..BatchOptions::default() };
         let options = BatchOptions { prefix_bytes: u64::MAX, ..all };
         let mut batch = Batch::new(&self.subject.model, options);
         let max_new_tokens = self.stream_tokens();
         let answer = GenerateOptions { max_new_tokens, ..GenerateOptions::default() };
-        let submitted = |_| batch.submit(&self.text(self.prompt), answer.clone());
-        let ids = (0..self.streams).map(submitted).collect::<Result<Vec<_>, _>>()?;
+        let submitted = |_| batch.submit(&self.text(self.scope.prompt), answer.clone());
+        let ids = (0..self.scope.streams).map(submitted).collect::<Result<Vec<_>, _>>()?;
         let mut step = || -> anyhow::Result<(usize, Timings)> {
             for (_, event) in batch.step() {
                 if let BatchEvent::Failed(error) = event {
@@ -75,11 +75,11 @@ impl Task<'_> {
             }
         };
         let (start, mut end) = (Instant::now(), begun);
-        for _ in 0..self.tokens {
+        for _ in 0..self.scope.tokens {
             (_, end) = step()?;
         }
         Ok(Streams {
-            seconds: seconds(start) / self.tokens as f64,
+            seconds: seconds(start) / self.scope.tokens as f64,
             before,
             replayed: end.replayed_tokens - begun.replayed_tokens,
         })
@@ -89,9 +89,10 @@ impl Task<'_> {
     fn write_in_steps(&self, session: Session) -> Streams {
         let model = &self.subject.model;
         let mut prompt = session.into_cache();
-        let mut caches: Vec<_> = (0..self.streams).map(|_| prompt.share(self.prompt)).collect();
+        let mut caches: Vec<_> =
+            (0..self.scope.streams).map(|_| prompt.share(self.scope.prompt)).collect();
         let mut step = |id, number: usize| {
-            let token = (id, (self.prompt + number) as u32);
+            let token = (id, (self.scope.prompt + number) as u32);
             let mut caches: Vec<_> = caches.iter_mut().collect();
             wait_for(model.decode(&vec![token; caches.len()], &mut caches));
         };

@@ -21,7 +21,8 @@ use serde_json::{Map, Value};
 use super::super::progress::LoadBar;
 use super::super::size::bytes;
 use super::measure::{MeasureArgs, Stage};
-use super::rounds::usual_streams;
+use super::picture::Opened;
+use super::scope::{Outline, Scope, usual_streams};
 
 /// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
 const SHAPES: &str = include_str!("shapes.json");
@@ -37,8 +38,8 @@ pub struct Subject {
     pub weight_bytes: u64,
     /// Whether the weights were made here.
     pub random: bool,
-    /// Whether there is a vision tower; a GGUF file without its mmproj has none.
-    pub sees: bool,
+    /// What is measured of it.
+    pub scope: Scope,
     /// Of loading or making it.
     pub seconds: f64,
 }
@@ -46,6 +47,7 @@ pub struct Subject {
 /// Where and in which precision, and what will be measured.
 struct Place<'a> {
     args: &'a MeasureArgs,
+    picture: &'a Opened,
     options: LoadOptions,
     devices: OpenMap,
 }
@@ -54,10 +56,10 @@ impl Subject {
     /// Makes or loads what `--shape` names.
     ///
     /// # Errors
-    /// When it names nothing, does not fit into the memory, or cannot be loaded.
-    pub fn open(args: &MeasureArgs) -> anyhow::Result<Self> {
+    /// When it names nothing, does not fit into the memory, or cannot be loaded, and as [`Scope::new`], before there are weights.
+    pub fn open(args: &MeasureArgs, picture: &Opened) -> anyhow::Result<Self> {
         let options = LoadOptions { kv_cache_dtype: args.kv_cache_dtype, ..args.device.options()? };
-        let place = Place { args, devices: options.open_devices()?, options };
+        let place = Place { args, picture, devices: options.open_devices()?, options };
         let shape = args.shape();
         if let Some(config) = shapes().remove(shape) {
             if args.mmproj.is_some() {
@@ -135,6 +137,9 @@ impl Place<'_> {
         let rounding = self.options.rounding(config).map(alike);
         let how = self.options.how(precision, rounding.as_ref());
         check_expert_memory(config, &placement, how)?;
+        let images = ImageProcessor::new(images);
+        let outline = Outline { config, images: &images, placement: &placement, sees: true };
+        let scope = Scope::new(self.args, self.picture, outline)?;
         let weight_bytes = part_sizes(config, how).total();
         let layer = how.expert_memory.map_or(0, |_| layer_bytes(config));
         self.check_room(&placement, weight_bytes + layer, config, precision)?;
@@ -144,11 +149,11 @@ impl Place<'_> {
         Ok(Subject {
             model: self.as_chosen(model, precision),
             placement,
-            images: ImageProcessor::new(images),
+            images,
             rounding,
             weight_bytes,
             random: true,
-            sees: true,
+            scope,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -161,6 +166,9 @@ impl Place<'_> {
         let start = Instant::now();
         let (config, stored) = (checkpoint.config(), checkpoint.main_dtype());
         let (placement, precision) = self.options.place(&self.devices, config, stored)?;
+        let (images, sees) = (ImageProcessor::new(images), checkpoint.sees());
+        let outline = Outline { config, images: &images, placement: &placement, sees };
+        let scope = Scope::new(self.args, self.picture, outline)?;
         // Its weights are looked at where they lie, as far as there is room.
         self.check_room(&placement, 0, config, precision)?;
         let mut bar = LoadBar::new(false);
@@ -175,10 +183,10 @@ impl Place<'_> {
             model: self.as_chosen(model, precision),
             placement,
             weight_bytes: sizes.total(),
-            images: ImageProcessor::new(images),
+            images,
             rounding: self.options.rounding(config),
             random: false,
-            sees: checkpoint.sees(),
+            scope,
             seconds: start.elapsed().as_secs_f64(),
         })
     }
