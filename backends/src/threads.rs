@@ -1,6 +1,8 @@
 //! How many threads the kernels for the processor run on.
 
 mod awake;
+#[cfg(feature = "flex")]
+pub(crate) mod ranges;
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

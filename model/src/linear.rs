@@ -1,7 +1,9 @@
 //! `y = x·Wᵀ + b` with the weight in Hugging Face's order.
 
+use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
+use qwen3_vl_backends::ops::{self, RoundedStack};
 
 use crate::init::Init;
 use crate::lora::Lora;
@@ -37,6 +39,28 @@ impl Linear {
             }
             None => self.whole(x),
         }
+    }
+
+    /// What three layers make of the same `x`; rounded weights are multiplied together.
+    pub(crate) fn forward_thrice(layers: [&Self; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
+        match layers.map(Self::rounded) {
+            [Some(a), Some(b), Some(c)] => ops::linear_quantised_thrice(x, [a, b, c]),
+            _ => layers.map(|layer| layer.forward(x.clone())),
+        }
+    }
+
+    /// `silu(gate(x)) · up(x)`; rounded weights are multiplied together.
+    pub(crate) fn gated(gate: &Self, up: &Self, x: Tensor<2>) -> Tensor<2> {
+        match [gate, up].map(Self::rounded) {
+            [Some(gate), Some(up)] => ops::gated_quantised(x, gate, up),
+            _ => ops::swiglu(gate.forward(x.clone()), up.forward(x)),
+        }
+    }
+
+    /// The weight, where it is rounded and all that the layer has.
+    fn rounded(&self) -> Option<RoundedStack<Dispatch>> {
+        let alone = self.bias.is_none() && self.lora.is_none();
+        alone.then(|| self.weight.rounded()).flatten()
     }
 
     /// The layer without its side path.

@@ -1,11 +1,12 @@
 //! The weight of a linear layer or of an embedding: as it was trained, or rounded to a few bits, in one buffer or in several.
 
+use burn::backend::Dispatch;
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
     Param, ParamId,
 };
 use burn::tensor::{Device, Int, Tensor};
-use qwen3_vl_backends::ops::{self, Share};
+use qwen3_vl_backends::ops::{self, RoundedStack, Share};
 use qwen3_vl_backends::quant::QuantScheme;
 
 use crate::blocks::Blocks;
@@ -124,6 +125,12 @@ impl Weight {
             Self::Quantised(weight) => Some(weight.scheme),
             Self::Blocks(weight) => weight.parts()[0].scheme(),
         }
+    }
+
+    /// Codes and scales, where it is rounded and lies in one buffer.
+    pub(crate) fn rounded(&self) -> Option<RoundedStack<Dispatch>> {
+        let Self::Quantised(weight) = self else { return None };
+        Some(RoundedStack::new(weight.codes.val(), weight.scales.val(), weight.scheme))
     }
 
     /// The numbers themselves; rounded ones are expanded to f32. Blocks are joined, for which the device may have no buffer.

@@ -41,7 +41,7 @@ use burn::tensor::{Bytes, DType, Shape, bf16, f16};
 use rayon::prelude::*;
 
 use super::update::{AdamWStep, Moved, UpdateOps};
-use super::{ModelOps, Parts, Share, kernels_on, reference};
+use super::{ModelOps, Parts, RoundedStack, Share, kernels_on, reference};
 use crate::quant::QuantScheme;
 use products::{affine_product, matrix_product, product_of_codes};
 use quantised::Scales;
@@ -90,6 +90,28 @@ impl ModelOps for Flex {
             _ => return reference::linear_of_codes::<Self>(x, codes, scales, scheme),
         };
         f32_tensor(out, Shape::new([x.shape()[0], n]))
+    }
+
+    fn linear_of_three_codes(
+        x: FloatTensor<Self>,
+        first: RoundedStack<Self>,
+        second: RoundedStack<Self>,
+        third: RoundedStack<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let weights = [first, second, third];
+        match quantised::together::products(&x, weights.each_ref()) {
+            Some([a, b, c]) => (a, b, c),
+            None => reference::linear_of_three_codes::<Self>(x, weights),
+        }
+    }
+
+    fn gated_of_codes(
+        x: FloatTensor<Self>,
+        gate: RoundedStack<Self>,
+        up: RoundedStack<Self>,
+    ) -> FloatTensor<Self> {
+        quantised::together::gated(&x, [&gate, &up])
+            .unwrap_or_else(|| reference::gated_of_codes::<Self>(x, gate, up))
     }
 
     fn matrix_of_codes(

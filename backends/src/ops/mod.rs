@@ -23,6 +23,7 @@ mod parts;
 mod products;
 #[cfg(feature = "remote")]
 mod remote;
+mod rounded;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +38,11 @@ pub use norms::{add_rms_norm, layer_norm, rms_norm, rms_norm_rotated};
 pub use parts::{KvRows, Parts, RoundedStack};
 pub use products::{
     Chosen, Products, choose_products, choose_steps, products, set_products, steps,
+};
+
+pub use rounded::{
+    expand_quantised, expand_rows, gated_quantised, linear_of_rounded_experts, linear_quantised,
+    linear_quantised_thrice,
 };
 
 use crate::quant::QuantScheme;
@@ -80,6 +86,25 @@ pub trait ModelOps: Backend {
         scheme: QuantScheme,
     ) -> FloatTensor<Self> {
         reference::linear_of_codes::<Self>(x, codes, scales, scheme)
+    }
+
+    /// Three products of one `x`, see [`linear_quantised_thrice`].
+    fn linear_of_three_codes(
+        x: FloatTensor<Self>,
+        #[extension_type] first: RoundedStack<Self>,
+        #[extension_type] second: RoundedStack<Self>,
+        #[extension_type] third: RoundedStack<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::linear_of_three_codes::<Self>(x, [first, second, third])
+    }
+
+    /// SwiGLU of two products of one `x`, see [`gated_quantised`].
+    fn gated_of_codes(
+        x: FloatTensor<Self>,
+        #[extension_type] gate: RoundedStack<Self>,
+        #[extension_type] up: RoundedStack<Self>,
+    ) -> FloatTensor<Self> {
+        reference::gated_of_codes::<Self>(x, gate, up)
     }
 
     /// The weight `[n, inputs]` that codes and scales stand for, see [`expand_quantised`].
@@ -294,31 +319,6 @@ pub fn affine(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::affine_nk(x, weight, bias.into_dispatch()))
 }
 
-/// [`linear`] with a weight `[n, k]` that was rounded by `scheme`, see [`crate::quant`]: `codes` are `[n, ..]` in its code
-/// dtype, `scales` `[n, scale_columns(k)]` in f32, bf16 or f16.
-///
-/// Kernels round `x` to eight bits too, group by group, where codes are integers; the reference body takes it as it is.
-pub fn linear_quantised(
-    x: Tensor<2>,
-    codes: Tensor<2, Int>,
-    scales: Tensor<2>,
-    scheme: QuantScheme,
-) -> Tensor<2> {
-    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::linear_of_codes(x.into_dispatch(), codes, scales, scheme))
-}
-
-/// The weight `[n, inputs]` of [`linear_quantised`] itself, in f32.
-pub fn expand_quantised(
-    codes: Tensor<2, Int>,
-    scales: Tensor<2>,
-    scheme: QuantScheme,
-    inputs: usize,
-) -> Tensor<2> {
-    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::matrix_of_codes(codes, scales, scheme, inputs))
-}
-
 /// Rows that go to one expert, those of one share after those of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
@@ -335,36 +335,6 @@ pub struct Share {
 pub fn linear_of_experts(x: Tensor<2>, stack: Tensor<3>, shares: Vec<Share>) -> Tensor<2> {
     let (x, stack) = (x.into_dispatch(), stack.into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_in_shares(x, stack, shares))
-}
-
-/// [`linear_of_experts`] with weights that were rounded, as [`linear_quantised`] takes them: `codes [experts, n, ..]` and
-/// `scales [experts, n, ..]`.
-pub fn linear_of_rounded_experts(
-    x: Tensor<2>,
-    (codes, scales): (Tensor<3, Int>, Tensor<3>),
-    scheme: QuantScheme,
-    shares: Vec<Share>,
-) -> Tensor<2> {
-    let (x, codes, scales) = (x.into_dispatch(), codes.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::linear_of_codes_in_shares(x, codes, scales, scheme, shares))
-}
-
-/// The rows `ids` of [`expand_quantised`], as of an embedding.
-pub fn expand_rows(
-    codes: Tensor<2, Int>,
-    scales: Tensor<2>,
-    ids: Tensor<1, Int>,
-    scheme: QuantScheme,
-    inputs: usize,
-) -> Tensor<2> {
-    let (codes, scales) = (codes.into_dispatch(), scales.into_dispatch());
-    Tensor::from_dispatch(Dispatch::rows_of_codes(
-        codes,
-        scales,
-        ids.into_dispatch(),
-        scheme,
-        inputs,
-    ))
 }
 
 /// Softmax attention with grouped key/value heads.

@@ -90,7 +90,7 @@ impl<B: Backend> ExtensionType<B> for Parts<B> {
 }
 
 /// Matrices of experts that were rounded: `codes [experts, n, ..]` and `scales [experts, n, ..]`, as
-/// [`super::linear_quantised`] takes those of one.
+/// [`super::linear_quantised`] takes those of one; or one matrix, without the first axis.
 #[derive(Debug, Clone, ExtensionType)]
 pub struct RoundedStack<B: Backend> {
     pub codes: IntTensor<B>,
@@ -99,8 +99,12 @@ pub struct RoundedStack<B: Backend> {
 }
 
 impl RoundedStack<Dispatch> {
-    /// Of tensors.
-    pub fn new(codes: Tensor<3, Int>, scales: Tensor<3>, scheme: QuantScheme) -> Self {
+    /// Of tensors: with three axes of experts, with two of one matrix.
+    pub fn new<const D: usize>(
+        codes: Tensor<D, Int>,
+        scales: Tensor<D>,
+        scheme: QuantScheme,
+    ) -> Self {
         Self { codes: codes.into_dispatch(), scales: scales.into_dispatch(), scheme }
     }
 }

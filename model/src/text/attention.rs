@@ -46,9 +46,8 @@ impl Attention {
         past: &mut Past<'_, '_>,
     ) -> Tensor<2> {
         // 1. Project, and split into heads.
-        let q = self.heads(self.q_proj.forward(x.clone()));
-        let k = self.heads(self.k_proj.forward(x.clone()));
-        let v = self.heads(self.v_proj.forward(x));
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let [q, k, v] = Linear::forward_thrice(projections, x).map(|x| self.heads(x));
         let caches = match past {
             Past::Fixed(past) => {
                 let norms = [&self.q_norm, &self.k_norm];

@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use qwen3_vl_backends::ops;
 
 use crate::init::Init;
 use crate::linear::Linear;
@@ -26,7 +25,6 @@ impl Mlp {
 
     /// `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = self.gate_proj.forward(x.clone());
-        self.down_proj.forward(ops::swiglu(gate, self.up_proj.forward(x)))
+        self.down_proj.forward(Linear::gated(&self.gate_proj, &self.up_proj, x))
     }
 }

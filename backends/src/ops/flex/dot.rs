@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use super::Widen;
 use crate::cpu::{Level, prefetch};
+use crate::threads::ranges::fill_parts;
 
 /// Weight rows per task.
 const ROWS_PER_TASK: usize = 16;
@@ -28,8 +29,12 @@ const LANES: usize = 16;
 /// `x [m, k] · w [n, k]ᵀ -> [m, n]`.
 pub fn rows<W: Widen>(x: &[f32], w: &[W], m: usize, n: usize, k: usize) -> Vec<f32> {
     let mut transposed = vec![0.0; n * m];
-    let tasks = transposed.par_chunks_mut(ROWS_PER_TASK * m).zip(w.par_chunks(ROWS_PER_TASK * k));
-    with_ordered::<W>(x, k, |x| tasks.for_each(|(out, weights)| block(out, weights, x, k)));
+    with_ordered::<W>(x, k, |x| {
+        fill_parts(&mut transposed, ROWS_PER_TASK * m, |(): &mut (), task, out| {
+            let first = task * ROWS_PER_TASK * k;
+            block(out, &w[first..][..out.len() / m * k], x, k);
+        });
+    });
     if m == 1 { transposed } else { transpose(&transposed, n, m) }
 }
 

@@ -92,7 +92,7 @@ vectorised! { fn gelu_tanh_chunk(out: &mut [f32], x: &[f32]) = gelu_tanh_with }
 vectorised! { fn gelu_tanh_grad_chunk(out: &mut [f32], x: &[f32]) = gelu_tanh_grad_with }
 vectorised! { fn gelu_chunk(out: &mut [f32], x: &[f32]) = gelu_with }
 vectorised! { fn gelu_grad_chunk(out: &mut [f32], x: &[f32]) = gelu_grad_with }
-vectorised! { fn swiglu_chunk(out: &mut [f32], gate: &[f32]) = swiglu_with }
+vectorised! { pub fn swiglu_chunk(out: &mut [f32], gate: &[f32]) = swiglu_with }
 vectorised! { fn swiglu_grad_chunk(grad: &mut [f32], gate: &mut [f32], up: &[f32]) = swiglu_grad_with }
 
 #[inline(always)]

@@ -14,6 +14,7 @@ mod inputs;
 mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod parts;
+pub mod together;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -32,6 +33,7 @@ use crate::cpu::Tiles;
 use crate::cpu::{Level, prefetch_second};
 use crate::quant::{Codes, OFFSET_OF_FOUR, QuantScheme};
 use crate::simd::vectorised;
+use crate::threads::ranges::fill_parts;
 #[cfg(target_arch = "x86_64")]
 pub use gemm::product as many_rows;
 use inputs::Inputs;
@@ -127,19 +129,19 @@ pub struct Weights<'a> {
     pub scheme: QuantScheme,
 }
 
-/// Some rows of it, with their scales in f32.
+/// Some rows of it.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     codes: &'a [u8],
     /// Bytes of codes of a row.
     bytes: usize,
-    /// Scales of a row after those of another, with minimums behind them.
-    scales: &'a [f32],
+    /// Scales of a row after those of another, with minimums behind them: in f32, where [`Ready::takes_wide`] says so.
+    wide: &'a [f32],
     columns: usize,
     groups: usize,
-    /// All scales, and the first of those that are fetched meanwhile, row by row: those of the next task.
+    /// The same among all scales, and the first of them.
     stored: Scales<'a>,
-    next: usize,
+    first: usize,
 }
 
 /// One of them.
@@ -150,15 +152,31 @@ struct Row<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Row `row`.
+    /// Row `row`, with wide scales.
     #[inline(always)]
     fn row(self, row: usize) -> Row<'a> {
-        let next = self.next + row * self.columns;
+        self.fetch_next(row);
+        Row { codes: self.codes(row), scales: &self.wide[row * self.columns..][..self.groups] }
+    }
+
+    #[inline(always)]
+    fn codes(self, row: usize) -> &'a [u8] {
+        &self.codes[row * self.bytes..][..self.bytes]
+    }
+
+    /// The scales of row `row` among `stored`, which are those of all rows.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn scales<S>(self, row: usize, stored: &'a [S]) -> &'a [S] {
+        self.fetch_next(row);
+        &stored[self.first + row * self.columns..][..self.groups]
+    }
+
+    /// Fetches the scales of as many rows behind `row` as a task has.
+    #[inline(always)]
+    fn fetch_next(self, row: usize) {
+        let next = self.first + (row + ROWS_PER_TASK) * self.columns;
         self.stored.fetch(next..next + self.columns);
-        Row {
-            codes: &self.codes[row * self.bytes..][..self.bytes],
-            scales: &self.scales[row * self.columns..][..self.groups],
-        }
     }
 }
 
@@ -238,8 +256,7 @@ fn by_tasks<R: Default>(
 ) {
     let m = out.len() / n;
     if m == 1 {
-        let tasks = out.par_chunks_mut(ROWS_PER_TASK).enumerate();
-        return tasks.for_each_init(R::default, |room, (task, out)| write(room, task, out));
+        return fill_parts(out, ROWS_PER_TASK, write);
     }
     let tasks = columns(out, n, ROWS_PER_TASK).into_par_iter().enumerate();
     tasks.for_each_init(<(R, Vec<f32>)>::default, |(room, sums), (task, mut out)| {
@@ -271,16 +288,15 @@ fn task_rows(
 ) {
     let (scheme, count) = (weights.scheme, out.len() / m);
     let (bytes, columns) = (scheme.row_bytes(weights.k), scheme.scale_columns(weights.k));
-    room.resize(count * columns, 0.0);
-    let scales = &mut room[..];
-    weights.scales(first, scales);
+    let wide = if ready.takes_wide() || scheme.has_minimums() { count * columns } else { 0 };
+    room.resize(wide, 0.0);
+    weights.scales(first, room);
     let codes = &weights.codes[first * bytes..][..count * bytes];
-    let groups = scheme.groups(weights.k);
-    let (stored, next) = (weights.scales, (first + count) * columns);
-    let rows = Rows { codes, bytes, scales, columns, groups, stored, next };
+    let (groups, stored) = (scheme.groups(weights.k), weights.scales);
+    let rows = Rows { codes, bytes, wide: room, columns, groups, stored, first: first * columns };
     ready.sums(out, m, rows, scheme);
     if scheme.has_minimums() {
-        for (out, scales) in out.chunks_mut(m).zip(scales.chunks_mut(columns)) {
+        for (out, scales) in out.chunks_mut(m).zip(room.chunks_mut(columns)) {
             add_shifts(out, scales, |row| ready.inputs.sums(row), scheme.codes());
         }
     }
@@ -305,6 +321,16 @@ impl<'i> Ready<'i> {
             #[cfg(target_arch = "aarch64")]
             neon: level == Level::Neon,
         }
+    }
+
+    /// Whether kernels want scales in f32: others take them as they are stored, for which they need less time than it takes to write
+    /// and read them once more.
+    fn takes_wide(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(ready) = &self.x86 {
+            return ready.takes_wide();
+        }
+        true
     }
 
     /// Writes the sums of all weight rows: activation row `i` of `m` and weight row `j` have theirs at `j · m + i`.

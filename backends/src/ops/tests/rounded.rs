@@ -69,6 +69,60 @@ fn linear_with_rounded_weights_agrees_for_every_scheme_and_row_count() {
     }
 }
 
+/// Sizes that tasks divide and that they do not, one row and several, of answers and of prompts.
+#[test]
+fn weights_that_are_multiplied_together_give_what_they_give_apart() {
+    for scheme in [
+        QuantScheme::new(8, 64).unwrap(),
+        QuantScheme::new(4, 32).unwrap(),
+        QuantScheme::with_minimums(4, 64).unwrap(),
+        QuantScheme::INT8_G16,
+        QuantScheme::FLOAT8,
+    ] {
+        for (m, sizes, k, steps) in [
+            (1, [32, 48, 16], 200, None),
+            (1, [32, 48, 16], 200, Some(0)),
+            (1, [33, 7, 300], 129, Some(1)),
+            (3, [32, 48, 16], 64, Some(2)),
+        ] {
+            let _chosen = choose_steps(steps);
+            let x = tensor([m, k], 0.3, DType::F32);
+            let weights = sizes.map(|n| any_codes(scheme, [n, k], &Device::flex()));
+            let held = |index: usize| {
+                let (codes, scales, _) = &weights[index];
+                RoundedStack::new(codes.clone(), scales.clone(), scheme)
+            };
+            let apart = |index: usize| {
+                let (codes, scales, _) = &weights[index];
+                linear_quantised(x.clone(), codes.clone(), scales.clone(), scheme)
+            };
+            let together = linear_quantised_thrice(x.clone(), [0, 1, 2].map(held));
+            for (index, found) in together.into_iter().enumerate() {
+                assert_eq!(found.dims(), [m, sizes[index]]);
+                assert!(largest_difference(found, apart(index)) == 0.0, "{scheme} {m} {index}");
+            }
+            let (codes, scales, _) = any_codes(scheme, [sizes[0], k], &Device::flex());
+            let up = RoundedStack::new(codes.clone(), scales.clone().neg(), scheme);
+            let found = gated_quantised(x.clone(), held(0), up);
+            let up = linear_quantised(x.clone(), codes, scales.neg(), scheme);
+            let expected = swiglu(apart(0), up);
+            assert!(largest_difference(found, expected) == 0.0, "{scheme} {m}: SwiGLU");
+        }
+    }
+    // One that is rounded otherwise is multiplied by itself.
+    let (four, eight) = (QuantScheme::new(4, 32).unwrap(), QuantScheme::new(8, 64).unwrap());
+    let x = tensor([1, 128], 0.3, DType::F32);
+    let weights = [four, eight, four].map(|scheme| {
+        let (codes, scales, _) = any_codes(scheme, [16, 128], &Device::flex());
+        (RoundedStack::new(codes.clone(), scales.clone(), scheme), codes, scales, scheme)
+    });
+    let together = linear_quantised_thrice(x.clone(), weights.each_ref().map(|w| w.0.clone()));
+    for (found, (_, codes, scales, scheme)) in together.into_iter().zip(weights) {
+        let expected = linear_quantised(x.clone(), codes, scales, scheme);
+        assert!(largest_difference(found, expected) == 0.0, "{scheme} among others");
+    }
+}
+
 /// Steps of answers are rounded as one alone, and rows of prompts as many, whatever else is in the product.
 #[test]
 fn a_row_is_rounded_by_where_it_comes_from() {

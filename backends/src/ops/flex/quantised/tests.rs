@@ -233,3 +233,34 @@ fn scales_of_every_dtype_are_the_same_numbers() {
     Scales::F32(&[1.0, 2.5]).widen(1, &mut found[..1]);
     assert_eq!(found[0], 2.5);
 }
+
+/// Kernels for a row or two take scales as they are stored, others from memory in f32; rows have many scales, fewer than fill a
+/// register, and some left behind the last register.
+#[test]
+fn scales_are_the_same_numbers_however_they_are_stored() {
+    for level in Level::present() {
+        for scheme in schemes() {
+            for (k, n) in [(2048, 18), (1000, 5), (129, 17), (33, 1)] {
+                let mut packed = Packed::new(scheme, n, k, 7);
+                // Numbers of both halves, tiny ones of f16 among them.
+                let tiny = |(i, v): (usize, &mut f32)| match i % 5 {
+                    0 => *v = f32::from(f16::from_bits(1 + i as u16 % 900)),
+                    _ => *v = (*v * 16.0).round() / 16.0,
+                };
+                packed.scales.iter_mut().enumerate().for_each(tiny);
+                let of_bf16: Vec<bf16> = packed.scales.iter().map(|v| bf16::from_f32(*v)).collect();
+                let of_f16: Vec<f16> = packed.scales.iter().map(|v| f16::from_f32(*v)).collect();
+                let wide: Vec<f32> = of_bf16.iter().map(|v| v.to_f32()).collect();
+                for m in [1, 2, 5] {
+                    let x = values(m * k, 3);
+                    let product = |scales| rows(&x, Weights { scales, ..packed.weights() }, level);
+                    let what = format!("{scheme} {level:?} {m}x{n}x{k}");
+                    let narrow = product(Scales::Bf16(&of_bf16));
+                    assert!(narrow == product(Scales::F32(&wide)), "{what} in bf16");
+                    let half = product(Scales::F16(&of_f16));
+                    assert!(half == product(Scales::F32(&packed.scales)), "{what} in f16");
+                }
+            }
+        }
+    }
+}

@@ -61,6 +61,11 @@ impl<'i> Ready<'i> {
         Some(Self { tiles: (0..m).step_by(TILE).map(tile).collect(), vnni })
     }
 
+    /// Whether scales are wanted in f32.
+    pub fn takes_wide(&self) -> bool {
+        self.tiles.iter().any(|tile| matches!(tile, Tile::Beside(_)))
+    }
+
     /// Writes the sums of all weight rows: activation row `i` of `m` and weight row `j` have theirs at `j · m + i`.
     pub fn sums(&self, out: &mut [f32], m: usize, rows: Rows<'_>, scheme: QuantScheme) {
         assert!(level_is_present(if self.vnni { Level::Avx512 } else { Level::Avx2 }));
@@ -127,7 +132,11 @@ pub fn level_is_present(level: Level) -> bool {
     match level {
         Level::Portable => true,
         Level::Neon => false,
-        Level::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        Level::Avx2 => {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        }
         Level::Avx512 | Level::Amx => {
             is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
         }

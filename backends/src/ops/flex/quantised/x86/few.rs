@@ -15,7 +15,7 @@ macro_rules! kernels {
 
             use super::super::super::inputs::Input;
             use super::super::super::parts::of_scheme;
-            use super::super::super::{BLOCK, Row, Rows, TILE};
+            use super::super::super::{BLOCK, Row, Rows, Scales, TILE, Widen};
             use super::super::avx2::register;
             use super::super::spans::*;
             use super::super::{Line, $name as by};
@@ -50,25 +50,53 @@ macro_rules! kernels {
             #[target_feature(enable = $features)]
             fn lines_of<const BITS: usize, const GROUP: usize>(
                 out: &mut [f32],
-                (m, first): (usize, usize),
+                place: (usize, usize),
                 rows: Rows<'_>,
                 lines: &[Line<'_>],
             ) {
+                match rows.stored {
+                    Scales::F32(stored) => {
+                        scaled::<BITS, GROUP, _>(out, place, rows, stored, lines)
+                    }
+                    Scales::Bf16(stored) => {
+                        scaled::<BITS, GROUP, _>(out, place, rows, stored, lines)
+                    }
+                    Scales::F16(stored) => {
+                        scaled::<BITS, GROUP, _>(out, place, rows, stored, lines)
+                    }
+                }
+            }
+
+            /// As [`lines`], with the scales of all rows as they are stored.
+            #[target_feature(enable = $features)]
+            fn scaled<const BITS: usize, const GROUP: usize, S: Widen>(
+                out: &mut [f32],
+                (m, first): (usize, usize),
+                rows: Rows<'_>,
+                stored: &[S],
+                lines: &[Line<'_>],
+            ) {
+                let room = &mut [0; UNITS * BLOCK];
                 for (j, out) in out.chunks_exact_mut(m).enumerate() {
+                    let row = (rows.codes(j), rows.scales(j, stored));
                     match lines {
-                        [line] => out[first] = alone::<BITS, GROUP>(rows.row(j), line),
-                        _ => some::<BITS, GROUP>(&mut out[first..], rows.row(j), lines),
+                        [line] => out[first] = alone::<BITS, GROUP, S>(row, line, room),
+                        _ => some::<BITS, GROUP, S>(&mut out[first..], row, lines, room),
                     }
                 }
             }
 
             /// The sum of a weight row for one activation row.
             #[target_feature(enable = $features)]
-            fn alone<const BITS: usize, const GROUP: usize>(row: Row<'_>, line: &Line<'_>) -> f32 {
-                let (mut sums, mut room) = (_mm256_setzero_ps(), [0; UNITS * BLOCK]);
+            fn alone<const BITS: usize, const GROUP: usize, S: Widen>(
+                (all, stored): (&[u8], &[S]),
+                line: &Line<'_>,
+                room: &mut [u8; UNITS * BLOCK],
+            ) -> f32 {
+                let mut sums = _mm256_setzero_ps();
                 for span in 0..line.scales.len() {
-                    let codes = codes_of_span::<BITS, GROUP>(row.codes, span, &mut room);
-                    let scales = scales::<BITS, GROUP>(&row, span);
+                    let codes = codes_of_span::<BITS, GROUP>(all, span, room);
+                    let scales = scales::<BITS, GROUP, S>(stored, span);
                     sums = add_span::<BITS, GROUP>(sums, codes, scales, line, span);
                 }
                 total(sums)
@@ -76,15 +104,16 @@ macro_rules! kernels {
 
             /// The sums of a weight row for some activation rows.
             #[target_feature(enable = $features)]
-            fn some<const BITS: usize, const GROUP: usize>(
+            fn some<const BITS: usize, const GROUP: usize, S: Widen>(
                 out: &mut [f32],
-                row: Row<'_>,
+                (all, stored): (&[u8], &[S]),
                 lines: &[Line<'_>],
+                room: &mut [u8; UNITS * BLOCK],
             ) {
-                let (mut sums, mut room) = ([_mm256_setzero_ps(); TILE], [0; UNITS * BLOCK]);
+                let mut sums = [_mm256_setzero_ps(); TILE];
                 for span in 0..lines[0].scales.len() {
-                    let codes = codes_of_span::<BITS, GROUP>(row.codes, span, &mut room);
-                    let scales = scales::<BITS, GROUP>(&row, span);
+                    let codes = codes_of_span::<BITS, GROUP>(all, span, room);
+                    let scales = scales::<BITS, GROUP, S>(stored, span);
                     for (sums, line) in sums.iter_mut().zip(lines) {
                         *sums = add_span::<BITS, GROUP>(*sums, codes, scales, line, span);
                     }
@@ -169,36 +198,49 @@ macro_rules! kernels {
             /// The scales of a span's units, in the order in which these are summed.
             #[inline]
             #[target_feature(enable = $features)]
-            fn scales<const BITS: usize, const GROUP: usize>(row: &Row<'_>, span: usize) -> __m256 {
+            fn scales<const BITS: usize, const GROUP: usize, S: Widen>(
+                stored: &[S],
+                span: usize,
+            ) -> __m256 {
                 let first = span * const { scales_of_span(BITS, GROUP) };
-                if let Some(some) = row.scales.get(first..first + UNITS) {
-                    // SAFETY: the slice has eight numbers, and unaligned access is allowed.
-                    let some = unsafe { _mm256_loadu_ps(some.as_ptr()) };
-                    let order = register(const { &order(BITS, GROUP) });
-                    return _mm256_permutevar8x32_ps(some, order);
+                match stored[first.min(stored.len())..].first_chunk() {
+                    Some(some) => {
+                        let order = register(const { &order(BITS, GROUP) });
+                        // SAFETY: this function has the features.
+                        _mm256_permutevar8x32_ps(unsafe { S::widen_256(some) }, order)
+                    }
+                    None => last_scales::<BITS, GROUP, S>(stored, span),
                 }
-                let Some(last) = row.scales.len().checked_sub(UNITS) else {
-                    return one_by_one::<BITS, GROUP>(row, span);
+            }
+
+            /// As [`scales`], where fewer are left from the first of them on than fill a register: the last ones of the row.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn last_scales<const BITS: usize, const GROUP: usize, S: Widen>(
+                stored: &[S],
+                span: usize,
+            ) -> __m256 {
+                let Some(some) = stored.last_chunk() else {
+                    return one_by_one::<BITS, GROUP, S>(stored, span);
                 };
-                let some = row.scales[first.min(last)..].first_chunk::<UNITS>();
-                let some = some.expect("as many are left as a register holds");
-                // SAFETY: the reference is to eight numbers, and unaligned access is allowed.
-                let some = unsafe { _mm256_loadu_ps(some.as_ptr()) };
-                let behind = _mm256_set1_epi32(first.saturating_sub(last) as i32);
+                let first = span * const { scales_of_span(BITS, GROUP) };
+                let behind = _mm256_set1_epi32((first + UNITS - stored.len()) as i32);
                 let order = _mm256_add_epi32(register(const { &order(BITS, GROUP) }), behind);
-                _mm256_permutevar8x32_ps(some, _mm256_min_epi32(order, _mm256_set1_epi32(7)))
+                let order = _mm256_min_epi32(order, _mm256_set1_epi32(UNITS as i32 - 1));
+                // SAFETY: this function has the features.
+                _mm256_permutevar8x32_ps(unsafe { S::widen_256(some) }, order)
             }
 
             /// As [`scales`], of a row that has fewer than fill a register.
             #[target_feature(enable = $features)]
-            fn one_by_one<const BITS: usize, const GROUP: usize>(
-                row: &Row<'_>,
+            fn one_by_one<const BITS: usize, const GROUP: usize, S: Widen>(
+                stored: &[S],
                 span: usize,
             ) -> __m256 {
                 let mut scales = Eight::default();
                 for unit in 0..UNITS {
-                    let scale = scale_of_unit::<BITS, GROUP>(row, span * UNITS + unit);
-                    scales.0[lane(BITS, GROUP, unit)] = scale;
+                    let place = place_of_unit::<BITS, GROUP>(span * UNITS + unit, stored.len());
+                    scales.0[lane(BITS, GROUP, unit)] = stored[place].widen();
                 }
                 load(&scales)
             }
@@ -327,5 +369,5 @@ macro_rules! kernels {
     };
 }
 
-kernels!(avx2, "avx2,fma");
-kernels!(vnni, "avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni");
+kernels!(avx2, "avx2,fma,f16c");
+kernels!(vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");

@@ -62,11 +62,17 @@ pub const fn order(bits: usize, group: usize) -> Eight<i32> {
 #[repr(align(32))]
 pub struct Eight<T>(pub [T; UNITS]);
 
-/// The scale of a unit; behind the end of a row, where products are 0, that of the last one.
+/// The scale of a unit.
 #[inline(always)]
 pub fn scale_of_unit<const BITS: usize, const GROUP: usize>(row: &Row<'_>, unit: usize) -> f32 {
+    row.scales[place_of_unit::<BITS, GROUP>(unit, row.scales.len())]
+}
+
+/// Which of the `count` scales of a row a unit has; behind the end of the row, where products are 0, the last one.
+#[inline(always)]
+pub fn place_of_unit<const BITS: usize, const GROUP: usize>(unit: usize, count: usize) -> usize {
     let length = const { BLOCK / units_of_block(BITS, GROUP) };
-    row.scales[(unit * length / GROUP).min(row.scales.len() - 1)]
+    (unit * length / GROUP).min(count - 1)
 }
 
 /// The codes of a span; `room` is for those of the last one, if it is shorter.
