@@ -24,7 +24,7 @@ pub fn products<const N: usize>(
 ) -> Option<[FlexTensor; N]> {
     let (x, weights) = operands(x, weights)?;
     let rows = row_by_all(rows_of(&x), weights, Level::chosen())?;
-    Some(rows.map(|row| in_one_row(row)))
+    Some(rows.map(in_one_row))
 }
 
 /// Body of `gated_of_codes`; `None` where there is no kernel for it.
