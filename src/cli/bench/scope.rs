@@ -120,6 +120,6 @@ impl Scope {
 }
 
 /// Streams where nobody says how many: cards have room for more at once.
-pub fn usual_streams(placement: &Placement) -> usize {
+fn usual_streams(placement: &Placement) -> usize {
     if placement.is_cpu() { 8 } else { 32 }
 }

@@ -22,7 +22,7 @@ use super::super::progress::LoadBar;
 use super::super::size::bytes;
 use super::measure::{MeasureArgs, Stage};
 use super::picture::Opened;
-use super::scope::{Outline, Scope, usual_streams};
+use super::scope::{Outline, Scope};
 
 /// What the published configurations say of their shapes, by name; `benches/compare/inference.py` reads it too.
 const SHAPES: &str = include_str!("shapes.json");
@@ -99,19 +99,17 @@ impl Place<'_> {
         weights: u64,
         config: &Qwen3VlConfig,
         precision: Precision,
+        scope: &Scope,
     ) -> anyhow::Result<()> {
         let Some(memory) = host_memory().filter(|_| placement.is_cpu()) else {
             return Ok(());
         };
-        let (args, storage) = (self.args, self.options.cache_dtype(precision));
-        let [prompt, tokens] = [args.depth + args.prompt_tokens, args.tokens].map(|n| n as usize);
+        let (stages, storage) = (scope.stages(), self.options.cache_dtype(precision));
         let cache = |n| KvCache::bytes(&config.text, n, precision.compute, storage);
-        let text = args.only.is_empty() || args.only.contains(&Stage::Text);
-        let streams = args.only.is_empty() || args.only.contains(&Stage::Streams);
-        let many = args.batch.map_or_else(|| usual_streams(placement), usize::from) as u64;
-        let one = if text || streams { cache(prompt.saturating_add(tokens)) } else { 0 };
-        let own = if streams { cache(tokens + 1).saturating_mul(many) } else { 0 };
-        let parts = [weights, one.saturating_add(own), args.read];
+        let of = |stage, bytes: u64| if stages.contains(&stage) { bytes } else { 0 };
+        let one = of(Stage::Text, cache(scope.prompt + scope.tokens));
+        let own = cache(scope.tokens + 1).saturating_mul(scope.streams as u64);
+        let parts = [weights, one.saturating_add(of(Stage::Streams, own)), self.args.read];
         let needed = parts.into_iter().fold(0, u64::saturating_add);
         anyhow::ensure!(
             needed <= memory.available,
@@ -142,7 +140,7 @@ impl Place<'_> {
         let scope = Scope::new(self.args, self.picture, outline)?;
         let weight_bytes = part_sizes(config, how).total();
         let layer = how.expert_memory.map_or(0, |_| layer_bytes(config));
-        self.check_room(&placement, weight_bytes + layer, config, precision)?;
+        self.check_room(&placement, weight_bytes + layer, config, precision, &scope)?;
         let mut bar = LoadBar::of("making", false);
         let model = random_model(config, &placement, how, &mut bar)?;
         bar.clear();
@@ -170,7 +168,7 @@ impl Place<'_> {
         let outline = Outline { config, images: &images, placement: &placement, sees };
         let scope = Scope::new(self.args, self.picture, outline)?;
         // Its weights are looked at where they lie, as far as there is room.
-        self.check_room(&placement, 0, config, precision)?;
+        self.check_room(&placement, 0, config, precision, &scope)?;
         let mut bar = LoadBar::new(false);
         let how = self.options.how(precision, self.options.quant.as_ref());
         let (model, _) = load_placed(checkpoint, &placement, how, &mut bar)?;

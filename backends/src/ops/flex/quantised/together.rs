@@ -46,21 +46,17 @@ fn operands<'w, const N: usize>(
 ) -> Option<(FlexTensor, [Weights<'w>; N])> {
     let ([m, k], scheme) = (x.shape().dims(), weights[0].scheme);
     let step = m == 1 && Kind::said() != Some(Kind::Prompts);
+    let integers = scheme.codes() != Codes::Float8;
     let alike = weights.iter().all(|weight| weight.scheme == scheme);
-    if !(kernels_on() && x.dtype() == DType::F32 && step && alike)
-        || scheme.codes() == Codes::Float8
-    {
+    if !(kernels_on() && x.dtype() == DType::F32 && step && integers && alike) {
         return None;
     }
-    let parts = weights.map(|weight| Some((bytes_of(&weight.codes)?, Scales::of(&weight.scales)?)));
-    if parts.iter().any(Option::is_none) {
-        return None;
-    }
-    let weights = parts.map(|part| {
-        let (codes, scales) = part.expect("looked at just now");
-        Weights { codes, scales, k, scheme }
+    let found = weights.map(|weight| {
+        let (codes, scales) = (bytes_of(&weight.codes)?, Scales::of(&weight.scales)?);
+        Some(Weights { codes, scales, k, scheme })
     });
-    Some((x.to_contiguous(), weights))
+    let whole = found.iter().all(Option::is_some);
+    whole.then(|| (x.to_contiguous(), found.map(|weight| weight.expect("all are there"))))
 }
 
 /// `x [k] · wᵀ` with each of several weights of one scheme, whose codes are integers; `None` where a task would lie in two.
